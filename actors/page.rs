@@ -1,0 +1,157 @@
+//! What travels: one page, complete and validated, on its way from a fetcher to the spool.
+
+use std::{fmt, fs::File};
+
+use serde::{Deserialize, Serialize};
+
+use crate::partition::{Next, PartitionId};
+
+/// How many rows of a page went which way: `fetched = kept + filtered + rejected`.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct PageCounts {
+    /// Rows the server sent.
+    pub fetched: u64,
+    /// Rows that go to the spool.
+    pub kept: u64,
+    /// Rows that were not asked for and are dropped on purpose (deleted ones, rows behind a range's end).
+    pub filtered: u64,
+    /// Rows that cannot be taken; each has a [`Reject`].
+    pub rejected: u64,
+    /// Bytes of the kept rows as NDJSON, line ends included.
+    pub bytes: u64,
+}
+
+impl PageCounts {
+    /// Adds another page's counts.
+    pub fn add(&mut self, other: &PageCounts) {
+        self.fetched += other.fetched;
+        self.kept += other.kept;
+        self.filtered += other.filtered;
+        self.rejected += other.rejected;
+        self.bytes += other.bytes;
+    }
+}
+
+/// One thing that could not be taken; a line of `rejects.ndjson`.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Reject {
+    /// Key of the partition.
+    pub partition: String,
+    /// Class of the failure: `too_large`, `garbled`, `rejected`, …
+    pub class: String,
+    /// What the server said, or what is wrong with the row, without its content.
+    pub message: String,
+    /// The row's id where one could be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// Its size.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
+}
+
+/// The kept rows of a page as records: row length and key length (each `u32`, little-endian), key, row.
+///
+/// A row is one line of JSON without its line end; the key is what its stream is ordered by.
+pub enum PageBody {
+    /// Small enough to stay in memory.
+    Memory(Vec<u8>),
+    /// Larger: an unlinked file that is read from its beginning.
+    Spilled {
+        /// Where the records are.
+        file: File,
+        /// How many bytes of it count.
+        len: u64,
+    },
+}
+
+impl PageBody {
+    /// Bytes of all records.
+    pub fn len(&self) -> u64 {
+        match self {
+            PageBody::Memory(records) => records.len() as u64,
+            PageBody::Spilled { len, .. } => *len,
+        }
+    }
+
+    /// Whether there is no record.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Appends one record to `records`.
+///
+/// # Panics
+/// Never for rows within the client's limit (16 MiB); lengths beyond `u32` cannot be written.
+pub fn push_record(records: &mut Vec<u8>, key: &[u8], row: &[u8]) {
+    let row_len = u32::try_from(row.len()).expect("rows are bounded far below 4 GiB");
+    let key_len = u32::try_from(key.len()).expect("keys are shorter than rows");
+    records.reserve(RECORD_HEADER_BYTES + key.len() + row.len());
+    records.extend_from_slice(&row_len.to_le_bytes());
+    records.extend_from_slice(&key_len.to_le_bytes());
+    records.extend_from_slice(key);
+    records.extend_from_slice(row);
+}
+
+/// Bytes in front of key and row.
+pub const RECORD_HEADER_BYTES: usize = 8;
+
+/// Reads the two lengths in front of a record: `(row_len, key_len)`.
+pub fn record_lengths(header: [u8; RECORD_HEADER_BYTES]) -> (usize, usize) {
+    let [r0, r1, r2, r3, k0, k1, k2, k3] = header;
+    (u32::from_le_bytes([r0, r1, r2, r3]) as usize, u32::from_le_bytes([k0, k1, k2, k3]) as usize)
+}
+
+/// One whole answer of the source, counted and validated.
+pub struct Page {
+    /// Whose page it is.
+    pub partition: PartitionId,
+    /// Its number within the partition, counted from 0.
+    pub seq: u32,
+    /// Where the partition goes on behind it.
+    pub next: Next,
+    /// Its numbers.
+    pub counts: PageCounts,
+    /// What could not be taken.
+    pub rejects: Vec<Reject>,
+    /// The kept rows.
+    pub body: PageBody,
+}
+
+impl fmt::Debug for Page {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Counts and places only: a row never reaches a log.
+        f.debug_struct("Page")
+            .field("partition", &self.partition)
+            .field("seq", &self.seq)
+            .field("counts", &self.counts)
+            .field("body_bytes", &self.body.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Everything about an appended page but its rows: what a checkpoint keeps, and what a frame of the spool begins with.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Span {
+    /// Whose page it was.
+    pub partition: PartitionId,
+    /// Its number within the partition.
+    pub seq: u32,
+    /// Where the partition goes on.
+    pub next: Next,
+    /// Its numbers.
+    pub counts: PageCounts,
+    /// What could not be taken.
+    pub rejects: Vec<Reject>,
+    /// Where its frame lies in the spool.
+    pub frame: FrameRange,
+}
+
+/// A piece of the spool, `from..to` in bytes.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct FrameRange {
+    /// First byte.
+    pub from: u64,
+    /// First byte behind it.
+    pub to: u64,
+}

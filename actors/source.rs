@@ -1,0 +1,59 @@
+//! The port to where rows come from.
+
+use futures_core::future::LocalBoxFuture;
+
+use crate::{
+    failure::Failure,
+    page::Page,
+    partition::{Partition, Plan, Position, SourceIdentity},
+};
+
+/// Where rows come from. One value serves all fetchers, on all arbiters; its futures stay on the arbiter that asked.
+///
+/// Every request it makes passes the rate limiter by itself: the engine asks for pages, not for turns.
+pub trait Source: Send + Sync {
+    /// Asks who is there. Called at every start, and again after an outage.
+    fn identify(&self) -> LocalBoxFuture<'_, Result<SourceIdentity, Failure>>;
+
+    /// Decides what the run will fetch. Called once a run, before the first row; fetches no rows.
+    fn plan<'a>(&'a self, identity: &'a SourceIdentity) -> LocalBoxFuture<'a, Result<Plan, Failure>>;
+
+    /// Fetches the page of `partition` that begins at `position`, which is not its end.
+    ///
+    /// Once it returns `Ok`, the transfer, the compression, the JSON, the envelope and every row were complete.
+    /// `size` says how much smaller than usual the page should be. The page carries `position.seq`.
+    fn fetch<'a>(
+        &'a self,
+        identity: &'a SourceIdentity,
+        partition: &'a Partition,
+        position: &'a Position,
+        size: PageSize,
+    ) -> LocalBoxFuture<'a, Result<Page, Failure>>;
+
+    /// The selection of a partition that lists the keys a stream has now, for a comparison with what was fetched;
+    /// `None` where this kind of data has no such listing. `selection` is that of the stream's first partition.
+    fn listing(&self, selection: &serde_json::Value) -> Option<serde_json::Value>;
+
+    /// The selections of partitions that fetch the rows with these keys, in the given order. Pure, like `listing`.
+    fn repair(&self, selection: &serde_json::Value, missing: &[String]) -> Vec<serde_json::Value>;
+
+    /// Whether the source is back: one cheap request, made while an outage lasts.
+    fn ping(&self) -> LocalBoxFuture<'_, bool>;
+
+    /// Requests sent so far, of every kind.
+    fn requests(&self) -> u64;
+}
+
+/// How often a page has been halved because it proved too heavy: `rows >> halvings`, at least one row.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct PageSize {
+    /// 0 means the size the job asks for.
+    pub halvings: u32,
+}
+
+impl PageSize {
+    /// Rows a page should hold, where the job asks for `rows`.
+    pub fn of(self, rows: u32) -> u32 {
+        rows.checked_shr(self.halvings).unwrap_or(0).max(1)
+    }
+}
