@@ -33,6 +33,10 @@ pub trait CheckpointStore: Send + Sync {
     /// Records that the run is published; from here on there is no unfinished run. Once it returns, that is durable.
     fn end(self: Arc<Self>) -> BoxFuture<'static, Result<(), Failure>>;
 
+    /// The id of the last run that [`end`](CheckpointStore::end) recorded, if this store remembers one: a spool of that
+    /// run is a left-over, not work to do. Called after `load`.
+    fn ended_run(self: Arc<Self>) -> BoxFuture<'static, Result<Option<String>, Failure>>;
+
     /// Reads the spans of committed pages while files are prepared.
     fn reader(self: Arc<Self>) -> Arc<dyn SpanReader>;
 }

@@ -59,12 +59,15 @@ pub struct Failure {
     pub next: Option<String>,
     /// How long the server asked to be left alone.
     pub retry_after: Option<Duration>,
+    /// Whether the same failure of the same page a second time means that the page is too heavy (500, 504, no first
+    /// byte): proxies give up on what DHIS2 would still have finished.
+    pub heavy_if_repeated: bool,
 }
 
 impl Failure {
     /// A failure of `class` with its message.
     pub fn new(class: FailureClass, message: impl Into<String>) -> Self {
-        Failure { class, message: message.into(), next: None, retry_after: None }
+        Failure { class, message: message.into(), next: None, retry_after: None, heavy_if_repeated: false }
     }
 
     /// A failure of this machine.
@@ -76,6 +79,13 @@ impl Failure {
     #[must_use]
     pub fn with_next(mut self, next: impl Into<String>) -> Self {
         self.next = Some(next.into());
+        self
+    }
+
+    /// Marks it as a sign of weight when it repeats.
+    #[must_use]
+    pub fn heavy_if_repeated(mut self) -> Self {
+        self.heavy_if_repeated = true;
         self
     }
 

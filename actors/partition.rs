@@ -43,6 +43,9 @@ pub struct Stream {
     pub expected_rows: Option<u64>,
     /// Reached by `["*"]`: a 403 or 404 leaves it out instead of failing the run.
     pub optional: bool,
+    /// From where the next incremental run goes on once this one is complete: the server's own date, as sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watermark: Option<String>,
 }
 
 /// What the rows of a partition are for.
