@@ -1,22 +1,66 @@
-//! Pure timing decisions, given `now`: no I/O, no sleeping.
+//! Pure timing decisions, given `now`: no I/O, no sleeping, no hidden clock.
+//!
+//! ```text
+//! window        how many sends a second, exactly          (the promise)
+//! pace          how to spread them inside the window       (the manner)
+//! concurrency   how many at once, learnt from the answers  (the kindness)
+//! breaker       whether to send at all                     (the patience)
+//! backoff       how long one failed thing waits
+//! retry_after   what the server asked for
+//! ```
+//!
+//! Whoever waits does so elsewhere: the rate-limiter actor in `actors/`, the gate of a client by itself in `src/dhis2/`.
+//! The same decisions serve both, so they cannot disagree about what a limit means.
 
 use std::time::Duration;
 
+pub mod backoff;
+pub mod breaker;
+pub mod concurrency;
+pub mod pace;
+pub mod retry_after;
+pub mod window;
+
+pub use backoff::Backoff;
+pub use breaker::{Breaker, BreakerState};
+pub use concurrency::{Concurrency, Started};
+pub use pace::Pace;
+pub use window::{COLD_START_WAIT, Window};
+
 /// What came of one turn, as far as pace and concurrency care.
+///
+/// Whose fault a failure is matters more here than what it was: only signs of load may slow the harvest down.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum TurnOutcome {
-    /// The server answered usefully, a refusal (4xx) included.
+    /// The server answered with something it meant to say, a refusal (other 4xx) included.
+    ///
+    /// Only these teach how quick the server is.
     Answered,
     /// Refused connection, timeout, 429, 502, 503 or 504: the server cannot take this much now.
+    ///
+    /// Counts for the breaker and lowers the concurrency.
     Overloaded {
-        /// How long the server asked to be left alone.
+        /// How long the server asked to be left alone, all of the host; `None` when it did not say.
         retry_after: Option<Duration>,
     },
     /// Reset, cut, other 5xx, garbled: wrong, but no sign of load.
+    ///
+    /// Ends a run of overloads for the breaker, and is otherwise without effect.
     Failed {
-        /// How long the server asked to be left alone.
+        /// How long the server asked to be left alone, all of the host; `None` when it did not say.
         retry_after: Option<Duration>,
     },
-    /// The asker went away without saying how it ended.
+    /// The asker went away without saying how it ended. Frees the place and teaches nothing.
     Abandoned,
+}
+
+impl TurnOutcome {
+    /// How long the server asked to be left alone.
+    #[must_use]
+    pub fn retry_after(self) -> Option<Duration> {
+        match self {
+            TurnOutcome::Overloaded { retry_after } | TurnOutcome::Failed { retry_after } => retry_after,
+            TurnOutcome::Answered | TurnOutcome::Abandoned => None,
+        }
+    }
 }

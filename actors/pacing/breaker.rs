@@ -1,0 +1,319 @@
+//! The breaker stops all requests to a source that is down and lets one probe at a time find out when it is back.
+//!
+//! ```text
+//!             5 overloads in a row, or more than half of 20
+//!   closed ──────────────────────────────────────────────────▶ open ◀───────────┐
+//!     ▲                                                          │ its time is up │ no
+//!     └───────────────────── yes ──────────── probing ◀──────────┘                │
+//!                                                └────────────────────────────────┘
+//! ```
+//!
+//! It opens for one second first, then for two, four and so on up to eight. Short at first, since a source that answers
+//! one request in five with 503 also makes five in a row now and then and must not cost the run five idle seconds each
+//! time; never longer than eight, so that a harvest goes on within ten seconds of the source's return. A probe is one
+//! ping: over a long outage that is one small request each eight seconds.
+//! The time counts from one probe's start to the next one's, so a probe that runs into its time limit delays nothing.
+//! It starts over only when an ordinary request is answered: a source whose ping works while its database does not would
+//! otherwise be tried every second.
+//!
+//! It does not count how long an outage may last; [`Breaker::open_since`] tells whoever does.
+
+use std::{collections::VecDeque, time::Duration};
+
+use tokio::time::Instant;
+
+use crate::TurnOutcome;
+
+/// That many overloads in a row open the breaker.
+pub const OVERLOADS_IN_A_ROW: u32 = 5;
+
+/// How many of the last outcomes are looked at for the other rule.
+pub const OUTCOMES_SEEN: usize = 20;
+
+/// More overloads than this among the last [`OUTCOMES_SEEN`] open the breaker.
+pub const OVERLOADS_SEEN_MAX: usize = 10;
+
+/// How long the first opening lasts before a probe.
+pub const OPEN_FIRST: Duration = Duration::from_secs(1);
+
+/// How long an opening lasts at most: less than the ten seconds within which a run goes on after an outage.
+pub const OPEN_MAX: Duration = Duration::from_secs(8);
+
+/// Whether requests pass.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum BreakerState {
+    /// All pass.
+    Closed,
+    /// None passes; a probe is due at `until`.
+    Open {
+        /// When the next probe is due.
+        until: Instant,
+    },
+    /// One probe is under way, and nothing else passes.
+    Probing,
+}
+
+/// Counts signs of load and decides whether requests pass.
+#[derive(Clone, Debug)]
+pub struct Breaker {
+    state: BreakerState,
+    /// Overloads since the last outcome that was none.
+    in_a_row: u32,
+    /// The last outcomes, oldest first; `true` is an overload.
+    seen: VecDeque<bool>,
+    /// How long the next opening lasts.
+    open_next: Duration,
+    /// When the breaker left `Closed`.
+    open_since: Option<Instant>,
+    /// When it last closed again: what began before that says nothing about now.
+    closed_at: Option<Instant>,
+    /// When the probe under way began.
+    probe_began: Option<Instant>,
+}
+
+impl Default for Breaker {
+    fn default() -> Self {
+        Breaker {
+            state: BreakerState::Closed,
+            in_a_row: 0,
+            seen: VecDeque::with_capacity(OUTCOMES_SEEN),
+            open_next: OPEN_FIRST,
+            open_since: None,
+            closed_at: None,
+            probe_began: None,
+        }
+    }
+}
+
+impl Breaker {
+    /// Takes note of how an ordinary request ended; probes have [`Breaker::probe_ended`].
+    ///
+    /// - `began`: when it was sent. One that began before the breaker last closed belongs to the outage and is ignored, as
+    ///   is everything that ends while the breaker is not closed.
+    /// - result: whether this opened it.
+    pub fn record(&mut self, now: Instant, began: Instant, outcome: TurnOutcome) -> bool {
+        if self.state != BreakerState::Closed || self.closed_at.is_some_and(|closed_at| began < closed_at) {
+            return false;
+        }
+        let overloaded = match outcome {
+            TurnOutcome::Abandoned => return false,
+            TurnOutcome::Overloaded { .. } => true,
+            TurnOutcome::Answered => {
+                self.open_next = OPEN_FIRST;
+                false
+            }
+            TurnOutcome::Failed { .. } => false,
+        };
+        self.in_a_row = if overloaded { self.in_a_row + 1 } else { 0 };
+        if self.seen.len() == OUTCOMES_SEEN {
+            self.seen.pop_front();
+        }
+        self.seen.push_back(overloaded);
+
+        let overloads = self.seen.iter().filter(|overloaded| **overloaded).count();
+        let opens =
+            self.in_a_row >= OVERLOADS_IN_A_ROW || (self.seen.len() == OUTCOMES_SEEN && overloads > OVERLOADS_SEEN_MAX);
+        if opens {
+            self.open_since = Some(now);
+            self.open(now, now);
+        }
+        opens
+    }
+
+    /// Whether an ordinary request may leave.
+    #[must_use]
+    pub fn passes(&self) -> bool {
+        self.state == BreakerState::Closed
+    }
+
+    /// Begins the probe when one is due. A `true` obliges the caller to say how it ended.
+    ///
+    /// Due is: the breaker is open, its time is up, and no probe is under way.
+    #[must_use]
+    pub fn probe_begins(&mut self, now: Instant) -> bool {
+        match self.state {
+            BreakerState::Open { until } if until <= now => {
+                self.state = BreakerState::Probing;
+                self.probe_began = Some(now);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Closes the breaker after a probe that was answered, or opens it for longer than before.
+    ///
+    /// Without a probe under way it does nothing.
+    pub fn probe_ended(&mut self, now: Instant, answered: bool) {
+        let BreakerState::Probing = self.state else { return };
+        let began = self.probe_began.take().unwrap_or(now);
+        if answered {
+            self.state = BreakerState::Closed;
+            self.in_a_row = 0;
+            self.seen.clear();
+            self.open_since = None;
+            self.closed_at = Some(now);
+        } else {
+            self.open(now, began);
+        }
+    }
+
+    /// Where it stands.
+    #[must_use]
+    pub fn state(&self) -> BreakerState {
+        self.state
+    }
+
+    /// Since when no ordinary request has passed; `None` while they do. A failed probe does not change it.
+    #[must_use]
+    pub fn open_since(&self) -> Option<Instant> {
+        self.open_since
+    }
+
+    fn open(&mut self, now: Instant, from: Instant) {
+        self.state = BreakerState::Open { until: (from + self.open_next).max(now) };
+        self.open_next = (self.open_next * 2).min(OPEN_MAX);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const OVERLOADED: TurnOutcome = TurnOutcome::Overloaded { retry_after: None };
+    const FAILED: TurnOutcome = TurnOutcome::Failed { retry_after: None };
+
+    fn s(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    /// Outcomes as letters: o(verloaded), a(nswered), f(ailed), x (abandoned).
+    fn record_all(breaker: &mut Breaker, now: Instant, outcomes: &str) {
+        for letter in outcomes.chars() {
+            let outcome = match letter {
+                'o' => OVERLOADED,
+                'a' => TurnOutcome::Answered,
+                'f' => FAILED,
+                _ => TurnOutcome::Abandoned,
+            };
+            breaker.record(now, now, outcome);
+        }
+    }
+
+    #[test]
+    fn what_opens_it_and_what_does_not() {
+        for (outcomes, opens) in [
+            ("oooo", false),
+            ("ooooo", true),
+            ("ooooaoooo", false),
+            ("oooofoooo", false),
+            ("ooooxo", true),
+            ("ffffffffff", false),
+            // 10 of 20, 11 of 20, 10 of 19
+            ("oaoaoaoaoaoaoaoaoaoa", false),
+            ("oaoaoaoaoaoaoaoaoaoo", true),
+            ("oaoaoaoaoaoaoaoaoao", false),
+            // the window moves on
+            ("oaoaoaoaoaoaoaoaoaoaaaaaaaaaoooo", false),
+        ] {
+            let mut breaker = Breaker::default();
+            record_all(&mut breaker, Instant::now(), outcomes);
+            assert_eq!(!breaker.passes(), opens, "{outcomes}");
+        }
+    }
+
+    #[test]
+    fn only_one_probe_begins_and_only_when_its_time_has_come() {
+        let start = Instant::now();
+        let mut breaker = Breaker::default();
+        assert!(!breaker.probe_begins(start));
+        record_all(&mut breaker, start, "ooooo");
+        assert!(!breaker.probe_begins(start + Duration::from_millis(999)));
+        assert!(breaker.probe_begins(start + s(1)));
+        assert!(!breaker.probe_begins(start + s(1)), "one at a time");
+        assert!(!breaker.passes());
+        breaker.probe_ended(start + s(2), true);
+        assert!(breaker.passes());
+        assert_eq!(breaker.open_since(), None);
+    }
+
+    #[test]
+    fn probes_begin_after_1_2_4_and_then_every_8_seconds() {
+        let start = Instant::now();
+        let mut breaker = Breaker::default();
+        record_all(&mut breaker, start, "ooooo");
+        let mut began = Vec::new();
+        for tenth in 0..500 {
+            let now = start + Duration::from_millis(100) * tenth;
+            if breaker.probe_begins(now) {
+                began.push((now - start).as_secs());
+                // Each runs into a time limit of one second: the next is due all the same.
+                breaker.probe_ended(now + s(1), false);
+                assert_eq!(breaker.open_since(), Some(start));
+            }
+        }
+        assert_eq!(began, [1, 3, 7, 15, 23, 31, 39, 47]);
+    }
+
+    #[test]
+    fn a_ping_that_works_while_nothing_else_does_is_not_tried_every_second() {
+        let mut now = Instant::now();
+        let mut breaker = Breaker::default();
+        let mut waits = Vec::new();
+        for _ in 0..5 {
+            record_all(&mut breaker, now, "ooooo");
+            let BreakerState::Open { until } = breaker.state() else { panic!("open") };
+            waits.push((until - now).as_secs());
+            now = until;
+            assert!(breaker.probe_begins(now));
+            breaker.probe_ended(now, true);
+        }
+        assert_eq!(waits, [1, 2, 4, 8, 8]);
+        record_all(&mut breaker, now, "aooooo");
+        assert_eq!(breaker.state(), BreakerState::Open { until: now + s(1) });
+    }
+
+    #[test]
+    fn requests_that_began_in_an_outage_do_not_reopen_it_when_they_time_out_at_last() {
+        let start = Instant::now();
+        let mut breaker = Breaker::default();
+        record_all(&mut breaker, start, "ooooo");
+        assert!(breaker.probe_begins(start + s(1)));
+        breaker.probe_ended(start + s(1), true);
+        for _ in 0..8 {
+            assert!(!breaker.record(start + s(600), start, OVERLOADED));
+        }
+        assert!(breaker.passes());
+        record_all(&mut breaker, start + s(600), "ooooo");
+        assert!(!breaker.passes());
+    }
+
+    proptest! {
+        #[test]
+        fn an_open_breaker_always_offers_a_probe_within_eight_seconds(
+            steps in prop::collection::vec((0u64..3000, 0u8..6, any::<bool>()), 1..200),
+        ) {
+            let mut now = Instant::now();
+            let mut breaker = Breaker::default();
+            for (wait_ms, outcome, answered) in steps {
+                now += Duration::from_millis(wait_ms);
+                let letter = ["o", "o", "o", "o", "a", "f"][usize::from(outcome)];
+                record_all(&mut breaker, now, letter);
+                if breaker.probe_begins(now) {
+                    breaker.probe_ended(now + Duration::from_millis(wait_ms), answered);
+                    now += Duration::from_millis(wait_ms);
+                }
+                match breaker.state() {
+                    BreakerState::Closed => prop_assert_eq!(breaker.open_since(), None),
+                    BreakerState::Open { until } => {
+                        prop_assert!(until <= now + OPEN_MAX);
+                        prop_assert!(breaker.open_since().is_some());
+                    }
+                    BreakerState::Probing => prop_assert!(false, "every probe was ended"),
+                }
+            }
+        }
+    }
+}

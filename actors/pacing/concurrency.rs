@@ -1,0 +1,711 @@
+//! The concurrency controller learns how many requests at once a source answers well, and never asks for more.
+//!
+//! Three rules, the plain one first:
+//!
+//! 1. **Overload.** A breaker-class failure multiplies the limit by 0.7, once for all requests that were out when it did.
+//!    Each clean round of answers with the limit in use adds one. Until the first trouble every single answer adds one:
+//!    from 2 to 8 takes two round trips.
+//! 2. **Overload that does not come from us.** Where a lower limit is known to bring just as large a share of overloads,
+//!    lowering it helps nobody, and is not done. (A proxy that refuses one request in five would otherwise hold the
+//!    harvest at one request at a time for ever.)
+//! 3. **Latency.** Beyond a knee, more requests at once only wait longer. For each number in flight the controller keeps
+//!    what an answer took. If answers at the limit take longer than at fewer in flight, by more than chance explains, the
+//!    limit comes down to where the longer wait began: L × (wait at fewer ÷ wait at L). Growth into what is known to be
+//!    beyond the knee is not tried. What is known fades, and every [`LOOK_EVERY`] answers one look at three quarters of the
+//!    limit renews it, so that a knee which appears, moves or goes away is found.
+//!
+//! What a request is decides how long it takes, more than load does (deep pages, big org units). So answers are compared
+//! within one `class` only, on a logarithmic scale, and a difference counts only beyond twice its standard error. Heavier
+//! pages of one class can fool it for a while: it goes lower, sees that the wait does not shorten, and comes back.
+//!
+//! It knows nothing of rates, of the breaker, or of who waits.
+//!
+//! Sources of the rules: Vector's adaptive concurrency (grow only when the limit was in use, learn times only from
+//! successes), Netflix' concurrency-limits (in use = half); why not theirs as they are: faults.md §4. The numbers come
+//! from `actors/scenarios/`.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::TurnOutcome;
+
+/// How many requests at once the controller starts with: gentle, and enough to see whether two hinder each other.
+pub const LIMIT_START: u32 = 2;
+
+/// What one overload leaves of the limit.
+const CUT_RATIO: f64 = 0.7;
+
+/// How many answers pass before what is known about fewer in flight is renewed. Smaller finds a new knee sooner and costs
+/// more: a look takes about as many answers as three quarters of the limit, at three quarters of the speed.
+pub const LOOK_EVERY: u32 = 96;
+
+/// What a look leaves of the limit.
+const LOOK_RATIO: f64 = 0.75;
+
+/// After how many further answers a reading has lost 63 % of its weight.
+const FADE_ANSWERS: f64 = 96.0;
+
+/// How many answers a reading weighs at most. Smaller follows a change sooner and is fooled more easily.
+const WEIGHT_MAX: f64 = 16.0;
+
+/// From which weight on a reading counts: fewer answers are an anecdote.
+const WEIGHT_MIN: f64 = 2.5;
+
+/// From which weight on a share of overloads at fewer in flight counts.
+const STRAIN_WEIGHT_MIN: f64 = 8.0;
+
+/// From which part of the present share of overloads on, the share at fewer in flight is "just as large".
+const STRAIN_RATIO: f64 = 0.7;
+
+/// How many standard errors a difference must exceed to count.
+const DOUBT: f64 = 2.0;
+
+/// A knee below this part of the limit is worth coming down for. At 1, chance alone would keep the limit off its ceiling.
+const WORTH: f64 = 0.85;
+
+/// The spread of answers (of the logarithm, as a variance) that is assumed before there are answers, and how much that
+/// assumption weighs.
+const SPREAD_ASSUMED: (f64, f64) = (0.04, 4.0);
+
+/// How many classes are remembered; the one not seen for longest makes room.
+const CLASSES_MAX: usize = 16;
+
+/// What the controller noted when a request began; to be given back when it ends.
+#[derive(Clone, Copy, Debug)]
+pub struct Started {
+    at: Instant,
+    load: f64,
+}
+
+impl Started {
+    /// When the request began.
+    #[must_use]
+    pub fn at(&self) -> Instant {
+        self.at
+    }
+}
+
+/// Decides how many requests may be out at once.
+#[derive(Clone, Debug)]
+pub struct Concurrency {
+    /// Never more than this; at least 1.
+    ceiling: u32,
+    /// What the rules have arrived at: 1 to `ceiling`.
+    limit: u32,
+    /// Requests that are out.
+    in_flight: u32,
+    /// Requests × seconds since the beginning; a difference divided by its time is the mean number in flight.
+    load: f64,
+    /// Until when `load` is counted.
+    load_at: Option<Instant>,
+    /// No trouble yet: grow with each answer.
+    starting: bool,
+    /// Answers since the limit last changed or a round was completed.
+    answers: u32,
+    /// Whether the limit was in use during this round.
+    reached: bool,
+    /// Whether no overload ended in this round.
+    clean: bool,
+    /// When the limit last came down: what began before that does not bring it down again.
+    cut_at: Option<Instant>,
+    /// What answers took, by class; the class seen last is last.
+    waits: Vec<(u64, Waits)>,
+    /// Shares of overloads, by number in flight.
+    strain: Vec<Reading>,
+    /// Answers with the limit in use since the last look.
+    since_look: u32,
+    look: Option<Look>,
+}
+
+/// A short stay below the limit, to learn what answers take there.
+#[derive(Clone, Copy, Debug)]
+struct Look {
+    limit: u32,
+    /// How many more answers from there are wanted.
+    wanted: u32,
+    /// How many more answers of any kind it may take.
+    patience: u32,
+}
+
+/// The mean of something at about one number in flight.
+#[derive(Clone, Copy, Debug, Default)]
+struct Reading {
+    /// How many answers it stands for, less what has faded.
+    weight: f64,
+    /// The mean number in flight.
+    level: f64,
+    /// The mean of the thing.
+    mean: f64,
+}
+
+/// What answers of one class took.
+#[derive(Clone, Debug, Default)]
+struct Waits {
+    /// The logarithm of seconds, by number in flight.
+    readings: Vec<Reading>,
+    /// How answers at one number in flight differ: a variance, and how many answers it stands for.
+    spread: Option<(f64, f64)>,
+}
+
+impl Concurrency {
+    /// A controller that starts at [`LIMIT_START`], or at the ceiling where that is lower; a ceiling of 0 counts as 1.
+    #[must_use]
+    pub fn new(ceiling: u32) -> Self {
+        let ceiling = ceiling.max(1);
+        Concurrency {
+            ceiling,
+            limit: LIMIT_START.min(ceiling),
+            in_flight: 0,
+            load: 0.0,
+            load_at: None,
+            starting: true,
+            answers: 0,
+            reached: false,
+            clean: true,
+            cut_at: None,
+            waits: Vec::new(),
+            strain: Vec::new(),
+            since_look: 0,
+            look: None,
+        }
+    }
+
+    /// How many requests may be out at the moment.
+    #[must_use]
+    pub fn limit(&self) -> u32 {
+        self.look.map_or(self.limit, |look| look.limit)
+    }
+
+    /// How many requests are out.
+    #[must_use]
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight
+    }
+
+    /// Whether one more may go.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.in_flight < self.limit()
+    }
+
+    /// Notes that a request leaves. One that leaves without room, as a probe may, counts like the others.
+    #[must_use]
+    pub fn started(&mut self, now: Instant) -> Started {
+        self.count_load(now);
+        self.in_flight += 1;
+        self.reached |= self.in_flight >= self.limit();
+        Started { at: now, load: self.load }
+    }
+
+    /// Notes how a request ended and adapts the limit.
+    ///
+    /// - `class`: what kind of request it was; only equal ones are compared. 0 where nobody knows.
+    /// - `elapsed`: what the server took; zero for "as long as it was out".
+    pub fn ended(&mut self, now: Instant, started: Started, class: u64, outcome: TurnOutcome, elapsed: Duration) {
+        self.count_load(now);
+        let out = now.saturating_duration_since(started.at);
+        let level = if out.is_zero() {
+            f64::from(self.in_flight)
+        } else {
+            ((self.load - started.load) / out.as_secs_f64()).max(1.0)
+        };
+        self.in_flight = self.in_flight.saturating_sub(1);
+        match outcome {
+            TurnOutcome::Answered => {
+                note(&mut self.strain, level, 0.0);
+                let elapsed = if elapsed.is_zero() { out } else { elapsed };
+                let known = self.waits_of(class);
+                known.note(level, elapsed);
+                let knee = known.knee(level);
+                self.answered(now, started, class, level, knee);
+            }
+            TurnOutcome::Overloaded { .. } => {
+                note(&mut self.strain, level, 1.0);
+                self.overloaded(now, started, level);
+            }
+            TurnOutcome::Failed { .. } | TurnOutcome::Abandoned => {}
+        }
+    }
+
+    /// Starts over gently and forgets what is known, after an outage: the source that comes back is another one.
+    pub fn restart(&mut self, now: Instant) {
+        self.starting = true;
+        self.set_limit(LIMIT_START);
+        self.cut_at = Some(now);
+        self.waits.clear();
+        self.strain.clear();
+    }
+
+    /// Lowers the ceiling. A higher one changes nothing.
+    pub fn lower(&mut self, ceiling: u32) {
+        self.ceiling = self.ceiling.min(ceiling.max(1));
+        if self.limit > self.ceiling {
+            self.set_limit(self.ceiling);
+        }
+    }
+
+    fn answered(&mut self, now: Instant, started: Started, class: u64, level: f64, knee: Option<f64>) {
+        if let Some(look) = &mut self.look {
+            if level <= f64::from(look.limit) + 0.5 {
+                look.wanted = look.wanted.saturating_sub(1);
+            }
+            look.patience = look.patience.saturating_sub(1);
+            if look.wanted == 0 || look.patience == 0 {
+                self.look = None;
+                self.begin_round();
+            }
+            return;
+        }
+
+        let at_limit = level >= f64::from(self.limit) - 0.5;
+        if let Some(knee) = knee
+            && at_limit
+            && !self.began_before_the_cut(started)
+            && knee < f64::from(self.limit) * WORTH
+        {
+            self.starting = false;
+            self.cut_at = Some(now);
+            self.set_limit(knee.round() as u32);
+            return;
+        }
+
+        // Half in use is in use while starting, as doubling is the most that it can lead to.
+        if self.starting && level >= f64::from(self.limit) / 2.0 {
+            self.grow(class);
+            return;
+        }
+        self.answers += 1;
+        if self.answers >= self.limit {
+            if self.reached && self.clean {
+                self.grow(class);
+            }
+            self.begin_round();
+        }
+        if at_limit {
+            self.since_look += 1;
+            if self.since_look >= LOOK_EVERY && self.limit > 1 {
+                self.since_look = 0;
+                let limit = ((f64::from(self.limit) * LOOK_RATIO) as u32).max(1);
+                if !self.waits_of(class).known_near(f64::from(limit)) {
+                    self.look = Some(Look { limit, wanted: limit.max(3), patience: self.limit * 4 });
+                }
+            }
+        }
+    }
+
+    fn overloaded(&mut self, now: Instant, started: Started, level: f64) {
+        self.starting = false;
+        self.clean = false;
+        if self.began_before_the_cut(started) || !self.fewer_would_help(level) {
+            return;
+        }
+        self.cut_at = Some(now);
+        self.set_limit((f64::from(self.limit) * CUT_RATIO) as u32);
+        self.clean = false;
+    }
+
+    /// Whether a lower limit may bring a smaller share of overloads: yes, unless it is known that it does not.
+    fn fewer_would_help(&self, level: f64) -> bool {
+        let share = near(&self.strain, level).map_or(1.0, |reading| reading.mean);
+        let fewer = (level * CUT_RATIO + 0.5).max(1.5);
+        let (weight, overloads) = self
+            .strain
+            .iter()
+            .filter(|reading| reading.level <= fewer)
+            .fold((0.0, 0.0), |(weight, overloads), reading| {
+                (weight + reading.weight, overloads + reading.weight * reading.mean)
+            });
+        weight < STRAIN_WEIGHT_MIN || overloads / weight < STRAIN_RATIO * share
+    }
+
+    /// Adds one, unless that is known to lie beyond the knee or where the source refuses.
+    fn grow(&mut self, class: u64) {
+        let next = f64::from(self.limit + 1);
+        let beyond_the_knee = self.waits_of(class).knee(next).is_some_and(|knee| knee < next * WORTH);
+        let refused = near(&self.strain, next).is_some_and(|there| {
+            let here = near(&self.strain, next - 1.0).map_or(0.0, |reading| reading.mean);
+            there.weight >= WEIGHT_MIN && there.mean > 0.1 && here < STRAIN_RATIO * there.mean
+        });
+        if self.limit < self.ceiling && !beyond_the_knee && !refused {
+            let starting = self.starting;
+            self.set_limit(self.limit + 1);
+            self.starting = starting;
+        }
+        self.starting &= !beyond_the_knee && !refused;
+    }
+
+    fn set_limit(&mut self, limit: u32) {
+        self.limit = limit.clamp(1, self.ceiling);
+        self.look = None;
+        self.since_look = 0;
+        self.begin_round();
+    }
+
+    fn begin_round(&mut self) {
+        self.answers = 0;
+        self.clean = true;
+        self.reached = self.in_flight >= self.limit();
+    }
+
+    fn began_before_the_cut(&self, started: Started) -> bool {
+        self.cut_at.is_some_and(|cut_at| started.at < cut_at)
+    }
+
+    fn count_load(&mut self, now: Instant) {
+        let since = self.load_at.replace(now).unwrap_or(now);
+        self.load += f64::from(self.in_flight) * now.saturating_duration_since(since).as_secs_f64();
+    }
+
+    /// What is known about a class, which becomes the last seen.
+    fn waits_of(&mut self, class: u64) -> &mut Waits {
+        let waits = match self.waits.iter().position(|(known, _)| *known == class) {
+            Some(index) => self.waits.remove(index).1,
+            None => {
+                if self.waits.len() == CLASSES_MAX {
+                    self.waits.remove(0);
+                }
+                Waits::default()
+            }
+        };
+        self.waits.push((class, waits));
+        let last = self.waits.len() - 1;
+        &mut self.waits[last].1
+    }
+}
+
+impl Waits {
+    fn note(&mut self, level: f64, elapsed: Duration) {
+        // A microsecond at least: the logarithm of nothing is no number.
+        let wait = elapsed.as_secs_f64().max(1e-6).ln();
+        if let Some(reading) = near(&self.readings, level).filter(|reading| reading.weight >= 1.0) {
+            // A mean that the newcomer is not part of yet differs from it by more than the spread alone.
+            let off = (wait - reading.mean).powi(2) * reading.weight / (reading.weight + 1.0);
+            let (spread, weight) = self.spread.unwrap_or(SPREAD_ASSUMED);
+            let weight = (weight + 1.0).min(4.0 * WEIGHT_MAX);
+            self.spread = Some((spread + (off - spread) / weight, weight));
+        }
+        note(&mut self.readings, level, wait);
+    }
+
+    /// How many in flight would do as well as `level`, as far as answers tell; `None` while nothing else is known.
+    ///
+    /// Where a queue has formed, the wait grows with the number in flight and the answers per second do not: the knee is
+    /// then `level` times the quicker wait over the wait at `level`.
+    fn knee(&self, level: f64) -> Option<f64> {
+        let here = near(&self.readings, level).filter(|here| here.weight >= WEIGHT_MIN)?;
+        let spread = self.spread.unwrap_or(SPREAD_ASSUMED).0;
+        self.readings
+            .iter()
+            .filter(|fewer| fewer.level < here.level - 0.5 && fewer.weight >= WEIGHT_MIN)
+            .map(|fewer| {
+                let error = (spread * (1.0 / here.weight + 1.0 / fewer.weight)).sqrt();
+                let longer = (here.mean - fewer.mean - DOUBT * error).max(0.0);
+                // Where more in flight gets less done, fewer still is not better than what was seen to work.
+                (here.level * (-longer).exp()).max(fewer.level)
+            })
+            .reduce(f64::min)
+    }
+
+    /// Whether there is a reading that counts, at about `level` or below.
+    fn known_near(&self, level: f64) -> bool {
+        self.readings.iter().any(|reading| reading.level <= level + 0.5 && reading.weight >= WEIGHT_MIN)
+    }
+}
+
+/// Where a number in flight is kept: one place each up to 8, then one for each eighth more.
+fn place(level: f64) -> usize {
+    if level < 8.5 { level.round() as usize } else { 8 + ((level / 8.0).ln() / 1.125_f64.ln()).round() as usize }
+}
+
+/// The reading at about `level`.
+fn near(readings: &[Reading], level: f64) -> Option<&Reading> {
+    readings.get(place(level)).filter(|reading| reading.weight > 0.0)
+}
+
+/// Adds one value at `level`; all readings fade a little.
+fn note(readings: &mut Vec<Reading>, level: f64, value: f64) {
+    let place = place(level);
+    if readings.len() <= place {
+        readings.resize(place + 1, Reading::default());
+    }
+    for reading in readings.iter_mut() {
+        reading.weight *= 1.0 - 1.0 / FADE_ANSWERS;
+    }
+    let reading = &mut readings[place];
+    reading.weight = (reading.weight + 1.0).min(WEIGHT_MAX);
+    reading.level += (level - reading.level) / reading.weight;
+    reading.mean += (value - reading.mean) / reading.weight;
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{RngExt, SeedableRng, rngs::SmallRng};
+
+    use super::*;
+
+    const OVERLOADED: TurnOutcome = TurnOutcome::Overloaded { retry_after: None };
+
+    fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    /// Fetchers that always have work, in front of a server that is a function.
+    struct Loop<Server> {
+        controller: Concurrency,
+        fetchers: u32,
+        now: Instant,
+        began: Instant,
+        out: Vec<(Instant, Started, TurnOutcome)>,
+        random: SmallRng,
+        server: Server,
+        /// Limits after each end.
+        limits: Vec<u32>,
+        answered: u32,
+        overloaded: u32,
+    }
+
+    /// In: how many are out, this one included; something random in 0..1. Out: how long, and how it ends.
+    impl<Server: FnMut(u32, f64) -> (Duration, TurnOutcome)> Loop<Server> {
+        fn new(ceiling: u32, fetchers: u32, seed: u64, server: Server) -> Self {
+            let now = Instant::now();
+            Loop {
+                controller: Concurrency::new(ceiling),
+                fetchers,
+                now,
+                began: now,
+                out: Vec::new(),
+                random: SmallRng::seed_from_u64(seed),
+                server,
+                limits: Vec::new(),
+                answered: 0,
+                overloaded: 0,
+            }
+        }
+
+        fn run(&mut self, ends: usize) {
+            for _ in 0..ends {
+                while self.controller.has_room() && (self.out.len() as u32) < self.fetchers {
+                    let started = self.controller.started(self.now);
+                    let (takes, outcome) = (self.server)(self.controller.in_flight(), self.random.random());
+                    self.out.push((self.now + takes, started, outcome));
+                }
+                let next = (0..self.out.len()).min_by_key(|index| self.out[*index].0).unwrap();
+                let (at, started, outcome) = self.out.remove(next);
+                self.now = at;
+                self.controller.ended(at, started, 0, outcome, Duration::ZERO);
+                self.limits.push(self.controller.limit);
+                self.answered += u32::from(outcome == TurnOutcome::Answered);
+                self.overloaded += u32::from(outcome == OVERLOADED);
+            }
+        }
+
+        fn per_second(&self) -> f64 {
+            f64::from(self.answered) / (self.now - self.began).as_secs_f64()
+        }
+
+        fn mean_limit_of_last(&self, ends: usize) -> f64 {
+            let last = &self.limits[self.limits.len() - ends..];
+            last.iter().sum::<u32>() as f64 / ends as f64
+        }
+    }
+
+    fn answers(takes: Duration) -> (Duration, TurnOutcome) {
+        (takes, TurnOutcome::Answered)
+    }
+
+    /// Twice as many beyond the knee wait twice as long.
+    fn knee_at(knee: f64) -> impl Fn(u32) -> f64 {
+        move |in_flight| 0.1 * (f64::from(in_flight) / knee).max(1.0)
+    }
+
+    #[test]
+    fn it_starts_at_two_and_never_above_its_ceiling() {
+        assert_eq!(Concurrency::new(8).limit(), 2);
+        assert_eq!(Concurrency::new(1).limit(), 1);
+        assert_eq!(Concurrency::new(0).limit(), 1);
+        let mut quick = Loop::new(5, 20, 1, |_, _| answers(ms(10)));
+        quick.run(2000);
+        assert_eq!(quick.limits.iter().max(), Some(&5));
+    }
+
+    #[test]
+    fn two_hundred_pages_of_100_ms_get_90_percent_of_what_eight_connections_can_do() {
+        let mut constant = Loop::new(8, 8, 1, |_, _| answers(ms(100)));
+        constant.run(200);
+        let share = constant.per_second() / 80.0;
+        assert!(share >= 0.93, "{share}");
+        constant.run(2000);
+        assert!(constant.per_second() / 80.0 >= 0.97, "{}", constant.per_second());
+    }
+
+    #[test]
+    fn jitter_is_not_taken_for_load() {
+        for seed in 0..20 {
+            // 50 to 150 ms at random
+            let mut jitter = Loop::new(8, 8, seed, |_, random| answers(Duration::from_secs_f64(0.05 + 0.1 * random)));
+            jitter.run(2000);
+            let share = jitter.per_second() / 80.0;
+            assert!(share >= 0.93, "seed {seed}: {share}");
+        }
+    }
+
+    #[test]
+    fn rare_answers_that_take_ten_times_as_long_are_not_taken_for_load() {
+        for seed in 0..20 {
+            let mut tail = Loop::new(8, 8, seed, |_, random| answers(if random < 0.05 { ms(1000) } else { ms(90) }));
+            tail.run(2000);
+            let share = tail.per_second() / (8.0 / 0.1355);
+            assert!(share >= 0.9, "seed {seed}: {share}");
+        }
+    }
+
+    #[test]
+    fn a_knee_at_four_is_found_and_kept() {
+        for seed in 0..20 {
+            let wait = knee_at(4.0);
+            let mut knee =
+                Loop::new(8, 8, seed, |out, random| answers(Duration::from_secs_f64(wait(out) * (0.9 + 0.2 * random))));
+            knee.run(400);
+            knee.run(1600);
+            let mean = knee.mean_limit_of_last(1600);
+            assert!((3.0..=5.2).contains(&mean), "seed {seed}: {mean}");
+            assert!(knee.per_second() >= 36.0, "seed {seed}: {}", knee.per_second());
+        }
+    }
+
+    #[test]
+    fn a_server_that_collapses_beyond_four_is_not_driven_there() {
+        for seed in 0..20 {
+            // cubic: eight at once get a quarter of what four get
+            let mut collapse = Loop::new(8, 8, seed, |out, random| {
+                let wait = 0.1 * (f64::from(out) / 4.0).powi(3).max(1.0);
+                answers(Duration::from_secs_f64(wait * (0.9 + 0.2 * random)))
+            });
+            collapse.run(2000);
+            let mean = collapse.mean_limit_of_last(1600);
+            assert!((3.0..=5.0).contains(&mean), "seed {seed}: {mean}");
+            assert!(collapse.per_second() >= 32.0, "seed {seed}: {}", collapse.per_second());
+        }
+    }
+
+    #[test]
+    fn a_knee_that_appears_later_is_found_and_one_that_goes_away_is_left() {
+        for seed in 0..10 {
+            let mut served = 0;
+            let mut moving = Loop::new(8, 8, seed, move |out, random| {
+                served += 1;
+                let knee = if (1000..3000).contains(&served) { 4.0 } else { 100.0 };
+                answers(Duration::from_secs_f64(knee_at(knee)(out) * (0.9 + 0.2 * random)))
+            });
+            moving.run(1000);
+            assert!(moving.mean_limit_of_last(500) >= 7.0, "seed {seed}: {}", moving.mean_limit_of_last(500));
+            moving.run(2000);
+            assert!(moving.mean_limit_of_last(1000) <= 5.5, "seed {seed}: {}", moving.mean_limit_of_last(1000));
+            moving.run(2000);
+            assert!(moving.mean_limit_of_last(1000) >= 6.5, "seed {seed}: {}", moving.mean_limit_of_last(1000));
+        }
+    }
+
+    #[test]
+    fn pages_that_become_five_times_as_heavy_do_not_keep_it_low() {
+        for seed in 0..10 {
+            let mut served = 0;
+            let mut heavy = Loop::new(8, 8, seed, move |_, random| {
+                served += 1;
+                let wait = if served < 500 { 0.1 } else { 0.5 };
+                answers(Duration::from_secs_f64(wait * (0.8 + 0.4 * random)))
+            });
+            heavy.run(1000);
+            assert!(heavy.mean_limit_of_last(400) >= 6.0, "seed {seed}: {}", heavy.mean_limit_of_last(400));
+            assert!(heavy.mean_limit_of_last(100) >= 7.0, "seed {seed}: {}", heavy.mean_limit_of_last(100));
+        }
+    }
+
+    #[test]
+    fn a_server_that_refuses_more_than_four_at_once_is_rarely_asked_for_more() {
+        let mut refuses = Loop::new(8, 8, 1, |out, _| if out > 4 { (ms(20), OVERLOADED) } else { answers(ms(100)) });
+        refuses.run(2000);
+        let mean = refuses.mean_limit_of_last(1600);
+        assert!((3.0..=5.0).contains(&mean), "{mean}");
+        assert!(refuses.overloaded <= 100, "{} of 2000", refuses.overloaded);
+        assert!(refuses.per_second() >= 34.0, "{}", refuses.per_second());
+    }
+
+    #[test]
+    fn one_refusal_in_five_that_has_nothing_to_do_with_load_does_not_hold_it_down() {
+        for seed in 0..20 {
+            let mut dice =
+                Loop::new(8, 8, seed, |_, random| if random < 0.2 { (ms(100), OVERLOADED) } else { answers(ms(100)) });
+            dice.run(2000);
+            let per_second = 2000.0 / (dice.now - dice.began).as_secs_f64();
+            assert!(per_second >= 55.0, "seed {seed}: {per_second}");
+        }
+    }
+
+    #[test]
+    fn failures_that_were_out_together_cut_once() {
+        let now = Instant::now();
+        let mut controller = Concurrency { limit: 8, ..Concurrency::new(8) };
+        let out: Vec<_> = (0..8).map(|_| controller.started(now)).collect();
+        for started in out {
+            controller.ended(now + ms(100), started, 0, OVERLOADED, ms(100));
+        }
+        assert_eq!(controller.limit(), 5);
+        let next = controller.started(now + ms(100));
+        controller.ended(now + ms(200), next, 0, OVERLOADED, ms(100));
+        assert_eq!(controller.limit(), 3);
+    }
+
+    #[test]
+    fn resets_cuts_and_askers_that_left_teach_nothing() {
+        let now = Instant::now();
+        let mut controller = Concurrency { limit: 8, ..Concurrency::new(8) };
+        for outcome in [TurnOutcome::Failed { retry_after: None }, TurnOutcome::Abandoned] {
+            let started = controller.started(now);
+            controller.ended(now + ms(1), started, 0, outcome, ms(1));
+        }
+        assert_eq!((controller.limit(), controller.in_flight()), (8, 0));
+        assert!(controller.waits.is_empty());
+    }
+
+    #[test]
+    fn a_limit_that_nobody_uses_does_not_grow_far() {
+        let mut idle = Loop::new(64, 3, 1, |_, _| answers(ms(100)));
+        idle.run(500);
+        assert!(idle.controller.limit() <= 7, "{}", idle.controller.limit());
+    }
+
+    #[test]
+    fn it_starts_over_gently_after_an_outage_and_keeps_a_lowered_ceiling() {
+        let mut quick = Loop::new(8, 8, 1, |_, _| answers(ms(10)));
+        quick.run(100);
+        assert_eq!(quick.controller.limit(), 8);
+        quick.controller.restart(quick.now);
+        assert_eq!(quick.controller.limit(), 2);
+        quick.controller.lower(4);
+        quick.controller.lower(6);
+        quick.run(200);
+        assert_eq!(quick.limits[100..].iter().max(), Some(&4));
+    }
+
+    #[test]
+    fn classes_are_compared_with_themselves_and_their_number_is_bounded() {
+        let now = Instant::now();
+        let mut controller = Concurrency { limit: 8, ..Concurrency::new(8) };
+        for class in 0..1000 {
+            let started = controller.started(now);
+            controller.ended(now + ms(class + 1), started, class, TurnOutcome::Answered, ms(class + 1));
+        }
+        assert_eq!(controller.waits.len(), CLASSES_MAX);
+        assert_eq!(controller.limit(), 8);
+    }
+
+    #[test]
+    fn a_hundred_in_flight_need_few_places() {
+        assert_eq!((1..=8).map(|level| place(f64::from(level))).collect::<Vec<_>>(), (1..=8).collect::<Vec<_>>());
+        let places: Vec<_> = (1..=1000).map(|level| place(f64::from(level))).collect();
+        assert!(places.is_sorted());
+        assert!(places.last().unwrap() < &64);
+    }
+}
