@@ -1,0 +1,907 @@
+//! The rate limiter owns the budget of one origin: no request leaves without a turn, and turns keep every limit at once.
+//!
+//! ```text
+//! whoever sends ──NextTurn──▶ RateLimiter ──Turn──▶ whoever sends ──TurnEnded (at the latest when dropped)──▶ RateLimiter
+//!                                  │
+//!                                  └── outage: SourceProbe, whose own request asks for NextTurn { probe: true }
+//! ```
+//!
+//! A turn is granted when the first asker in the queue has passed all gates, in this order:
+//!
+//! ```text
+//! pause         nobody before a `Retry-After` is over, or in the first 1.05 s after an unclean end
+//! breaker       during an outage only the probe
+//! concurrency   as many at once as the source answers well; not for the probe
+//! pace          leaky-bucket: a few every 50 ms rather than all at once
+//! window        never more than N in 1.05 s; the send is recorded when the turn is granted
+//! ```
+//!
+//! The asker sends at once when it gets its turn, and says how it ended. Retries, probes and polls are requests like any
+//! other. First come, first served; an asker that is gone when its turn comes takes nothing with it.
+//!
+//! It owns the window, the bucket, the concurrency controller and the breaker (all in `harvester-pacing`), and shares
+//! nothing: two jobs of one origin in one process share the *actor* ([`RateLimiter::for_origin`]). It does not retry, does not
+//! know what a request is for, and never ends a run: how long an outage may last is the supervisor's to say.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use actix::{
+    WeakAddr,
+    dev::{MessageResponse, OneshotSender},
+    prelude::*,
+};
+use futures_core::future::LocalBoxFuture;
+use harvester_pacing::{Breaker, BreakerState, COLD_START_WAIT, Concurrency, Pace, Started, TurnOutcome, Window};
+use rand::{RngExt, SeedableRng, rngs::SmallRng};
+use tokio::{sync::oneshot, time::Instant};
+
+use crate::{events, last_will::LastWill};
+
+/// How long a probe may take, waiting for its turn included. As long as the breaker's longest opening, so that a probe that
+/// hangs in a black hole delays the next one by nothing.
+const PROBE_MAX: Duration = harvester_pacing::breaker::OPEN_MAX;
+
+/// How much longer than asked a `Retry-After` is waited for, at random, so that many clients of one server do not return
+/// together: at most this part of it,
+const RETRY_AFTER_JITTER: f64 = 0.1;
+
+/// and at most this long.
+const RETRY_AFTER_JITTER_MAX: Duration = Duration::from_secs(2);
+
+/// Asks to send one request. The reply comes when it may leave, which is then at once.
+///
+/// To give up waiting, drop the future of the reply.
+#[derive(Clone, Copy, Debug, Default, Message)]
+#[rtype(result = "Result<Turn, LimiterClosed>")]
+pub struct NextTurn {
+    /// Whether this is the request of a [`SourceProbe`], the only one that passes the breaker during an outage.
+    pub probe: bool,
+}
+
+/// Asks how fast it goes and what is waited for.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "PaceSnapshot")]
+pub struct CurrentPace;
+
+/// Tells how a turn ended. Sent by [`Turn`], once for each.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "()")]
+pub struct TurnEnded {
+    turn: u64,
+    class: u64,
+    outcome: TurnOutcome,
+    elapsed: Duration,
+}
+
+/// Another job wants to share this budget. Sent before the job gets the address.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct ShareBudget {
+    settings: RateLimiterSettings,
+    probe: Arc<dyn SourceProbe>,
+}
+
+/// The limiter is gone: the run is ending.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("no more requests are let through: the run is ending")]
+pub struct LimiterClosed;
+
+/// Finds out during an outage whether the source is back.
+///
+/// Called by the limiter when the breaker wants to know, never twice at a time, and given up after eight seconds.
+pub trait SourceProbe: Send + Sync {
+    /// Sends something cheap, in a turn of `NextTurn { probe: true }`: an ordinary turn would wait for the end of the outage.
+    ///
+    /// `true` lets all requests go on. Whatever must be known before they do (is it still the same source?) may be asked
+    /// here too, each request in a probe's turn.
+    fn probe(&self) -> LocalBoxFuture<'_, bool>;
+}
+
+/// The limits of one job.
+#[derive(Clone, Copy, Debug)]
+pub struct RateLimiterSettings {
+    /// No 1.05 s hold more requests than this; at least 1.
+    pub requests_per_second: u32,
+    /// Never more requests at once than this; at least 1. The controller works below it.
+    pub in_flight: u32,
+    /// Nobody knows what was sent in the last second, for instance after a kill: send nothing for 1.05 s.
+    pub cold_start: bool,
+    /// What the jitter is drawn from. Equal seeds, equal runs.
+    pub seed: u64,
+}
+
+/// Leave to send one request, now.
+///
+/// Dropped without [`Turn::end`], also by a panic, it counts as abandoned: its place is free again, and its send stays in the
+/// window, since nobody knows whether it left.
+#[must_use = "a turn that is not used still counts as a request"]
+pub struct Turn {
+    id: u64,
+    class: u64,
+    will: LastWill<TurnEnded>,
+}
+
+/// How fast it goes, and what is waited for.
+#[derive(Clone, Copy, Debug, MessageResponse)]
+pub struct PaceSnapshot {
+    /// N: what no 1.05 s exceed.
+    pub limit_per_second: u32,
+    /// Turns that have not ended.
+    pub in_flight: u32,
+    /// How many turns may be out at the moment.
+    pub concurrency_limit: u32,
+    /// Askers in the queue.
+    pub waiting: u32,
+    /// What the first of them waits for; `None` when nobody waits.
+    pub waiting_for: Option<WaitReason>,
+    /// When that ends, where anybody knows.
+    pub until: Option<Instant>,
+    /// Where the breaker stands.
+    pub breaker: BreakerState,
+    /// Since when nothing but probes has left; `None` while requests do.
+    pub open_since: Option<Instant>,
+    /// The most turns granted in any one second so far.
+    pub peak_requests_per_second: u32,
+    /// Turns granted so far.
+    pub sent: u64,
+}
+
+/// Why the first asker has no turn yet.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum WaitReason {
+    /// The server asked to be left alone.
+    RetryAfter,
+    /// The first 1.05 s after an unclean end.
+    ColdStart,
+    /// The source does not answer; a probe will tell when it does.
+    Outage,
+    /// As many requests are out as the source answers well.
+    Concurrency,
+    /// The next few are due in some milliseconds.
+    Pace,
+    /// The last second is full.
+    Window,
+}
+
+/// Owner of one origin's budget; see the module.
+pub struct RateLimiter {
+    /// N in any 1.05 s.
+    window: Window,
+    /// What spreads the sends inside the window.
+    bucket: Arc<leaky_bucket::RateLimiter>,
+    /// Whether the bucket has given leave for the next send.
+    permit: Permit,
+    /// How many at once.
+    concurrency: Concurrency,
+    /// Whether at all.
+    breaker: Breaker,
+    /// Who finds out whether the source is back, the next to be asked first.
+    probes: VecDeque<Arc<dyn SourceProbe>>,
+    /// Until when the server wants to be left alone.
+    retry_after: Option<Instant>,
+    /// Until when a predecessor's requests may count.
+    cold_until: Option<Instant>,
+    /// Who waits, first come first.
+    waiting: VecDeque<oneshot::Sender<Result<Turn, LimiterClosed>>>,
+    /// Probes that wait; before all others.
+    waiting_probes: VecDeque<oneshot::Sender<Result<Turn, LimiterClosed>>>,
+    /// Turns that have not ended.
+    out: HashMap<u64, Out>,
+    /// Turns granted; the next one's name.
+    sent: u64,
+    /// When the queue is looked at next although nothing happens.
+    alarm: Option<(Instant, SpawnHandle)>,
+    /// What jitter is drawn from.
+    random: SmallRng,
+}
+
+/// A turn that has not ended.
+struct Out {
+    started: Started,
+    probe: bool,
+}
+
+/// The bucket's leave for one send. It keeps while nobody can use it.
+enum Permit {
+    /// Not asked for.
+    None,
+    /// Asked for.
+    Awaited(SpawnHandle),
+    /// Given.
+    InHand,
+}
+
+impl RateLimiter {
+    /// A limiter of its own. Two for one origin would send twice as much: see [`RateLimiter::for_origin`].
+    pub fn new(settings: RateLimiterSettings, probe: Arc<dyn SourceProbe>) -> Self {
+        RateLimiter {
+            window: Window::new(settings.requests_per_second),
+            bucket: bucket(settings.requests_per_second),
+            permit: Permit::None,
+            concurrency: Concurrency::new(settings.in_flight),
+            breaker: Breaker::default(),
+            probes: VecDeque::from([probe]),
+            retry_after: None,
+            cold_until: settings.cold_start.then(|| Instant::now() + COLD_START_WAIT),
+            waiting: VecDeque::new(),
+            waiting_probes: VecDeque::new(),
+            out: HashMap::new(),
+            sent: 0,
+            alarm: None,
+            random: SmallRng::seed_from_u64(settings.seed),
+        }
+    }
+
+    /// The limiter of `origin` in this process: the one that lives, or a new one on the caller's arbiter.
+    ///
+    /// Where one lives, the lower of each limit holds from now on, and as long as it lives. It lives as long as anybody holds
+    /// its address, and no longer than its arbiter: call this on an arbiter that outlives the jobs.
+    ///
+    /// - `origin`: scheme, host and port, in one spelling.
+    pub fn for_origin(origin: &str, settings: RateLimiterSettings, probe: Arc<dyn SourceProbe>) -> Addr<Self> {
+        static LIMITERS: Mutex<BTreeMap<String, WeakAddr<RateLimiter>>> = Mutex::new(BTreeMap::new());
+        // Nothing in here panics half way; a poisoned map is a whole one.
+        let mut limiters = LIMITERS.lock().unwrap_or_else(PoisonError::into_inner);
+        limiters.retain(|_, limiter| limiter.upgrade().is_some_and(|limiter| limiter.connected()));
+        if let Some(limiter) = limiters.get(origin).and_then(WeakAddr::upgrade) {
+            // An address that is new has a place in the mailbox; a refusal means that the limiter has just died.
+            if limiter.try_send(ShareBudget { settings, probe: Arc::clone(&probe) }).is_ok() {
+                return limiter;
+            }
+        }
+        let limiter = RateLimiter::new(settings, probe).start();
+        limiters.insert(origin.to_owned(), limiter.downgrade());
+        limiter
+    }
+
+    /// Grants as many turns as the gates let through, and sees to it that somebody comes back when they let through more.
+    ///
+    /// Called after everything that happens.
+    fn grant_turns(&mut self, ctx: &mut Context<Self>) {
+        self.waiting.retain(|asker| !asker.is_closed());
+        self.waiting_probes.retain(|asker| !asker.is_closed());
+        loop {
+            let now = Instant::now();
+            self.begin_probe(now, ctx);
+            let probe = !self.waiting_probes.is_empty();
+            if !probe && self.waiting.is_empty() {
+                return;
+            }
+            match self.obstacle(now, probe) {
+                None => self.grant(now, probe, ctx),
+                Some((WaitReason::Pace, _)) => {
+                    if !self.ask_bucket(ctx) {
+                        return;
+                    }
+                }
+                Some((_, until)) => {
+                    if let Some(until) = until {
+                        self.wake_at(now, until, ctx);
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    /// What keeps the next asker from its turn, and until when, where that is known: the first closed gate.
+    fn obstacle(&self, now: Instant, probe: bool) -> Option<(WaitReason, Option<Instant>)> {
+        if let Some(until) = self.retry_after.filter(|until| *until > now) {
+            return Some((WaitReason::RetryAfter, Some(until)));
+        }
+        if let Some(until) = self.cold_until.filter(|until| *until > now) {
+            return Some((WaitReason::ColdStart, Some(until)));
+        }
+        if !probe && !self.breaker.passes() {
+            let until = match self.breaker.state() {
+                BreakerState::Open { until } => Some(until),
+                BreakerState::Closed | BreakerState::Probing => None,
+            };
+            return Some((WaitReason::Outage, until));
+        }
+        if !probe && !self.concurrency.has_room() {
+            return Some((WaitReason::Concurrency, None));
+        }
+        if !matches!(self.permit, Permit::InHand) {
+            return Some((WaitReason::Pace, None));
+        }
+        let wait = self.window.wait(now);
+        if !wait.is_zero() {
+            return Some((WaitReason::Window, Some(now + wait)));
+        }
+        None
+    }
+
+    /// Grants the first asker its turn.
+    fn grant(&mut self, now: Instant, probe: bool, ctx: &mut Context<Self>) {
+        let queue = if probe { &mut self.waiting_probes } else { &mut self.waiting };
+        let Some(asker) = queue.pop_front() else { return };
+        if asker.is_closed() {
+            return;
+        }
+        let id = self.sent;
+        self.sent += 1;
+        self.permit = Permit::None;
+        self.window.record(now);
+        self.out.insert(id, Out { started: self.concurrency.started(now), probe });
+        let abandoned = TurnEnded { turn: id, class: 0, outcome: TurnOutcome::Abandoned, elapsed: Duration::ZERO };
+        let turn = Turn { id, class: 0, will: LastWill::new(ctx.address().recipient(), abandoned) };
+        // Who left at this very moment gives the turn back by dropping it.
+        let _ = asker.send(Ok(turn));
+    }
+
+    /// Asks the bucket for leave; `true` when it gives it at once.
+    fn ask_bucket(&mut self, ctx: &mut Context<Self>) -> bool {
+        if let Permit::Awaited(_) = self.permit {
+            return false;
+        }
+        if self.bucket.try_acquire(1) {
+            self.permit = Permit::InHand;
+            return true;
+        }
+        let given = Arc::clone(&self.bucket).acquire_owned(1).into_actor(self).map(|(), limiter, ctx| {
+            limiter.permit = Permit::InHand;
+            limiter.grant_turns(ctx);
+        });
+        self.permit = Permit::Awaited(ctx.spawn(given));
+        false
+    }
+
+    /// Begins a probe when one is due and somebody waits for its result.
+    fn begin_probe(&mut self, now: Instant, ctx: &mut Context<Self>) {
+        // A probe that may not be sent yet would only use up its time.
+        let paused = self.retry_after.is_some_and(|until| until > now);
+        if paused || self.waiting.is_empty() || !self.breaker.probe_begins(now) {
+            return;
+        }
+        let Some(probe) = self.probes.front().map(Arc::clone) else { return };
+        // A task of its own: a probe that panics is a probe that failed, not the end of the limiter.
+        let answer = actix_rt::spawn(async move { tokio::time::timeout(PROBE_MAX, probe.probe()).await });
+        let ended = async move { matches!(answer.await, Ok(Ok(true))) }.into_actor(self);
+        ctx.spawn(ended.map(|answered, limiter, ctx| limiter.probe_ended(answered, ctx)));
+    }
+
+    /// Takes note of what a probe found.
+    fn probe_ended(&mut self, answered: bool, ctx: &mut Context<Self>) {
+        let now = Instant::now();
+        if answered {
+            let outage_s = self.breaker.open_since().map(|since| now.duration_since(since).as_secs());
+            tracing::debug!(outage_s, "the source answers again");
+        } else {
+            // Another job's probe may have the better connection, or still have one.
+            self.probes.rotate_left(1);
+        }
+        self.breaker.probe_ended(now, answered);
+        self.grant_turns(ctx);
+    }
+
+    /// Stops everybody until `wait` is over, and a little longer.
+    fn pause(&mut self, now: Instant, wait: Duration) {
+        let jitter = wait.mul_f64(self.random.random_range(0.0..=RETRY_AFTER_JITTER)).min(RETRY_AFTER_JITTER_MAX);
+        let until = now + wait + jitter;
+        if wait > Duration::ZERO && self.retry_after.is_none_or(|known| known < until) {
+            tracing::debug!(wait_s = wait.as_secs(), "the source asks to be left alone");
+            self.retry_after = Some(until);
+        }
+    }
+
+    /// Looks at the queue again at `until`.
+    fn wake_at(&mut self, now: Instant, until: Instant, ctx: &mut Context<Self>) {
+        if let Some((at, alarm)) = self.alarm.take() {
+            if at == until {
+                self.alarm = Some((at, alarm));
+                return;
+            }
+            ctx.cancel_future(alarm);
+        }
+        let alarm = ctx.run_later(until.saturating_duration_since(now), |limiter, ctx| {
+            limiter.alarm = None;
+            limiter.grant_turns(ctx);
+        });
+        self.alarm = Some((until, alarm));
+    }
+}
+
+/// The bucket that paces this limit.
+fn bucket(requests_per_second: u32) -> Arc<leaky_bucket::RateLimiter> {
+    let pace = Pace::of(requests_per_second);
+    let permits = pace.permits as usize;
+    let bucket = leaky_bucket::RateLimiter::builder()
+        .refill(permits)
+        .max(permits)
+        .initial(0)
+        .interval(pace.interval)
+        .build();
+    Arc::new(bucket)
+}
+
+impl Actor for RateLimiter {
+    type Context = Context<Self>;
+}
+
+impl Handler<NextTurn> for RateLimiter {
+    type Result = TurnToCome;
+
+    fn handle(&mut self, NextTurn { probe }: NextTurn, ctx: &mut Self::Context) -> Self::Result {
+        let (asker, turn) = oneshot::channel();
+        if probe { self.waiting_probes.push_back(asker) } else { self.waiting.push_back(asker) }
+        self.grant_turns(ctx);
+        TurnToCome(turn)
+    }
+}
+
+impl Handler<TurnEnded> for RateLimiter {
+    type Result = ();
+
+    fn handle(&mut self, ended: TurnEnded, ctx: &mut Self::Context) {
+        let Some(out) = self.out.remove(&ended.turn) else { return };
+        let now = Instant::now();
+        // A ping tells nothing about how quick pages are; its answer comes from the probe itself.
+        let outcome = if out.probe { TurnOutcome::Abandoned } else { ended.outcome };
+        self.concurrency.ended(now, out.started, ended.class, outcome, ended.elapsed);
+        if let Some(wait) = ended.outcome.retry_after() {
+            self.pause(now, wait);
+        }
+        if self.breaker.record(now, out.started.at(), outcome) {
+            tracing::debug!("the source does not answer");
+            self.concurrency.restart(now);
+        }
+        self.grant_turns(ctx);
+    }
+}
+
+impl Handler<CurrentPace> for RateLimiter {
+    type Result = PaceSnapshot;
+
+    fn handle(&mut self, _: CurrentPace, _: &mut Self::Context) -> Self::Result {
+        let waiting = self.waiting.iter().chain(&self.waiting_probes).filter(|asker| !asker.is_closed()).count();
+        let ordinary = self.waiting.iter().any(|asker| !asker.is_closed());
+        let obstacle = if waiting == 0 { None } else { self.obstacle(Instant::now(), !ordinary) };
+        PaceSnapshot {
+            limit_per_second: self.window.requests_per_second(),
+            in_flight: self.concurrency.in_flight(),
+            concurrency_limit: self.concurrency.limit(),
+            waiting: u32::try_from(waiting).unwrap_or(u32::MAX),
+            waiting_for: obstacle.map(|(reason, _)| reason),
+            until: obstacle.and_then(|(_, until)| until),
+            breaker: self.breaker.state(),
+            open_since: self.breaker.open_since(),
+            peak_requests_per_second: self.window.peak_requests_per_second(),
+            sent: self.sent,
+        }
+    }
+}
+
+impl Handler<ShareBudget> for RateLimiter {
+    type Result = ();
+
+    fn handle(&mut self, ShareBudget { settings, probe }: ShareBudget, ctx: &mut Self::Context) {
+        self.window.lower(settings.requests_per_second);
+        self.concurrency.lower(settings.in_flight);
+        self.bucket = bucket(self.window.requests_per_second());
+        if let Permit::Awaited(asked) = std::mem::replace(&mut self.permit, Permit::None) {
+            ctx.cancel_future(asked);
+        }
+        if settings.cold_start {
+            self.cold_until = Some(Instant::now() + COLD_START_WAIT);
+        }
+        // The newest first: the others may belong to jobs that have ended.
+        self.probes.push_front(probe);
+        self.grant_turns(ctx);
+    }
+}
+
+/// The reply to [`NextTurn`]: gives up its place in the queue when the asker is gone.
+pub struct TurnToCome(oneshot::Receiver<Result<Turn, LimiterClosed>>);
+
+impl MessageResponse<RateLimiter, NextTurn> for TurnToCome {
+    fn handle(self, _: &mut Context<RateLimiter>, asker: Option<OneshotSender<Result<Turn, LimiterClosed>>>) {
+        let Some(mut asker) = asker else { return };
+        actix_rt::spawn(async move {
+            // Actix itself would not look whether anybody still waits, and the turn would be granted to nobody.
+            let turn = tokio::select! {
+                biased;
+                () = asker.closed() => return,
+                turn = self.0 => turn.unwrap_or(Err(LimiterClosed)),
+            };
+            // Who left at this very moment gives the turn back by dropping it.
+            let _ = asker.send(turn);
+        });
+    }
+}
+
+impl Turn {
+    /// Says what kind of request this is, for instance a hash of endpoint and page size: what answers took is compared only
+    /// between requests of one class.
+    pub fn of_class(mut self, class: u64) -> Self {
+        self.class = class;
+        self
+    }
+
+    /// Says how the request ended.
+    ///
+    /// - `elapsed`: what the server took for it, without the asker's own time; zero for "all the time since the turn".
+    pub fn end(mut self, outcome: TurnOutcome, elapsed: Duration) {
+        self.will.rewrite(TurnEnded { turn: self.id, class: self.class, outcome, elapsed });
+    }
+}
+
+impl fmt::Debug for Turn {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Turn").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// Waits for a turn at `limiter`, and treats one that is gone like one that is going. Dropping the future gives up the wait.
+///
+/// # Errors
+/// [`LimiterClosed`] when the limiter's arbiter has ended or ends meanwhile.
+pub async fn next_turn(limiter: &Addr<RateLimiter>, probe: bool) -> Result<Turn, LimiterClosed> {
+    limiter.send(NextTurn { probe }).await.unwrap_or(Err(LimiterClosed))
+}
+
+impl PaceSnapshot {
+    /// The same for people and status files. Waits of milliseconds are not told: they are how a limit works.
+    #[must_use]
+    pub fn to_pace(&self) -> events::Pace {
+        let reason = self.waiting_for.and_then(|reason| match reason {
+            WaitReason::RetryAfter => Some("the source asked to be left alone (Retry-After)"),
+            WaitReason::ColdStart => Some("the last run did not end cleanly and may have sent requests a moment ago"),
+            WaitReason::Outage => Some("the source does not answer"),
+            WaitReason::Concurrency | WaitReason::Pace | WaitReason::Window => None,
+        });
+        events::Pace {
+            requests: self.sent,
+            requests_per_second_limit: self.limit_per_second,
+            peak_requests_per_second: self.peak_requests_per_second,
+            in_flight: self.in_flight,
+            in_flight_limit: self.concurrency_limit,
+            waiting: reason.map(|reason| events::Waiting {
+                reason: reason.to_owned(),
+                remaining: self.until.map(|until| until.saturating_duration_since(Instant::now())),
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "scenarios.rs"]
+mod scenarios;
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    const OVERLOADED: TurnOutcome = TurnOutcome::Overloaded { retry_after: None };
+
+    fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    fn s(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    const SETTINGS: RateLimiterSettings =
+        RateLimiterSettings { requests_per_second: 1000, in_flight: 8, cold_start: false, seed: 7 };
+
+    /// Answers as told, and counts how often it was asked.
+    #[derive(Default)]
+    struct Scripted {
+        answers: Mutex<VecDeque<Answer>>,
+        asked: AtomicU32,
+    }
+
+    enum Answer {
+        Yes,
+        No,
+        Panic,
+        Never,
+    }
+
+    impl Scripted {
+        fn with(answers: impl IntoIterator<Item = Answer>) -> Arc<Self> {
+            Arc::new(Scripted { answers: Mutex::new(answers.into_iter().collect()), asked: AtomicU32::new(0) })
+        }
+
+        fn asked(&self) -> u32 {
+            self.asked.load(Ordering::Relaxed)
+        }
+    }
+
+    impl SourceProbe for Scripted {
+        fn probe(&self) -> LocalBoxFuture<'_, bool> {
+            self.asked.fetch_add(1, Ordering::Relaxed);
+            let answer = self.answers.lock().unwrap().pop_front();
+            Box::pin(async move {
+                match answer {
+                    Some(Answer::Yes) => true,
+                    Some(Answer::No) | None => false,
+                    Some(Answer::Panic) => panic!("as the test wants it"),
+                    Some(Answer::Never) => std::future::pending().await,
+                }
+            })
+        }
+    }
+
+    fn limiter(settings: RateLimiterSettings) -> Addr<RateLimiter> {
+        RateLimiter::new(settings, Scripted::with([])).start()
+    }
+
+    async fn turn(limiter: &Addr<RateLimiter>) -> Turn {
+        next_turn(limiter, false).await.unwrap()
+    }
+
+    async fn pace(limiter: &Addr<RateLimiter>) -> PaceSnapshot {
+        limiter.send(CurrentPace).await.unwrap()
+    }
+
+    /// Five requests that find nobody.
+    async fn outage(limiter: &Addr<RateLimiter>) {
+        for _ in 0..5 {
+            turn(limiter).await.end(OVERLOADED, ms(1));
+        }
+        assert!(pace(limiter).await.open_since.is_some());
+    }
+
+    #[actix::test]
+    async fn turns_are_granted_in_the_order_they_were_asked_for() {
+        tokio::time::pause();
+        let limiter = limiter(RateLimiterSettings { in_flight: 1, ..SETTINGS });
+        let (told, mut heard) = tokio::sync::mpsc::unbounded_channel();
+        for asker in 0..20 {
+            let (limiter, told) = (limiter.clone(), told.clone());
+            actix_rt::spawn(async move {
+                let turn = turn(&limiter).await;
+                told.send(asker).unwrap();
+                tokio::time::sleep(ms(10)).await;
+                turn.end(TurnOutcome::Answered, ms(10));
+            });
+        }
+        for asker in 0..20 {
+            assert_eq!(heard.recv().await, Some(asker));
+        }
+    }
+
+    #[actix::test]
+    async fn an_asker_that_is_gone_takes_no_place_no_send_and_no_permit() {
+        tokio::time::pause();
+        let limiter = limiter(RateLimiterSettings { in_flight: 1, requests_per_second: 2, ..SETTINGS });
+        let first = turn(&limiter).await;
+        for _ in 0..50 {
+            let gone = tokio::time::timeout(ms(5), turn(&limiter)).await;
+            assert!(gone.is_err());
+        }
+        assert_eq!(pace(&limiter).await.waiting, 0);
+        first.end(TurnOutcome::Answered, ms(10));
+        // Only the two that were granted count: two may leave within the first window.
+        let began = Instant::now();
+        turn(&limiter).await.end(TurnOutcome::Answered, ms(10));
+        assert!(began.elapsed() < ms(1050), "{:?}", began.elapsed());
+        assert_eq!(pace(&limiter).await.sent, 2);
+    }
+
+    #[actix::test]
+    async fn a_turn_that_is_dropped_frees_its_place_and_stays_in_the_window() {
+        tokio::time::pause();
+        let limiter = limiter(RateLimiterSettings { in_flight: 1, ..SETTINGS });
+        drop(turn(&limiter).await);
+        let task = turn(&limiter).await;
+        let died = actix_rt::spawn(async move {
+            let _task = task;
+            panic!("as the test wants it");
+        });
+        assert!(died.await.is_err());
+        let third = turn(&limiter).await;
+        let pace = pace(&limiter).await;
+        assert_eq!((pace.in_flight, pace.sent, pace.peak_requests_per_second), (1, 3, 3));
+        assert_eq!(pace.breaker, BreakerState::Closed);
+        drop(third);
+    }
+
+    #[actix::test]
+    async fn nothing_leaves_in_the_first_1050_ms_after_an_unclean_end() {
+        tokio::time::pause();
+        let began = Instant::now();
+        let limiter = limiter(RateLimiterSettings { cold_start: true, ..SETTINGS });
+        let asked = actix_rt::spawn({
+            let limiter = limiter.clone();
+            async move { turn(&limiter).await }
+        });
+        tokio::task::yield_now().await;
+        assert_eq!(pace(&limiter).await.waiting_for, Some(WaitReason::ColdStart));
+        drop(asked.await.unwrap());
+        assert!(began.elapsed() >= COLD_START_WAIT && began.elapsed() < ms(1200), "{:?}", began.elapsed());
+    }
+
+    #[actix::test]
+    async fn retry_after_stops_everybody_never_too_short_and_hardly_longer() {
+        tokio::time::pause();
+        for seed in 0..10 {
+            let limiter = limiter(RateLimiterSettings { seed, ..SETTINGS });
+            let bystander = turn(&limiter).await;
+            turn(&limiter).await.end(TurnOutcome::Failed { retry_after: Some(s(30)) }, ms(1));
+            let said = Instant::now();
+            // A shorter one does not shorten it, and a probe is no exception.
+            bystander.end(TurnOutcome::Overloaded { retry_after: Some(s(1)) }, ms(1));
+            let snapshot = pace(&limiter).await;
+            assert_eq!(snapshot.waiting_for, None, "nobody waits yet");
+            let probe = actix_rt::spawn({
+                let limiter = limiter.clone();
+                async move { drop(next_turn(&limiter, true).await) }
+            });
+            tokio::task::yield_now().await;
+            let snapshot = pace(&limiter).await;
+            assert_eq!(snapshot.waiting_for, Some(WaitReason::RetryAfter));
+            let remaining = snapshot.to_pace().waiting.unwrap().remaining.unwrap();
+            assert!(remaining >= s(30) && remaining <= s(32), "{remaining:?}");
+            drop(turn(&limiter).await);
+            probe.await.unwrap();
+            assert!(said.elapsed() >= s(30) && said.elapsed() <= s(33), "{:?}", said.elapsed());
+        }
+    }
+
+    #[actix::test]
+    async fn during_an_outage_only_the_probe_leaves_and_its_yes_lets_all_go_on() {
+        tokio::time::pause();
+        let probe = Scripted::with([Answer::No, Answer::No, Answer::Yes]);
+        let limiter = RateLimiter::new(SETTINGS, Arc::<Scripted>::clone(&probe)).start();
+        outage(&limiter).await;
+        let opened = Instant::now();
+        let granted = turn(&limiter).await;
+        // Probes after 1, 3 and 7 seconds.
+        assert_eq!(probe.asked(), 3);
+        assert!(opened.elapsed() >= ms(6900) && opened.elapsed() < ms(7200), "{:?}", opened.elapsed());
+        let snapshot = pace(&limiter).await;
+        assert_eq!((snapshot.sent, snapshot.concurrency_limit), (6, 2), "gently again");
+        assert_eq!(snapshot.open_since, None);
+        drop(granted);
+    }
+
+    #[actix::test]
+    async fn a_probe_that_panics_or_never_ends_has_failed_and_the_next_one_follows() {
+        tokio::time::pause();
+        let probe = Scripted::with([Answer::Panic, Answer::Never, Answer::Never, Answer::Yes]);
+        let limiter = RateLimiter::new(SETTINGS, Arc::<Scripted>::clone(&probe)).start();
+        outage(&limiter).await;
+        let opened = Instant::now();
+        drop(turn(&limiter).await);
+        assert_eq!(probe.asked(), 4);
+        // 1 s, 3 s; that one hangs for 8 s, and so does the next.
+        assert!(opened.elapsed() >= s(18) && opened.elapsed() < s(20), "{:?}", opened.elapsed());
+    }
+
+    #[actix::test]
+    async fn a_probes_own_request_passes_the_breaker_and_a_full_house() {
+        tokio::time::pause();
+        let limiter = limiter(RateLimiterSettings { in_flight: 1, ..SETTINGS });
+        let stuck = turn(&limiter).await;
+        let granted = tokio::time::timeout(s(1), next_turn(&limiter, true)).await;
+        drop(granted.unwrap().unwrap());
+        drop(stuck);
+        outage(&limiter).await;
+        let granted = tokio::time::timeout(s(1), next_turn(&limiter, true)).await;
+        drop(granted.unwrap().unwrap());
+        let ordinary = tokio::time::timeout(ms(900), turn(&limiter)).await;
+        assert!(ordinary.is_err());
+    }
+
+    #[actix::test]
+    async fn nobody_is_probed_for_nobody() {
+        tokio::time::pause();
+        let probe = Scripted::with([]);
+        let limiter = RateLimiter::new(SETTINGS, Arc::<Scripted>::clone(&probe)).start();
+        outage(&limiter).await;
+        tokio::time::sleep(s(3600)).await;
+        assert_eq!(probe.asked(), 0);
+        let waiting = tokio::time::timeout(ms(100), turn(&limiter)).await;
+        assert!(waiting.is_err());
+        assert_eq!(probe.asked(), 1);
+    }
+
+    #[actix::test]
+    async fn two_jobs_of_one_origin_share_one_budget_and_the_lower_limits_hold() {
+        tokio::time::pause();
+        let origin = "https://shared.example.org";
+        let settings = RateLimiterSettings { requests_per_second: 50, in_flight: 8, ..SETTINGS };
+        let one = RateLimiter::for_origin(origin, settings, Scripted::with([]));
+        let lower = RateLimiterSettings { requests_per_second: 20, in_flight: 4, ..SETTINGS };
+        let two = RateLimiter::for_origin(origin, lower, Scripted::with([]));
+        let other = RateLimiter::for_origin("https://other.example.org", settings, Scripted::with([]));
+        assert_eq!(one, two);
+        assert_ne!(one, other);
+
+        let sends = Arc::new(Mutex::new(Vec::new()));
+        let tasks: Vec<_> = [&one, &two, &one, &two, &one, &two]
+            .map(|limiter| {
+                let (limiter, sends) = (limiter.clone(), Arc::clone(&sends));
+                actix_rt::spawn(async move {
+                    for _ in 0..30 {
+                        let turn = turn(&limiter).await;
+                        sends.lock().unwrap().push(Instant::now());
+                        tokio::time::sleep(ms(5)).await;
+                        turn.end(TurnOutcome::Answered, ms(5));
+                    }
+                })
+            })
+            .into();
+        for task in tasks {
+            task.await.unwrap();
+        }
+        let sends = sends.lock().unwrap();
+        for pair in sends.windows(21) {
+            assert!(pair[20] - pair[0] >= ms(1050));
+        }
+        let took = (*sends.last().unwrap() - sends[0]).as_secs_f64();
+        assert!(180.0 / took >= 0.94 * 20.0, "{took}");
+        let pace = pace(&one).await;
+        assert_eq!((pace.limit_per_second, pace.sent, pace.peak_requests_per_second), (20, 180, 20));
+        assert!(pace.concurrency_limit <= 4);
+    }
+
+    #[actix::test]
+    async fn a_limiter_that_is_gone_is_replaced_and_its_askers_hear_of_it() {
+        let origin = "https://gone.example.org";
+        let arbiter = Arbiter::new();
+        let (told, heard) = oneshot::channel();
+        arbiter.spawn(async move {
+            let settings = RateLimiterSettings { in_flight: 1, ..SETTINGS };
+            let _ = told.send(RateLimiter::for_origin(origin, settings, Scripted::with([])));
+        });
+        let first = heard.await.unwrap();
+        let held = turn(&first).await;
+        let waiting = actix_rt::spawn({
+            let first = first.clone();
+            async move { next_turn(&first, false).await.map(drop) }
+        });
+        while pace(&first).await.waiting == 0 {
+            tokio::task::yield_now().await;
+        }
+        arbiter.stop();
+        arbiter.join().unwrap();
+        assert_eq!(waiting.await.unwrap(), Err(LimiterClosed));
+        assert_eq!(next_turn(&first, false).await.map(drop), Err(LimiterClosed));
+        drop(held);
+
+        let second = RateLimiter::for_origin(origin, SETTINGS, Scripted::with([]));
+        assert_ne!(first, second);
+        drop(turn(&second).await);
+    }
+
+    #[actix::test]
+    async fn what_is_waited_for_can_be_asked() {
+        tokio::time::pause();
+        let limiter = limiter(RateLimiterSettings { requests_per_second: 3, in_flight: 2, ..SETTINGS });
+        let ask = || {
+            let limiter = limiter.clone();
+            actix_rt::spawn(async move { turn(&limiter).await })
+        };
+        let held = [ask().await.unwrap(), ask().await.unwrap()];
+        let waiting = [ask(), ask()];
+        tokio::task::yield_now().await;
+        let snapshot = pace(&limiter).await;
+        assert_eq!((snapshot.waiting, snapshot.waiting_for), (2, Some(WaitReason::Concurrency)));
+        assert_eq!((snapshot.in_flight, snapshot.concurrency_limit, snapshot.limit_per_second), (2, 2, 3));
+        assert_eq!(snapshot.to_pace().waiting, None);
+        drop(held);
+        for turn in waiting {
+            drop(turn.await.unwrap());
+        }
+        tokio::time::sleep(ms(900)).await;
+        outage(&limiter).await;
+        let waiting = ask();
+        tokio::task::yield_now().await;
+        let snapshot = pace(&limiter).await;
+        assert_eq!(snapshot.waiting_for, Some(WaitReason::Outage));
+        assert_eq!(snapshot.to_pace().waiting.unwrap().reason, "the source does not answer");
+        assert!(snapshot.until.unwrap() > Instant::now());
+        waiting.abort();
+    }
+}
