@@ -411,12 +411,8 @@ impl RateLimiter {
 fn bucket(requests_per_second: u32) -> Arc<leaky_bucket::RateLimiter> {
     let pace = Pace::of(requests_per_second);
     let permits = pace.permits as usize;
-    let bucket = leaky_bucket::RateLimiter::builder()
-        .refill(permits)
-        .max(permits)
-        .initial(0)
-        .interval(pace.interval)
-        .build();
+    let bucket =
+        leaky_bucket::RateLimiter::builder().refill(permits).max(permits).initial(0).interval(pace.interval).build();
     Arc::new(bucket)
 }
 
@@ -429,7 +425,11 @@ impl Handler<NextTurn> for RateLimiter {
 
     fn handle(&mut self, NextTurn { probe }: NextTurn, ctx: &mut Self::Context) -> Self::Result {
         let (asker, turn) = oneshot::channel();
-        if probe { self.waiting_probes.push_back(asker) } else { self.waiting.push_back(asker) }
+        if probe {
+            self.waiting_probes.push_back(asker)
+        } else {
+            self.waiting.push_back(asker)
+        }
         self.grant_turns(ctx);
         TurnToCome(turn)
     }

@@ -70,6 +70,9 @@ struct ServerModel {
     refuses_above_in_flight: Option<u32>,
     /// More within the last second get a 503.
     refuses_above_per_second: Option<usize>,
+    /// How long a 503 takes; meanwhile it occupies nothing.
+    #[serde(default = "refuses_after_ms")]
+    refuses_after_ms: f64,
     /// What comes with a 503.
     retry_after_s: Option<u64>,
     /// When nobody answers.
@@ -88,6 +91,10 @@ struct ServerModel {
     heavier_from_s: Option<f64>,
     #[serde(default = "one")]
     heavier_times: f64,
+}
+
+fn refuses_after_ms() -> f64 {
+    5.0
 }
 
 fn one() -> f64 {
@@ -146,17 +153,16 @@ impl Server {
         self.model.outage_from_s.is_some_and(|from| from <= at_s) && self.model.outage_to_s.is_some_and(|to| at_s < to)
     }
 
-    fn count(&self, change: i32) -> u32 {
+    fn count(&self, change: i32) {
         let mut in_flight = self.in_flight.borrow_mut();
         *in_flight = in_flight.saturating_add_signed(change);
         self.ledger.borrow_mut().in_flight.push((self.now_s(), *in_flight));
-        *in_flight
     }
 
     /// One request, from its arrival to the end of its answer.
     async fn request(&self, probe: bool) -> TurnOutcome {
         let at_s = self.now_s();
-        let at_once = self.count(1);
+        let at_once = *self.in_flight.borrow() + 1;
         let within_a_second = {
             let mut ledger = self.ledger.borrow_mut();
             ledger.arrivals.push((at_s, probe));
@@ -167,20 +173,21 @@ impl Server {
         let refused = model.refuses_above_in_flight.is_some_and(|most| at_once > most)
             || model.refuses_above_per_second.is_some_and(|most| within_a_second > most)
             || (!probe && self.random.borrow_mut().random_bool(model.refuses));
-        let takes_ms = if out { model.outage_fails_after_ms } else { self.takes_ms(at_s, at_once, probe) };
+        if out || refused {
+            let takes_ms = if out { model.outage_fails_after_ms } else { model.refuses_after_ms };
+            tokio::time::sleep(Duration::from_secs_f64(takes_ms / 1000.0)).await;
+            self.ledger.borrow_mut().refusals.push(self.now_s());
+            let retry_after = model.retry_after_s.filter(|_| !out).map(Duration::from_secs);
+            return TurnOutcome::Overloaded { retry_after };
+        }
+        let takes_ms = self.takes_ms(at_s, at_once, probe);
+        self.count(1);
         tokio::time::sleep(Duration::from_secs_f64(takes_ms / 1000.0)).await;
         self.count(-1);
-        let mut ledger = self.ledger.borrow_mut();
-        if out || refused {
-            ledger.refusals.push(self.now_s());
-            let retry_after = model.retry_after_s.filter(|_| refused).map(Duration::from_secs);
-            TurnOutcome::Overloaded { retry_after }
-        } else {
-            if !probe {
-                ledger.answers.push(self.now_s());
-            }
-            TurnOutcome::Answered
+        if !probe {
+            self.ledger.borrow_mut().answers.push(self.now_s());
         }
+        TurnOutcome::Answered
     }
 
     fn takes_ms(&self, at_s: f64, at_once: u32, probe: bool) -> f64 {
@@ -284,9 +291,8 @@ impl Ledger {
         let most = self.in_flight.iter().filter(|(at, _)| *at >= from).map(|(_, most)| *most).max().unwrap_or(0);
         let outage = scenario.server.outage_from_s.unwrap_or(f64::MAX)..scenario.server.outage_to_s.unwrap_or(f64::MAX);
         let in_outage = |probe: bool, from_s: f64| {
-            let began = self.arrivals.iter().filter(|(at, is_probe)| {
-                *is_probe == probe && *at >= from_s && *at < outage.end
-            });
+            let began =
+                self.arrivals.iter().filter(|(at, is_probe)| *is_probe == probe && *at >= from_s && *at < outage.end);
             began.count() as f64
         };
         let back = self.answers.iter().find(|at| **at >= outage.end).map_or(f64::MAX, |at| at - outage.end);
@@ -304,6 +310,7 @@ impl Ledger {
         ]
         .into_iter()
         .filter_map(|(name, range, seen)| {
+            eprintln!("SEEN {name} {seen:.2} {range:?}");
             let [least, most] = range?;
             (seen < least || seen > most).then(|| format!("{name} is {seen:.2}, not within {least}..={most}"))
         })

@@ -19,7 +19,7 @@ use crate::{
 /// All failures are `Local`, or `Damaged` where stored bytes are wrong.
 pub trait Sink: Send + Sync {
     /// Reads the entries of the spool that begin at byte `behind` or later, in order, and hands each to `visit`; cuts
-    /// a torn tail; leaves the spool ready for `append`.
+    /// a torn tail; leaves the spool ready for `append`. What it hands out is durable by then: the store may know it.
     ///
     /// Called once, before anything else. Returns `None` when there is no spool. `behind` is how far the checkpoint
     /// store knows the spool; 0 reads all of it. `Damaged` when an entry before `behind` is missing, or when bytes

@@ -40,6 +40,9 @@ pub trait Source: Send + Sync {
     /// Whether the source is back: one cheap request, made while an outage lasts.
     fn ping(&self) -> LocalBoxFuture<'_, bool>;
 
+    /// Lets no further request leave: those that wait for their turn fail at once, those under way may end. For good.
+    fn close(&self);
+
     /// Requests sent so far, of every kind.
     fn requests(&self) -> u64;
 }

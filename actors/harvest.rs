@@ -1,0 +1,770 @@
+//! A harvest is one run from its recovery to its last file: the phases, in order, and the verdict.
+//!
+//! ```text
+//! recover ─▶ identify ─▶ plan ─▶ fetch ─▶ reconcile ─▶ prepare ─▶ publish ─▶ report
+//! ```
+//!
+//! Fetching is done by the actors; everything else happens once, in order, and reads as such.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    future::Future,
+    sync::Arc,
+};
+
+use actix::prelude::*;
+use actix_rt::Arbiter;
+use harvester_pacing::Backoff;
+use tokio::{sync::watch, time::Instant};
+
+use crate::{
+    checkpoint::{Checkpoint, RunHeader},
+    checkpoint_store::CheckpointStore,
+    checkpointer::{Checkpointer, CommitAll, CurrentCheckpoint},
+    crash_point,
+    events::{Event, Listener},
+    failure::{Failure, FailureClass},
+    page::Reject,
+    partition::{Partition, PartitionId, PartitionRole, Plan, Position, SourceIdentity, StreamId},
+    planner::{AddPartitions, CurrentSettlement, Patience, Planner, Settlement},
+    rate_limiter::RateLimiter,
+    recovery,
+    report::{Manifest, ManifestSource, ManifestStream, Outcome, Report, ReportError, StreamReport},
+    reporter::{CurrentTold, Reporter, Teller},
+    sink::{PreparedStream, Sink},
+    source::Source,
+    supervisor::{EndRun, Ending, RunOver, StartFetching, Stop, Supervisor, SupervisorParts},
+    writer::{GrowPlan, Writer},
+};
+
+/// Everything a run needs. Built by `src/assemble.rs`, or by a test out of fakes.
+pub struct Harvest {
+    /// The job's name.
+    pub job: String,
+    /// The id that a new run gets; a resumed one keeps its own.
+    pub run_id: String,
+    /// The present time, RFC 3339, UTC: the engine has no clock on the wall.
+    pub now: fn() -> String,
+    /// The parts of the job that decide about rows.
+    pub fingerprint: BTreeMap<String, String>,
+    /// Says in sentences what differs between two fingerprints.
+    pub differences: fn(&BTreeMap<String, String>, &BTreeMap<String, String>) -> Vec<String>,
+    /// Where rows come from.
+    pub source: Arc<dyn Source>,
+    /// Where they go.
+    pub sink: Arc<dyn Sink>,
+    /// What remembers.
+    pub store: Arc<dyn CheckpointStore>,
+    /// Who owns the budget; `None` where a test has none.
+    pub limiter: Option<Addr<RateLimiter>>,
+    /// Who shows what happens.
+    pub listener: Arc<dyn Listener>,
+    /// Tells when somebody asks for a stop.
+    pub stop: watch::Receiver<Option<Stop>>,
+    /// How many fetchers work at once: the ceiling of requests in flight.
+    pub fetchers: u32,
+    /// Over how many arbiters they are spread; 0 keeps everything on one, which paused time needs.
+    pub arbiters: usize,
+    /// How patient it is with a source that fails.
+    pub patience: Patience,
+}
+
+/// Runs it to its end. Never fails: what went wrong is in the report. `exit_code` is left 0 for the caller.
+pub async fn run(harvest: Harvest) -> Report {
+    let began = Instant::now();
+    let reporter = Reporter::new(Arc::clone(&harvest.listener), harvest.limiter.clone()).start();
+    let mut run = Run {
+        teller: Teller::new(&reporter),
+        resumed: false,
+        checkpoint: None,
+        finished: BTreeMap::new(),
+        reconciled: BTreeMap::new(),
+        settlement: Settlement::default(),
+        harvest,
+    };
+    let ended = run.go().await;
+    // A reporter that is gone has counted nothing.
+    let told = reporter.send(CurrentTold).await.unwrap_or_default();
+    let _ = reporter.send(RunOver).await;
+    let mut report = run.report(ended);
+    report.retries = told.retries;
+    report.peak_requests_per_second = told.pace.peak_requests_per_second;
+    report.warnings = told.warnings;
+    report.seconds = began.elapsed().as_secs_f64();
+    report
+}
+
+/// How a run ended, before it is put into words.
+enum End {
+    /// All files are published.
+    Published,
+    /// It failed.
+    Failed(Failure),
+    /// It was asked to stop.
+    Stopped(Stop),
+    /// Fetched, but some streams do not add up.
+    Mismatch(String),
+    /// Partitions were refused, and no stream is complete.
+    Refused(Failure),
+}
+
+impl From<Failure> for End {
+    fn from(failure: Failure) -> Self {
+        End::Failed(failure)
+    }
+}
+
+/// What a reconciliation found.
+#[derive(Clone, Copy, Debug, Default)]
+struct Reconciled {
+    /// Rows that came into being meanwhile.
+    appeared: u64,
+    /// Rows that went away meanwhile.
+    vanished: u64,
+}
+
+/// A run under way.
+struct Run {
+    /// What it was given.
+    harvest: Harvest,
+    /// Who shows what happens.
+    teller: Teller,
+    /// Whether it goes on from a checkpoint.
+    resumed: bool,
+    /// The durable truth as last seen.
+    checkpoint: Option<Checkpoint>,
+    /// Files that are prepared.
+    finished: BTreeMap<StreamId, PreparedStream>,
+    /// Streams whose numbers were explained.
+    reconciled: BTreeMap<StreamId, Reconciled>,
+    /// What became of partitions that did not finish.
+    settlement: Settlement,
+}
+
+/// The actors of one run; arbiters are stopped and joined when it is dropped.
+struct Pipeline {
+    planner: Addr<Planner>,
+    writer: Addr<Writer>,
+    checkpointer: Addr<Checkpointer>,
+    supervisor: Addr<Supervisor>,
+    arbiters: Vec<Arbiter>,
+    identity: Arc<SourceIdentity>,
+    fetchers: u32,
+}
+
+impl Run {
+    /// Goes through the phases.
+    async fn go(&mut self) -> Result<(), End> {
+        let recovery = recovery::recover(&self.harvest.sink, &self.harvest.store).await?;
+        self.resumed = recovery.checkpoint.is_some();
+        self.teller.tell(Event::Recovered {
+            resumed_run: recovery.checkpoint.as_ref().map(|checkpoint| checkpoint.header.run_id.clone()),
+            cut_bytes: recovery.cut_bytes,
+            rebuilt: recovery.rebuilt,
+        });
+        self.checkpoint = recovery.checkpoint;
+        self.same_job()?;
+
+        let identity = self.patiently(|run| run.source.identify()).await?;
+        self.teller.tell(Event::SourceIdentified(identity.clone()));
+        self.begin(&identity).await?;
+
+        let pipeline = self.spawn(&identity)?;
+        let fetched = self.fetch(&pipeline).await;
+        pipeline.end().await;
+        fetched?;
+
+        self.finish().await
+    }
+
+    /// Refuses to go on with a job whose rows would be others.
+    fn same_job(&self) -> Result<(), End> {
+        let Some(checkpoint) = &self.checkpoint else { return Ok(()) };
+        if checkpoint.header.fingerprint == self.harvest.fingerprint {
+            return Ok(());
+        }
+        let differences = (self.harvest.differences)(&checkpoint.header.fingerprint, &self.harvest.fingerprint);
+        let message = format!("the job has changed since run {}: {}", checkpoint.header.run_id, differences.join("; "));
+        Err(End::Failed(
+            Failure::new(FailureClass::Changed, message)
+                .with_next("change it back to go on, or run again with --restart to begin anew"),
+        ))
+    }
+
+    /// Fixes what the run is: reads it from the checkpoint, or plans it and makes the plan durable.
+    async fn begin(&mut self, identity: &SourceIdentity) -> Result<(), End> {
+        match &self.checkpoint {
+            Some(checkpoint) => {
+                if let Some(difference) = checkpoint.header.source.difference(identity) {
+                    return Err(End::Failed(Failure::new(FailureClass::Changed, difference).with_next(
+                        "check the url; run again with --restart to begin anew with the source as it is now",
+                    )));
+                }
+            }
+            None => {
+                let plan = self.patiently(|run| run.source.plan(identity)).await?;
+                if let Some(fault) = plan.fault() {
+                    return Err(End::Failed(Failure::new(FailureClass::Bug, fault)));
+                }
+                let header = RunHeader {
+                    run_id: self.harvest.run_id.clone(),
+                    job: self.harvest.job.clone(),
+                    started_at: (self.harvest.now)(),
+                    fingerprint: self.harvest.fingerprint.clone(),
+                    source: identity.clone(),
+                    plan,
+                };
+                crash_point!("run.begin.before");
+                let frame = Arc::clone(&self.harvest.sink).begin(header.clone()).await?;
+                crash_point!("run.begin.spool");
+                Arc::clone(&self.harvest.store).begin(header.clone(), frame.to).await?;
+                crash_point!("run.begin.after");
+                self.checkpoint = Some(Checkpoint::begun(header, frame.to));
+            }
+        }
+        let checkpoint = self.known()?;
+        self.teller.tell(Event::PlanMade {
+            run_id: checkpoint.header.run_id.clone(),
+            plan: Arc::new(checkpoint.header.plan.clone()),
+            committed: checkpoint
+                .partitions
+                .iter()
+                .map(|(id, state)| (*id, state.counts, state.position.is_finished()))
+                .collect(),
+        });
+        Ok(())
+    }
+
+    /// Asks the source until it answers, or has been gone for too long, or somebody asks for a stop.
+    async fn patiently<'a, T, F, Ask>(&'a self, ask: Ask) -> Result<T, End>
+    where
+        Ask: Fn(&'a Harvest) -> F,
+        F: Future<Output = Result<T, Failure>>,
+    {
+        let patience = self.harvest.patience;
+        let mut backoff = Backoff::new(patience.seed);
+        let began = Instant::now();
+        let mut garbled = 0;
+        loop {
+            let failure = match self.unless_stopped(ask(&self.harvest)).await? {
+                Ok(answer) => return Ok(answer),
+                Err(failure) => failure,
+            };
+            match failure.class {
+                FailureClass::Transient => {}
+                FailureClass::Garbled if garbled < crate::planner::GARBLED_MAX => garbled += 1,
+                FailureClass::Garbled => return Err(End::Refused(failure)),
+                _ => return Err(End::Failed(failure)),
+            }
+            let delay = backoff.next(failure.retry_after);
+            if began.elapsed() + delay > patience.outage && failure.class == FailureClass::Transient {
+                return Err(End::Failed(failure));
+            }
+            self.unless_stopped(tokio::time::sleep(delay)).await?;
+        }
+    }
+
+    /// Waits for `work`, or for somebody to ask for a stop.
+    async fn unless_stopped<T>(&self, work: impl Future<Output = T>) -> Result<T, End> {
+        let mut stop = self.harvest.stop.clone();
+        let asked = async move {
+            match stop.wait_for(Option::is_some).await {
+                Ok(stop) => stop.clone(),
+                Err(_) => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            done = work => Ok(done),
+            Some(stop) = asked => {
+                self.teller.tell(Event::Stopping { reason: stop.reason.clone() });
+                Err(End::Stopped(stop))
+            }
+        }
+    }
+
+    /// Starts the actors, the last stage first, so that each is born with the address of the next.
+    fn spawn(&self, identity: &SourceIdentity) -> Result<Pipeline, End> {
+        let checkpoint = self.known()?.clone();
+        let harvest = &self.harvest;
+        let fetchers = harvest.fetchers.max(1);
+        let arbiters: Vec<Arbiter> = (0..harvest.arbiters.min(fetchers as usize)).map(|_| Arbiter::new()).collect();
+        let supervisor = Supervisor::new(SupervisorParts {
+            source: Arc::clone(&harvest.source),
+            limiter: harvest.limiter.clone(),
+            arbiters: arbiters.iter().map(Arbiter::handle).collect(),
+            teller: self.teller.clone(),
+            stop: harvest.stop.clone(),
+            outage: harvest.patience.outage,
+        })
+        .start();
+        let end_run: Recipient<EndRun> = supervisor.clone().recipient();
+
+        let positions: HashMap<PartitionId, Position> =
+            checkpoint.partitions.iter().map(|(id, state)| (*id, state.position.clone())).collect();
+        let finished: BTreeSet<PartitionId> =
+            positions.iter().filter(|(_, position)| position.is_finished()).map(|(id, _)| *id).collect();
+        let plan = &checkpoint.header.plan;
+        let optional = plan.partitions.iter().filter(|partition| plan.stream_of(partition).optional);
+        let optional = optional.map(|partition| partition.id).collect();
+        let partitions = plan.partitions.iter().cloned().map(Arc::new).collect();
+
+        let planner =
+            Planner::new(partitions, &finished, optional, harvest.patience, self.teller.clone(), end_run.clone())
+                .start();
+        let checkpointer = Checkpointer::new(
+            Arc::clone(&harvest.sink),
+            Arc::clone(&harvest.store),
+            self.teller.clone(),
+            end_run,
+            checkpoint,
+        )
+        .start();
+        let writer = Writer::new(Arc::clone(&harvest.sink), checkpointer.clone(), positions).start();
+        Ok(Pipeline {
+            planner,
+            writer,
+            checkpointer,
+            supervisor,
+            arbiters,
+            identity: Arc::new(identity.clone()),
+            fetchers,
+        })
+    }
+
+    /// Fetches all partitions, compares, and fetches what was missing.
+    async fn fetch(&mut self, pipeline: &Pipeline) -> Result<(), End> {
+        self.fetch_all(pipeline).await?;
+        let listings = self.listings();
+        if !listings.is_empty() {
+            self.grow(pipeline, listings).await?;
+            self.fetch_all(pipeline).await?;
+        }
+        let repairs = self.compare().await?;
+        if !repairs.is_empty() {
+            self.grow(pipeline, repairs).await?;
+            self.fetch_all(pipeline).await?;
+        }
+        Ok(())
+    }
+
+    /// Lets the fetchers work until all partitions are settled, and makes everything durable.
+    async fn fetch_all(&mut self, pipeline: &Pipeline) -> Result<(), End> {
+        let start = StartFetching {
+            planner: pipeline.planner.clone(),
+            writer: pipeline.writer.clone(),
+            identity: Arc::clone(&pipeline.identity),
+            fetchers: pipeline.fetchers,
+        };
+        let Ending { failure, stop } =
+            pipeline.supervisor.send(start).await.map_err(|_| bug("the supervisor is gone"))?;
+        let committed = pipeline.checkpointer.send(CommitAll).await.map_err(|_| bug("the checkpointer is gone"))?;
+        let checkpoint = pipeline.checkpointer.send(CurrentCheckpoint).await;
+        self.checkpoint = Some(checkpoint.map_err(|_| bug("the checkpointer is gone"))??);
+        self.settlement = pipeline.planner.send(CurrentSettlement).await.map_err(|_| bug("the planner is gone"))?;
+        if let Some(failure) = failure {
+            return Err(End::Failed(failure));
+        }
+        committed?;
+        if let Some(stop) = stop {
+            return Err(End::Stopped(stop));
+        }
+        if let Some(failure) = self.settlement.unavailable.values().next() {
+            return Err(End::Failed(failure.clone()));
+        }
+        if self.settlement.open > 0 {
+            return Err(bug("fetchers left before all partitions were settled"));
+        }
+        Ok(())
+    }
+
+    /// Makes partitions part of the plan, durably enough for a resume to know them.
+    async fn grow(&mut self, pipeline: &Pipeline, partitions: Vec<Partition>) -> Result<(), End> {
+        pipeline.writer.send(GrowPlan(partitions.clone())).await.map_err(|_| bug("the writer is gone"))??;
+        pipeline.planner.send(AddPartitions(partitions.clone())).await.map_err(|_| bug("the planner is gone"))?;
+        let mut plan = self.known()?.header.plan.clone();
+        plan.partitions.extend(partitions);
+        self.teller.tell(Event::PlanGrown(Arc::new(plan)));
+        Ok(())
+    }
+
+    /// One listing for each stream whose numbers need an explanation and that has no listing yet.
+    fn listings(&self) -> Vec<Partition> {
+        let Some(checkpoint) = &self.checkpoint else { return Vec::new() };
+        let plan = &checkpoint.header.plan;
+        let mut listings = Vec::new();
+        for (stream, of_plan) in streams_in(plan) {
+            let has_listing = plan.partitions_of(stream).any(|partition| partition.role == PartitionRole::Listing);
+            let kept = self.stream_counts(stream).rows;
+            if has_listing || !self.is_whole(stream) || of_plan.expected_rows.is_none_or(|expected| expected == kept) {
+                continue;
+            }
+            let Some(first) = plan.partitions_of(stream).next() else { continue };
+            let Some(selection) = self.harvest.source.listing(&first.selection) else { continue };
+            listings.push(Partition {
+                id: PartitionId((plan.partitions.len() + listings.len()) as u32),
+                stream,
+                key: format!("{}/listing", of_plan.name),
+                role: PartitionRole::Listing,
+                selection,
+                requests: None,
+                expected_rows: None,
+            });
+        }
+        listings
+    }
+
+    /// Compares each stream that has a listing with it, and returns the partitions that fetch what is missing.
+    async fn compare(&mut self) -> Result<Vec<Partition>, End> {
+        let plan = Arc::new(self.known()?.header.plan.clone());
+        let mut repairs = Vec::new();
+        for (stream, of_plan) in streams_in(&plan) {
+            let with_role = |role| plan.partitions_of(stream).filter(move |partition| partition.role == role);
+            if with_role(PartitionRole::Listing).next().is_none() || !self.is_whole(stream) {
+                continue;
+            }
+            let spans = Arc::clone(&self.harvest.store).reader();
+            let comparing = Arc::clone(&self.harvest.sink).compare(stream, Arc::clone(&plan), spans);
+            let comparison = self.unless_stopped(comparing).await??;
+            let already = with_role(PartitionRole::Repair).next().is_some();
+            let reconciled = Reconciled { appeared: comparison.missing.len() as u64, vanished: comparison.vanished };
+            self.reconciled.insert(stream, reconciled);
+            self.teller.tell(Event::Reconciled {
+                stream,
+                appeared: reconciled.appeared,
+                vanished: reconciled.vanished,
+            });
+            let Some(first) = with_role(PartitionRole::Rows).next() else { continue };
+            if already || comparison.missing.is_empty() {
+                continue;
+            }
+            for selection in self.harvest.source.repair(&first.selection, &comparison.missing) {
+                let id = PartitionId((plan.partitions.len() + repairs.len()) as u32);
+                repairs.push(Partition {
+                    id,
+                    stream,
+                    key: format!("{}/repair-{}", of_plan.name, id),
+                    role: PartitionRole::Repair,
+                    selection,
+                    requests: None,
+                    expected_rows: None,
+                });
+            }
+        }
+        Ok(repairs)
+    }
+
+    /// Whether nothing of a stream was given up.
+    fn is_whole(&self, stream: StreamId) -> bool {
+        let Some(checkpoint) = &self.checkpoint else { return false };
+        checkpoint.header.plan.partitions_of(stream).all(|partition| {
+            !self.settlement.lost.contains_key(&partition.id) && !self.settlement.left_out.contains_key(&partition.id)
+        })
+    }
+
+    /// Whether a stream is left out as a whole.
+    fn is_left_out(&self, stream: StreamId) -> bool {
+        let Some(checkpoint) = &self.checkpoint else { return false };
+        let mut of_stream = checkpoint.header.plan.partitions_of(stream);
+        of_stream.any(|partition| self.settlement.left_out.contains_key(&partition.id))
+    }
+
+    /// Prepares all files, checks that the numbers add up, and publishes.
+    async fn finish(&mut self) -> Result<(), End> {
+        let plan = Arc::new(self.known()?.header.plan.clone());
+        let taken: Vec<StreamId> = streams_in(&plan).map(|(id, _)| id).filter(|id| !self.is_left_out(*id)).collect();
+        if let Some(lost) = self.settlement.lost.values().next()
+            && !taken.iter().any(|stream| self.is_whole(*stream))
+        {
+            return Err(End::Refused(lost.clone()));
+        }
+        for stream in &taken {
+            self.teller.tell(Event::Finishing { stream: *stream });
+            let spans = Arc::clone(&self.harvest.store).reader();
+            let preparing = Arc::clone(&self.harvest.sink).prepare(*stream, Arc::clone(&plan), spans);
+            let prepared = self.unless_stopped(preparing).await??;
+            crash_point!("finish.prepared");
+            self.finished.insert(*stream, prepared);
+        }
+        if let Some(mismatch) = taken.iter().find_map(|stream| self.mismatch(&plan, *stream)) {
+            return Err(End::Mismatch(mismatch));
+        }
+        let rejects = self.rejects(&plan)?;
+        let manifest = self.manifest(&plan, &taken)?;
+        crash_point!("publish.before");
+        Arc::clone(&self.harvest.sink).publish(manifest, rejects).await?;
+        crash_point!("publish.after");
+        Arc::clone(&self.harvest.store).end().await?;
+        crash_point!("end.after");
+        Arc::clone(&self.harvest.sink).discard().await?;
+        Ok(())
+    }
+
+    /// What does not add up in a stream, as a sentence.
+    fn mismatch(&self, plan: &Plan, stream: StreamId) -> Option<String> {
+        let name = &plan.streams[stream.0 as usize].name;
+        let counts = self.stream_counts(stream);
+        let fetched = self.fetched_rows(stream);
+        let prepared = self.finished.get(&stream)?;
+        let accounted = prepared.rows + counts.rejected + prepared.duplicates + counts.filtered;
+        if fetched != accounted {
+            return Some(format!("{fetched} rows of {name} were fetched, {accounted} are accounted for"));
+        }
+        let expected = plan.streams[stream.0 as usize].expected_rows?;
+        let explained = self.reconciled.contains_key(&stream) || !self.is_whole(stream);
+        if !explained && prepared.rows + counts.rejected != expected {
+            return Some(format!("the server announced {expected} rows of {name}, {} were fetched", prepared.rows));
+        }
+        None
+    }
+
+    /// Rows of a stream that the server sent, listings aside.
+    fn fetched_rows(&self, stream: StreamId) -> u64 {
+        self.partition_states(stream).map(|state| state.counts.fetched).sum()
+    }
+
+    /// The states of a stream's partitions that hold rows.
+    fn partition_states(&self, stream: StreamId) -> impl Iterator<Item = &crate::checkpoint::PartitionState> {
+        self.checkpoint.iter().flat_map(move |checkpoint| {
+            checkpoint
+                .header
+                .plan
+                .partitions_of(stream)
+                .filter(|partition| partition.role != PartitionRole::Listing)
+                .filter_map(|partition| checkpoint.partitions.get(&partition.id))
+        })
+    }
+
+    /// The numbers of a stream as far as they are durable.
+    fn stream_counts(&self, stream: StreamId) -> StreamReport {
+        let mut report = StreamReport::default();
+        for state in self.partition_states(stream) {
+            report.rows += state.counts.kept;
+            report.bytes += state.counts.bytes;
+            report.pages += u64::from(state.position.seq);
+            report.filtered += state.counts.filtered;
+            report.rejected += state.counts.rejected;
+        }
+        report
+    }
+
+    /// Everything that could not be taken, partition by partition.
+    fn rejects(&self, plan: &Plan) -> Result<Vec<Reject>, End> {
+        let mut rejects = Vec::new();
+        let reader = Arc::clone(&self.harvest.store).reader();
+        for (id, state) in &self.known()?.partitions {
+            if state.counts.rejected > 0 {
+                for span in reader.spans(*id) {
+                    rejects.extend(span?.rejects);
+                }
+            }
+        }
+        for (id, failure) in &self.settlement.lost {
+            rejects.push(Reject {
+                partition: plan.partitions[id.0 as usize].key.clone(),
+                class: failure.class.as_str().to_owned(),
+                message: failure.message.clone(),
+                id: None,
+                bytes: None,
+            });
+        }
+        Ok(rejects)
+    }
+
+    /// The manifest of the files that are prepared.
+    fn manifest(&self, plan: &Plan, taken: &[StreamId]) -> Result<Manifest, End> {
+        let header = &self.known()?.header;
+        let mut streams = BTreeMap::new();
+        let mut watermarks = BTreeMap::new();
+        for stream in taken {
+            let Some(prepared) = self.finished.get(stream) else { continue };
+            let of_plan = &plan.streams[stream.0 as usize];
+            let counts = self.stream_counts(*stream);
+            let complete = self.is_whole(*stream) && counts.rejected == 0;
+            if let (Some(watermark), true) = (&of_plan.watermark, complete) {
+                watermarks.insert(of_plan.name.clone(), watermark.clone());
+            }
+            streams.insert(
+                of_plan.name.clone(),
+                ManifestStream {
+                    file: prepared.file.clone(),
+                    rows: prepared.rows,
+                    bytes: prepared.bytes,
+                    sha256: prepared.sha256.clone(),
+                    duplicates: prepared.duplicates,
+                    filtered: counts.filtered,
+                    rejected: counts.rejected,
+                    expected: of_plan.expected_rows,
+                    complete,
+                },
+            );
+        }
+        Ok(Manifest {
+            version: 1,
+            job: header.job.clone(),
+            run_id: header.run_id.clone(),
+            source: ManifestSource {
+                url: header.source.url.clone(),
+                system_id: header.source.system_id.clone(),
+                version: header.source.version.clone(),
+            },
+            started_at: header.started_at.clone(),
+            finished_at: (self.harvest.now)(),
+            complete: streams.values().all(|stream| stream.complete),
+            watermarks,
+            streams,
+        })
+    }
+
+    /// The checkpoint, which exists from `begin` on.
+    fn known(&self) -> Result<&Checkpoint, End> {
+        self.checkpoint.as_ref().ok_or_else(|| bug("the run has no checkpoint"))
+    }
+
+    /// Puts the end into words and numbers.
+    fn report(&self, ended: Result<(), End>) -> Report {
+        let mut streams = BTreeMap::new();
+        let mut left_out = BTreeMap::new();
+        let mut rejected = !self.settlement.lost.is_empty();
+        if let Some(checkpoint) = &self.checkpoint {
+            let plan = &checkpoint.header.plan;
+            left_out.extend(plan.left_out.iter().map(|left| (left.stream.clone(), left.reason.clone())));
+            for (id, failure) in &self.settlement.left_out {
+                let partition = &plan.partitions[id.0 as usize];
+                left_out.insert(plan.stream_of(partition).name.clone(), failure.message.clone());
+            }
+            for (stream, of_plan) in streams_in(plan) {
+                if self.is_left_out(stream) {
+                    continue;
+                }
+                let mut report = self.stream_counts(stream);
+                report.expected = of_plan.expected_rows;
+                if let Some(prepared) = self.finished.get(&stream) {
+                    report.rows = prepared.rows;
+                    report.bytes = prepared.bytes;
+                    report.duplicates = prepared.duplicates;
+                }
+                if let Some(reconciled) = self.reconciled.get(&stream) {
+                    report.appeared = Some(reconciled.appeared);
+                    report.vanished = Some(reconciled.vanished);
+                }
+                rejected |= report.rejected > 0;
+                streams.insert(of_plan.name.clone(), report);
+            }
+        }
+        let (outcome, error) = match ended.err().unwrap_or(End::Published) {
+            End::Published if rejected => (Outcome::Rejected, self.rejected_error()),
+            End::Published => (Outcome::Complete, None),
+            End::Failed(failure) => {
+                let outcome = outcome_of(failure.class);
+                (outcome, Some(self.error(failure.class.as_str(), failure.message, failure.next, outcome)))
+            }
+            End::Stopped(stop) => {
+                let message = format!("stopped by {}", stop.reason);
+                (stop.outcome, Some(self.error("stopped", message, None, stop.outcome)))
+            }
+            End::Mismatch(message) => {
+                (Outcome::Mismatch, Some(self.error("mismatch", message, None, Outcome::Mismatch)))
+            }
+            End::Refused(failure) => {
+                let error = self.error(failure.class.as_str(), failure.message, failure.next, Outcome::Refused);
+                (Outcome::Refused, Some(error))
+            }
+        };
+        let run_id = self.checkpoint.as_ref().map(|checkpoint| checkpoint.header.run_id.clone());
+        Report {
+            outcome,
+            exit_code: 0,
+            resumed: self.resumed,
+            job: self.harvest.job.clone(),
+            run_id: run_id.unwrap_or_default(),
+            streams,
+            requests: self.harvest.source.requests(),
+            retries: 0,
+            seconds: 0.0,
+            peak_requests_per_second: 0,
+            error,
+            left_out,
+            warnings: Vec::new(),
+        }
+    }
+
+    /// What to say of a run that is published but not complete.
+    fn rejected_error(&self) -> Option<ReportError> {
+        let message = match self.settlement.lost.values().next() {
+            Some(failure) => failure.message.clone(),
+            None => "some rows could not be taken".to_owned(),
+        };
+        Some(self.error("rejected", message, None, Outcome::Rejected))
+    }
+
+    /// An error with the next step that fits its outcome, unless the room that failed knows a better one.
+    fn error(&self, class: &str, message: String, next: Option<String>, outcome: Outcome) -> ReportError {
+        let next = next.unwrap_or_else(|| next_step(outcome).to_owned());
+        ReportError { class: class.to_owned(), message, next }
+    }
+}
+
+impl Pipeline {
+    /// Ends all actors; returns once their arbiters are gone.
+    async fn end(self) {
+        let Pipeline { planner, writer, checkpointer, supervisor, arbiters, .. } = self;
+        // Who is gone already needs no telling.
+        let _ = supervisor.send(RunOver).await;
+        let _ = checkpointer.send(RunOver).await;
+        drop((planner, writer));
+        for arbiter in &arbiters {
+            arbiter.stop();
+        }
+        // Joining blocks for as long as an arbiter needs to drop its tasks, so it happens on a thread for blocking.
+        let joined = tokio::task::spawn_blocking(move || {
+            for arbiter in arbiters {
+                // An arbiter whose thread panicked is gone as well.
+                let _ = arbiter.join();
+            }
+        });
+        let _ = joined.await;
+    }
+}
+
+/// The outcome of a run that ended with a failure of this class.
+pub fn outcome_of(class: FailureClass) -> Outcome {
+    match class {
+        FailureClass::Transient => Outcome::Unavailable,
+        FailureClass::TooHeavy | FailureClass::Rejected | FailureClass::Forbidden | FailureClass::Garbled => {
+            Outcome::Refused
+        }
+        FailureClass::Denied => Outcome::Denied,
+        FailureClass::Changed => Outcome::Changed,
+        FailureClass::Local => Outcome::Storage,
+        FailureClass::Damaged => Outcome::Damaged,
+        FailureClass::Bug => Outcome::Bug,
+    }
+}
+
+/// What to do after a run that ended so.
+fn next_step(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Complete => "nothing",
+        Outcome::Rejected => "look at rejects.ndjson",
+        Outcome::Mismatch => "run the same command again to compare again, or with --restart to fetch everything anew",
+        Outcome::Unavailable | Outcome::Limit | Outcome::Interrupted => "run the same command to go on",
+        Outcome::Denied => "check user name, password or token, then run the same command",
+        Outcome::Refused => "check url, collections, fields and filters of the job",
+        Outcome::Locked => "wait for the other process, or stop it",
+        Outcome::Damaged => "run again with --restart to begin anew",
+        Outcome::Changed => "undo the change, or run again with --restart to begin anew",
+        Outcome::Storage => "free space or repair the disk, then run the same command to go on",
+        Outcome::Invalid => "correct the job file",
+        Outcome::Bug => "run the same command to go on, and report the bug",
+    }
+}
+
+/// The streams of a plan with their ids.
+fn streams_in(plan: &Plan) -> impl Iterator<Item = (StreamId, &crate::partition::Stream)> {
+    plan.streams.iter().enumerate().map(|(place, stream)| (StreamId(place as u32), stream))
+}
+
+/// A bug of ours, as an end.
+fn bug(message: &str) -> End {
+    End::Failed(Failure::new(FailureClass::Bug, message))
+}

@@ -1,0 +1,238 @@
+//! The proofs of recovery: a death at every port call, a failure of every port call, a panic in every page. The result is
+//! that of an undisturbed run, and nothing that was committed is asked for twice.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::watch;
+
+use crate::{
+    events::Event,
+    failure::{Failure, FailureClass},
+    fakes::{Fate, Life, Witness, World},
+    harvest,
+    report::{Outcome, Report},
+    supervisor::Stop,
+};
+
+/// Runs until the run ends or its life does.
+async fn live(world: &Arc<World>, life: &Arc<Life>, fetchers: u32) -> Option<Report> {
+    tokio::select! {
+        report = harvest::run(world.harvest(life, fetchers)) => Some(report),
+        () = life.death() => None,
+    }
+}
+
+/// Asserts that the world holds exactly what an undisturbed run leaves.
+fn assert_exact(world: &Arc<World>, what: &str) {
+    assert_eq!(world.disk.published(), world.expected(), "{what}: the files differ");
+    assert!(world.disk.is_clean(), "{what}: something of the run is left");
+    let manifest = world.disk.manifest().unwrap();
+    assert!(manifest.complete, "{what}: the manifest is not complete");
+}
+
+/// Runs a small world whose `at`th port call ends in `fate`, then again until a run ends, and asserts the result.
+/// Returns whether there was an `at`th call at all.
+async fn dies_once(fate: Fate, at: u64, fetchers: u32) -> bool {
+    let what = format!("{fate:?} at call {at} with {fetchers} fetchers");
+    let world = World::new(2, 12, 2);
+    let life = Life::new(at, fate);
+    let first = live(&world, &life, fetchers).await;
+    let happened = life.calls() >= at;
+    if let Some(report) = &first
+        && report.outcome == Outcome::Complete
+    {
+        assert_exact(&world, &what);
+        return happened;
+    }
+    let report = live(&world, &Life::undisturbed(), fetchers).await.unwrap();
+    assert_eq!(report.outcome, Outcome::Complete, "{what}: {:?}", report.error);
+    assert_exact(&world, &what);
+    happened
+}
+
+#[actix::test]
+async fn an_undisturbed_run_publishes_every_row_and_leaves_nothing_behind() {
+    tokio::time::pause();
+    let world = World::new(3, 23, 2);
+    let report = live(&world, &Life::undisturbed(), 4).await.unwrap();
+    assert_eq!(report.outcome, Outcome::Complete, "{:?}", report.error);
+    assert_eq!(report.streams["stream1"].rows, 23);
+    assert!(!report.resumed);
+    assert_exact(&world, "undisturbed");
+}
+
+#[actix::test]
+async fn a_death_before_or_after_any_port_call_changes_no_byte() {
+    tokio::time::pause();
+    for fetchers in [1, 3] {
+        for fate in [Fate::DiesBefore, Fate::DiesAfter] {
+            let mut at = 1;
+            while dies_once(fate, at, fetchers).await {
+                at += 1;
+            }
+            assert!(at > 20, "only {at} calls were tried");
+        }
+    }
+}
+
+#[actix::test]
+async fn a_power_cut_after_any_port_call_changes_no_byte() {
+    tokio::time::pause();
+    for fetchers in [1, 3] {
+        let mut at = 1;
+        while dies_once(Fate::PowerCutAfter, at, fetchers).await {
+            at += 1;
+        }
+    }
+}
+
+#[actix::test]
+async fn a_failure_of_any_port_call_ends_or_delays_the_run_and_the_next_start_completes_it() {
+    tokio::time::pause();
+    let mut at = 1;
+    while dies_once(Fate::Fails, at, 2).await {
+        at += 1;
+    }
+}
+
+#[actix::test]
+async fn a_panic_in_any_page_costs_one_fetcher_and_no_row() {
+    tokio::time::pause();
+    let mut at = 1;
+    while dies_once(Fate::Panics, at, 2).await {
+        at += 1;
+    }
+}
+
+#[actix::test]
+async fn a_store_that_is_lost_at_any_point_is_rebuilt_from_the_spool() {
+    tokio::time::pause();
+    for at in 1.. {
+        let world = World::new(2, 12, 2);
+        let life = Life::new(at, Fate::DiesAfter);
+        let _ = live(&world, &life, 2).await;
+        if life.calls() < at {
+            return;
+        }
+        if world.disk.manifest().is_some() {
+            // Published: without its store nobody can know that the spool is a left-over; publishing again is exact.
+            continue;
+        }
+        world.disk.lose_store();
+        let report = live(&world, &Life::undisturbed(), 2).await.unwrap();
+        assert_eq!(report.outcome, Outcome::Complete, "store lost after call {at}: {:?}", report.error);
+        assert_exact(&world, &format!("store lost after call {at}"));
+    }
+}
+
+#[actix::test]
+async fn a_page_behind_the_last_commit_but_in_the_spool_is_not_asked_for_again() {
+    tokio::time::pause();
+    // Commits are 100 ms apart and pages 10 ms, so several pages lie behind the last commit when the process dies.
+    let world = World::new(1, 60, 1);
+    let life = Life::new(30, Fate::DiesAfter);
+    assert!(live(&world, &life, 1).await.is_none(), "the run ended before its life did");
+    let report = live(&world, &Life::undisturbed(), 1).await.unwrap();
+    assert_eq!(report.outcome, Outcome::Complete);
+    let asked = world.asked.lock().unwrap();
+    let mut twice: Vec<_> = asked.iter().filter(|one| asked.iter().filter(|other| other == one).count() > 1).collect();
+    twice.dedup();
+    assert!(twice.len() <= 1, "asked twice for {twice:?}");
+}
+
+#[actix::test]
+async fn a_source_that_is_silent_for_too_long_ends_the_run_resumably() {
+    tokio::time::pause();
+    let world = World::new(1, 30, 1);
+    *world.failures.lock().unwrap() = vec![Failure::new(FailureClass::Transient, "connection refused"); 60];
+    let report = live(&world, &Life::undisturbed(), 2).await.unwrap();
+    assert_eq!(report.outcome, Outcome::Unavailable, "{:?}", report.error);
+    assert!(world.disk.manifest().is_none());
+    world.failures.lock().unwrap().clear();
+    let report = live(&world, &Life::undisturbed(), 2).await.unwrap();
+    assert!(report.resumed);
+    assert_exact(&world, "after the outage");
+}
+
+#[actix::test]
+async fn a_refused_partition_ends_with_3_beside_a_whole_stream_and_with_7_alone() {
+    tokio::time::pause();
+    for (streams, outcome) in [(2, Outcome::Rejected), (1, Outcome::Refused)] {
+        let world = World::new(streams, 12, 1);
+        *world.failures.lock().unwrap() = vec![Failure::new(FailureClass::Rejected, "E1234 no such thing")];
+        let report = live(&world, &Life::undisturbed(), 1).await.unwrap();
+        assert_eq!(report.outcome, outcome, "{:?}", report.error);
+        assert_eq!(world.disk.manifest().is_some(), outcome == Outcome::Rejected);
+    }
+}
+
+#[actix::test]
+async fn rows_that_appear_or_vanish_meanwhile_are_reconciled_and_counted() {
+    tokio::time::pause();
+    let world = World::new(1, 40, 1);
+    let life = Life::undisturbed();
+    let changing = Arc::clone(&world);
+    let change = async move {
+        tokio::time::sleep(Duration::from_millis(45)).await;
+        let mut truth = changing.truth.lock().unwrap();
+        let rows = truth.get_mut("stream0").unwrap();
+        // One behind the cursor comes, one already fetched goes, one not yet fetched goes.
+        rows.insert(1, ("s0r00000a".into(), "{\"id\":\"s0r00000a\"}".into()));
+        rows.retain(|(id, _)| id != "s0r00003" && id != "s0r00033");
+    };
+    let (report, ()) = tokio::join!(harvest::run(world.harvest(&life, 1)), change);
+    assert_eq!(report.outcome, Outcome::Complete, "{:?}", report.error);
+    assert_eq!((report.streams["stream0"].appeared, report.streams["stream0"].vanished), (Some(1), Some(1)));
+    let published = String::from_utf8(world.disk.published()["stream0.ndjson"].clone()).unwrap();
+    assert!(published.contains("s0r00000a"), "the row that appeared was fetched");
+}
+
+#[actix::test]
+async fn a_changed_job_or_source_is_refused_and_said() {
+    tokio::time::pause();
+    let world = World::new(1, 30, 1);
+    let life = Life::new(15, Fate::DiesAfter);
+    assert!(live(&world, &life, 1).await.is_none());
+
+    let mut harvest = world.harvest(&Life::undisturbed(), 1);
+    harvest.fingerprint.insert("fields".into(), "id".into());
+    let report = harvest::run(harvest).await;
+    assert_eq!(report.outcome, Outcome::Changed);
+
+    world.identity.lock().unwrap().system_id = Some("another".into());
+    let report = live(&world, &Life::undisturbed(), 1).await.unwrap();
+    assert_eq!(report.outcome, Outcome::Changed);
+    assert!(report.error.unwrap().message.contains("systemId was one, is another"));
+
+    world.identity.lock().unwrap().system_id = Some("one".into());
+    let report = live(&world, &Life::undisturbed(), 1).await.unwrap();
+    assert_eq!(report.outcome, Outcome::Complete);
+    assert_exact(&world, "after two refusals");
+}
+
+#[actix::test]
+async fn a_stop_drains_commits_and_leaves_a_run_that_goes_on() {
+    tokio::time::pause();
+    let world = World::new(2, 60, 2);
+    let life = Life::undisturbed();
+    let (stop, stopped) = watch::channel(None);
+    let mut harvest = world.harvest(&life, 2);
+    let witness = Arc::new(Witness::default());
+    harvest.stop = stopped;
+    harvest.listener = witness.clone();
+    let ask = async {
+        tokio::time::sleep(Duration::from_millis(35)).await;
+        stop.send_replace(Some(Stop { reason: "SIGINT".into(), outcome: Outcome::Interrupted }));
+    };
+    let (report, ()) = tokio::join!(harvest::run(harvest), ask);
+    assert_eq!(report.outcome, Outcome::Interrupted);
+    let events = witness.0.lock().unwrap();
+    let written = events.iter().filter(|event| matches!(event, Event::PageWritten(_))).count() as u64;
+    let committed: u64 =
+        events.iter().map(|event| if let Event::SpanCommitted { pages, .. } = event { *pages } else { 0 }).sum();
+    assert!(written > 0 && written == committed, "{written} pages were written, {committed} committed");
+    drop(events);
+    let report = live(&world, &Life::undisturbed(), 2).await.unwrap();
+    assert!(report.resumed);
+    assert_exact(&world, "after the stop");
+}

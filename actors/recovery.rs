@@ -1,0 +1,122 @@
+//! Recovery brings store and spool together at every start, by the one path that a live run also takes.
+//!
+//! The spool decides, the store is its index. What the spool has and the store does not know is read and committed; a
+//! store that is empty, damaged or behind is rebuilt; a spool that lacks what the store knows to be durable is damaged.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use crate::{
+    checkpoint::{Batch, Checkpoint},
+    checkpoint_store::CheckpointStore,
+    failure::{Failure, FailureClass},
+    sink::{Sink, SpoolEntry},
+};
+
+/// Entries between two commits of a rebuild: each commit costs a sync, each entry some memory.
+const ENTRIES_PER_COMMIT: usize = 1_000;
+
+/// What a start found.
+#[derive(Debug, Default)]
+pub struct Recovery {
+    /// The unfinished run, if there is one.
+    pub checkpoint: Option<Checkpoint>,
+    /// Bytes of a torn tail that was cut off.
+    pub cut_bytes: u64,
+    /// Why the store was rebuilt, if it was.
+    pub rebuilt: Option<String>,
+}
+
+/// Reads store and spool, and brings the store up to the spool.
+///
+/// # Errors
+/// `Damaged` when the spool lacks or garbles what was durable, or when either was written by a newer program;
+/// `Local` when this machine fails.
+pub async fn recover(sink: &Arc<dyn Sink>, store: &Arc<dyn CheckpointStore>) -> Result<Recovery, Failure> {
+    let (stored, mut rebuilt) = match Arc::clone(store).load().await {
+        Ok(stored) => (stored, None),
+        // A store that was written by a newer program says what to do about it; it is not ours to rebuild.
+        Err(failure) if failure.class == FailureClass::Damaged && failure.next.is_none() => {
+            (None, Some(failure.message))
+        }
+        Err(failure) => return Err(failure),
+    };
+    let ended = match &rebuilt {
+        None => Arc::clone(store).ended_run().await?,
+        Some(_) => None,
+    };
+    let behind = stored.as_ref().map_or(0, |checkpoint| checkpoint.spool_len);
+    let was_empty = stored.is_none();
+
+    let (entries, read) = mpsc::channel(ENTRIES_PER_COMMIT);
+    let visit = move |entry| {
+        entries.blocking_send(entry).map_err(|_| Failure::new(FailureClass::Bug, "the recovery has stopped reading"))
+    };
+    let recovering = Arc::clone(sink).recover(behind, Box::new(visit));
+    let (recovered, indexed) = tokio::join!(recovering, index(read, stored, ended, store));
+    // Where both failed, the spool failed because nobody took its entries any more.
+    let checkpoint = indexed?;
+    let recovered = recovered?;
+
+    let Some(recovered) = recovered else {
+        return match checkpoint {
+            Some(_) => Err(Failure::new(FailureClass::Damaged, "the checkpoint knows of a run whose spool is gone")),
+            None => Ok(Recovery { checkpoint: None, cut_bytes: 0, rebuilt: None }),
+        };
+    };
+    if checkpoint.is_none() {
+        // The process died between recording the end of a run and removing its spool.
+        Arc::clone(sink).discard().await?;
+        return Ok(Recovery::default());
+    }
+    if was_empty && rebuilt.is_none() {
+        rebuilt = Some("it was empty, the spool is not".to_owned());
+    }
+    Ok(Recovery { checkpoint, cut_bytes: recovered.cut_bytes, rebuilt })
+}
+
+/// Applies the spool's entries to `checkpoint` and commits them to the store, a bounded number at a time. Of a run that
+/// has `ended` nothing is applied.
+async fn index(
+    mut entries: mpsc::Receiver<SpoolEntry>,
+    mut checkpoint: Option<Checkpoint>,
+    ended: Option<String>,
+    store: &Arc<dyn CheckpointStore>,
+) -> Result<Option<Checkpoint>, Failure> {
+    let mut batch = Batch::default();
+    let mut left_over = false;
+    while let Some(entry) = entries.recv().await {
+        match (entry, &mut checkpoint) {
+            (SpoolEntry::Begun { header, .. }, None) if Some(&header.run_id) == ended.as_ref() => left_over = true,
+            _ if left_over => {}
+            (SpoolEntry::Begun { header, frame }, None) => {
+                Arc::clone(store).begin(header.clone(), frame.to).await?;
+                checkpoint = Some(Checkpoint::begun(header, frame.to));
+            }
+            (SpoolEntry::Page(span), Some(checkpoint)) => {
+                checkpoint.apply(&span)?;
+                batch.spool_len = checkpoint.spool_len;
+                batch.spans.push(span);
+            }
+            (SpoolEntry::Grown { partitions, frame }, Some(checkpoint)) => {
+                checkpoint.grow(&partitions, frame.to)?;
+                batch.spool_len = checkpoint.spool_len;
+                batch.grown.extend(partitions);
+            }
+            (SpoolEntry::Begun { .. }, Some(_)) => {
+                return Err(Failure::new(FailureClass::Damaged, "the spool begins twice"));
+            }
+            (SpoolEntry::Page(_) | SpoolEntry::Grown { .. }, None) => {
+                return Err(Failure::new(FailureClass::Damaged, "the spool does not begin with its header"));
+            }
+        }
+        if batch.spans.len() >= ENTRIES_PER_COMMIT {
+            Arc::clone(store).commit(std::mem::take(&mut batch)).await?;
+        }
+    }
+    if batch != Batch::default() {
+        Arc::clone(store).commit(batch).await?;
+    }
+    Ok(checkpoint)
+}
