@@ -169,6 +169,11 @@ impl Disk {
         contents.ended = None;
     }
 
+    /// Entries of the spool.
+    pub(crate) fn entries(&self) -> usize {
+        self.contents().spool.as_ref().map_or(0, Vec::len)
+    }
+
     /// The published files.
     pub(crate) fn published(&self) -> BTreeMap<String, Vec<u8>> {
         self.contents().published.clone()

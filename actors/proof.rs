@@ -3,16 +3,36 @@
 
 use std::{sync::Arc, time::Duration};
 
+use actix::prelude::*;
 use tokio::sync::watch;
 
 use crate::{
+    checkpoint::{Checkpoint, RunHeader},
+    checkpointer::Checkpointer,
     events::Event,
     failure::{Failure, FailureClass},
-    fakes::{Fate, Life, Witness, World},
+    fakes::{Deaf, Fate, Life, Witness, World},
     harvest,
+    partition::{Next, Position},
     report::{Outcome, Report},
-    supervisor::Stop,
+    reporter::{Reporter, Teller},
+    source::PageSize,
+    supervisor::{EndRun, Stop},
+    writer::{WritePage, Writer},
 };
+
+/// Hears of the end of a run and does nothing about it.
+struct Nobody;
+
+impl Actor for Nobody {
+    type Context = Context<Self>;
+}
+
+impl Handler<EndRun> for Nobody {
+    type Result = ();
+
+    fn handle(&mut self, _: EndRun, _: &mut Self::Context) {}
+}
 
 /// Runs until the run ends or its life does.
 async fn live(world: &Arc<World>, life: &Arc<Life>, fetchers: u32) -> Option<Report> {
@@ -98,10 +118,47 @@ async fn a_failure_of_any_port_call_ends_or_delays_the_run_and_the_next_start_co
 #[actix::test]
 async fn a_panic_in_any_page_costs_one_fetcher_and_no_row() {
     tokio::time::pause();
-    let mut at = 1;
-    while dies_once(Fate::Panics, at, 2).await {
-        at += 1;
+    for fetchers in [1, 2] {
+        let mut at = 1;
+        while dies_once(Fate::Panics, at, fetchers).await {
+            at += 1;
+        }
     }
+}
+
+#[actix::test]
+async fn a_page_that_is_written_again_after_its_fetcher_died_is_not_appended_twice() {
+    let world = World::new(1, 5, 1);
+    let harvest = world.harvest(&Life::undisturbed(), 1);
+    let identity = harvest.source.identify().await.unwrap();
+    let plan = harvest.source.plan(&identity).await.unwrap();
+    let header = RunHeader {
+        run_id: "r".into(),
+        job: "j".into(),
+        started_at: "t".into(),
+        fingerprint: Default::default(),
+        source: identity.clone(),
+        plan: plan.clone(),
+    };
+    let frame = harvest.sink.clone().begin(header.clone()).await.unwrap();
+    let reporter = Reporter::new(Arc::new(Deaf), None).start();
+    let listener = Nobody.start();
+    let checkpoint = Checkpoint::begun(header, frame.to);
+    let (sink, store) = (harvest.sink.clone(), harvest.store.clone());
+    let checkpointer =
+        Checkpointer::new(sink.clone(), store, Teller::new(&reporter), listener.recipient(), checkpoint).start();
+    let writer = Writer::new(sink, checkpointer.clone(), Default::default()).start();
+
+    let page = async |seq| {
+        let position = Position { seq, next: Next::Start };
+        harvest.source.fetch(&identity, &plan.partitions[0], &position, PageSize::default()).await.unwrap()
+    };
+    let first = writer.send(WritePage(page(0).await)).await.unwrap().unwrap();
+    let again = writer.send(WritePage(page(0).await)).await.unwrap().unwrap();
+    assert_eq!(first, again);
+    assert_eq!(first, Position { seq: 1, next: Next::End });
+    let entries = world.disk.entries();
+    assert_eq!(entries, 2, "the header and one page, not {entries} entries");
 }
 
 #[actix::test]
