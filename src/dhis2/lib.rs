@@ -1,1 +1,55 @@
-//! Being built.
+//! A strict client of the DHIS2 Web API, 2.25 to 2.43.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), dhis2::Error> {
+//! use dhis2::{Client, Credentials};
+//!
+//! let client = Client::builder("https://dhis2.example.org")
+//!     .credentials(Credentials::Basic { username: "reader".into(), password: "…".into() })
+//!     .build()?;
+//! let info = client.system_info().await?;
+//! let units: serde_json::Value = client.get("organisationUnits").query("paging", "false").json().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! **Whole or an error.** An answer counts when its transfer, its compression, its type and its JSON are complete. A cut
+//! body, a login page and an empty success are errors; see [`Error`].
+//!
+//! **One door.** Every request passes one [`Gate`](gate::Gate): repeats too. No redirect is followed, and connections go to one host.
+//!
+//! **One login.** A session is kept and shared; wrong credentials are tried once.
+//!
+//! **Large answers** are read row by row in constant memory: [`Request::rows`], [`metadata::MetadataList`],
+//! [`split::Splitter`].
+//!
+//! Requests run on actix arbiters and single-threaded tokio runtimes; [`Client::handle`] serves everybody else. The crate
+//! knows nothing of jobs, checkpoints or what an error means for a harvest.
+
+mod auth;
+mod client;
+mod error;
+pub mod gate;
+mod handle;
+mod inflate;
+pub mod metadata;
+mod pager;
+mod request;
+pub mod split;
+mod system;
+#[cfg(test)]
+mod testing;
+mod transport;
+mod uid;
+mod version;
+mod wire;
+
+pub use auth::{Credentials, Secret};
+pub use client::{Client, ClientBuilder};
+pub use error::{Conflict, Error, Kind, ServerMessage};
+pub use handle::{Handle, RowBatches};
+pub use pager::Pager;
+pub use request::{Request, Response, Rows, path_segment};
+pub use system::{Me, SystemInfo};
+pub use uid::{NotAUid, Uid};
+pub use version::{NotAVersion, Version};

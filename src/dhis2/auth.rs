@@ -1,0 +1,304 @@
+//! Credentials go to one origin, in one way, and a wrong password is tried once.
+//!
+//! All threads of a client share one session: the cookie the server gave (so it need not check the password each time,
+//! nor open a session per request), and what is known about the credentials. Until a first answer shows that they are
+//! accepted, requests go one by one; once they are refused, nothing is sent any more. So sixteen workers with a wrong
+//! password make one failed login, not sixteen, and do not lock the account.
+//!
+//! Source: dhis2-core security configuration 2.25 to 2.43: sessions and `JSESSIONID`, lockout after 4 or 5 failures.
+
+use std::{
+    fmt,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use awc::http::header::{HeaderMap, HeaderValue, SET_COOKIE};
+use base64::prelude::{BASE64_STANDARD, Engine as _};
+
+use crate::error::{Error, Kind};
+
+/// A text that is never shown: it prints as `***`.
+#[derive(Clone, Eq, PartialEq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Hides a text.
+    pub fn new(text: impl Into<String>) -> Self {
+        Secret(text.into())
+    }
+
+    /// The text itself. For the wire only.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Secret(text)
+    }
+}
+
+impl From<&str> for Secret {
+    fn from(text: &str) -> Self {
+        Secret(text.to_owned())
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+impl fmt::Display for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// How the client says who it is.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Credentials {
+    /// HTTP Basic, UTF-8. Every version; not for users with two-factor login.
+    Basic {
+        /// Without a colon.
+        username: String,
+        /// Any text.
+        password: Secret,
+    },
+    /// Personal access token, `Authorization: ApiToken …`. 2.37 and later.
+    Token(Secret),
+    /// OAuth2 or JWT, `Authorization: Bearer …`.
+    Bearer(Secret),
+}
+
+impl Credentials {
+    /// The value of the `Authorization` header; marked, so that no debug output shows it.
+    pub(crate) fn header(&self) -> Result<HeaderValue, Error> {
+        let text = match self {
+            Credentials::Basic { username, password } => {
+                if username.contains(':') {
+                    return Err(Error::new(Kind::Settings, "a username cannot contain a colon"));
+                }
+                format!("Basic {}", BASE64_STANDARD.encode(format!("{username}:{}", password.expose())))
+            }
+            Credentials::Token(token) => format!("ApiToken {}", token.expose()),
+            Credentials::Bearer(token) => format!("Bearer {}", token.expose()),
+        };
+        let mut value = HeaderValue::try_from(text)
+            .map_err(|_| Error::new(Kind::Settings, "the token has characters that no header can carry"))?;
+        value.set_sensitive(true);
+        Ok(value)
+    }
+}
+
+/// The name of the servlet session's cookie.
+const SESSION_COOKIE: &str = "JSESSIONID";
+/// A longer cookie value is not a session's.
+const COOKIE_BYTES_MAX: usize = 1024;
+
+/// What all threads of a client know about their login.
+#[derive(Debug)]
+pub(crate) struct Session {
+    state: Mutex<State>,
+    /// Held by the one request that tries credentials nobody has seen accepted yet.
+    trial: tokio::sync::Mutex<()>,
+    /// Copy of `state.proven`, read before every request.
+    proven: AtomicBool,
+}
+
+struct State {
+    authorization: Option<HeaderValue>,
+    /// Counts replaced credentials, so that a late refusal of the old ones does not condemn the new.
+    generation: u64,
+    cookie: Option<String>,
+    refused: Option<Refusal>,
+}
+
+impl fmt::Debug for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("State")
+            .field("generation", &self.generation)
+            .field("has_cookie", &self.cookie.is_some())
+            .field("refused", &self.refused)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How the credentials were refused.
+#[derive(Clone, Debug)]
+pub(crate) struct Refusal {
+    pub(crate) status: u16,
+    pub(crate) what: String,
+}
+
+impl Refusal {
+    pub(crate) fn error(&self) -> Error {
+        Error::new(Kind::Auth, self.what.clone()).with_status(self.status)
+    }
+}
+
+/// Leave to send, and what to send. While the credentials are on trial it is the only one.
+#[derive(Debug)]
+pub(crate) struct Pass<'a> {
+    pub(crate) authorization: Option<HeaderValue>,
+    pub(crate) cookie: Option<String>,
+    pub(crate) generation: u64,
+    _trial: Option<tokio::sync::MutexGuard<'a, ()>>,
+}
+
+impl Session {
+    pub(crate) fn new(authorization: Option<HeaderValue>) -> Self {
+        Session {
+            state: Mutex::new(State { authorization, generation: 0, cookie: None, refused: None }),
+            trial: tokio::sync::Mutex::new(()),
+            proven: AtomicBool::new(false),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing can panic while it is held.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until this request may try the credentials. Refused credentials are an error at once.
+    pub(crate) async fn enter(&self, with_cookie: bool) -> Result<Pass<'_>, Error> {
+        self.check()?;
+        let mut trial = None;
+        if !self.proven.load(Ordering::Acquire) {
+            let guard = self.trial.lock().await;
+            self.check()?;
+            if !self.proven.load(Ordering::Acquire) {
+                trial = Some(guard);
+            }
+        }
+        let state = self.lock();
+        Ok(Pass {
+            authorization: state.authorization.clone(),
+            cookie: state.cookie.clone().filter(|_| with_cookie),
+            generation: state.generation,
+            _trial: trial,
+        })
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        self.lock().refused.as_ref().map_or(Ok(()), |refused| Err(refused.error()))
+    }
+
+    /// The credentials were accepted.
+    pub(crate) fn prove(&self, generation: u64) {
+        if !self.proven.load(Ordering::Relaxed) && self.lock().generation == generation {
+            self.proven.store(true, Ordering::Release);
+        }
+    }
+
+    /// The session has ended: its cookie is forgotten and the credentials are on trial again.
+    pub(crate) fn expire(&self, cookie: &str) {
+        let mut state = self.lock();
+        // Another thread may have a new session already.
+        if state.cookie.as_deref() == Some(cookie) {
+            state.cookie = None;
+            self.proven.store(false, Ordering::Release);
+        }
+    }
+
+    /// The credentials were refused for good.
+    pub(crate) fn refuse(&self, generation: u64, refusal: Refusal) {
+        let mut state = self.lock();
+        if state.generation == generation {
+            state.refused.get_or_insert(refusal);
+        }
+    }
+
+    /// Other credentials from now on; what was known about the old ones is forgotten.
+    pub(crate) fn replace(&self, authorization: Option<HeaderValue>) {
+        let mut state = self.lock();
+        let generation = state.generation + 1;
+        *state = State { authorization, generation, cookie: None, refused: None };
+        self.proven.store(false, Ordering::Release);
+    }
+
+    /// Takes the session cookie out of an answer's head.
+    pub(crate) fn take_cookies(&self, headers: &HeaderMap, generation: u64) {
+        for value in headers.get_all(SET_COOKIE) {
+            let Some(cookie) = value.to_str().ok().and_then(session_cookie) else { continue };
+            let mut state = self.lock();
+            if state.generation == generation {
+                state.cookie = cookie;
+            }
+        }
+    }
+}
+
+/// What a `Set-Cookie` value says about the session: `Some(None)` when it ends it, none when it is about something else.
+fn session_cookie(value: &str) -> Option<Option<String>> {
+    let mut parts = value.split(';').map(str::trim);
+    let (name, value) = parts.next()?.split_once('=')?;
+    if name.trim() != SESSION_COOKIE || value.len() > COOKIE_BYTES_MAX {
+        return None;
+    }
+    let value = value.trim();
+    let ended = value.is_empty()
+        || parts.any(|part| {
+            part.split_once('=').is_some_and(|(key, age)| {
+                key.trim().eq_ignore_ascii_case("max-age") && age.trim().parse().is_ok_and(|seconds: i64| seconds <= 0)
+            })
+        });
+    let sendable = |value: &str| value.bytes().all(|byte| byte.is_ascii_graphic() && byte != b',' && byte != b'"');
+    if ended {
+        Some(None)
+    } else if sendable(value) {
+        Some(Some(format!("{SESSION_COOKIE}={value}")))
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_print_as_stars_everywhere() {
+        let basic = Credentials::Basic { username: "reader".into(), password: "hunter2-canary".into() };
+        let token = Credentials::Token("d2pat_canary".into());
+        let bearer = Credentials::Bearer("jwt.canary".into());
+        for credentials in [basic, token, bearer] {
+            let session = Session::new(Some(credentials.header().unwrap()));
+            session.lock().cookie = Some("JSESSIONID=canary".into());
+            let shown =
+                format!("{credentials:?} {:?} {session:?} {}", credentials.header().unwrap(), Secret::new("canary"));
+            assert!(!shown.contains("canary") && !shown.contains("Y2FuYXJ5"), "{shown}");
+            assert!(shown.contains("***"));
+        }
+    }
+
+    #[test]
+    fn each_kind_of_credentials_has_its_own_header() {
+        let basic = Credentials::Basic { username: "admin".into(), password: "dïstrict:x".into() };
+        assert_eq!(basic.header().unwrap(), "Basic YWRtaW46ZMOvc3RyaWN0Ong=");
+        assert_eq!(Credentials::Token("d2pat_x".into()).header().unwrap(), "ApiToken d2pat_x");
+        assert_eq!(Credentials::Bearer("a.b".into()).header().unwrap(), "Bearer a.b");
+        let bad = Credentials::Basic { username: "a:b".into(), password: "".into() };
+        assert_eq!(bad.header().unwrap_err().kind(), Kind::Settings);
+        assert_eq!(Credentials::Token("a\nb".into()).header().unwrap_err().kind(), Kind::Settings);
+    }
+
+    #[test]
+    fn a_cookie_is_taken_replaced_or_ended_and_others_are_ignored() {
+        let taken = |value| session_cookie(value);
+        let some = |value: &str| Some(Some(value.to_owned()));
+        assert_eq!(taken("JSESSIONID=ABC.node1; Path=/; HttpOnly; SameSite=Lax"), some("JSESSIONID=ABC.node1"));
+        assert_eq!(taken("JSESSIONID=ABC;Max-Age=3600"), some("JSESSIONID=ABC"));
+        assert_eq!(taken("JSESSIONID=; Path=/"), Some(None));
+        assert_eq!(taken("JSESSIONID=ABC; max-age=0"), Some(None));
+        assert_eq!(taken("SESSION_EXPIRE=server_time=1&expiry_time=2"), None);
+        assert_eq!(taken("jsessionid=ABC"), None);
+        assert_eq!(taken("JSESSIONID=a b"), None);
+        assert_eq!(taken("JSESSIONID"), None);
+    }
+}

@@ -1,0 +1,214 @@
+//! A door to the client for threads that run no arbiter, and for other runtimes: futures that may move between threads.
+//!
+//! A handle owns one thread with an arbiter and sends work to it. Rows come back through a bounded channel: while it is
+//! full, nothing is read from the server.
+
+use std::{fmt, future::Future};
+
+use futures_core::future::LocalBoxFuture;
+use serde::de::DeserializeOwned;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{
+    client::Client,
+    error::{Error, Kind},
+    split::{Envelope, Row, RowFault, SplitLimits},
+};
+
+/// Batches of rows that may wait for their reader; each is what one chunk of the answer brought, some 32 KiB.
+const BATCHES_WAITING_MAX: usize = 4;
+/// Work that may wait for the thread to take it up; it takes up everything at once, the gate decides what is sent.
+const JOBS_WAITING_MAX: usize = 64;
+
+type Job = Box<dyn FnOnce(Client) -> LocalBoxFuture<'static, ()> + Send>;
+
+/// A client to be used from anywhere. Cheap to clone; the thread ends with the last clone.
+#[derive(Clone)]
+pub struct Handle {
+    jobs: mpsc::Sender<Job>,
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handle").finish_non_exhaustive()
+    }
+}
+
+fn gone() -> Error {
+    Error::new(Kind::HandleClosed, "the client's thread has ended")
+}
+
+impl Handle {
+    pub(crate) fn start(client: Client) -> Result<Self, Error> {
+        let (jobs, mut waiting) = mpsc::channel::<Job>(JOBS_WAITING_MAX);
+        let run = move || {
+            actix_rt::System::new().block_on(async move {
+                while let Some(job) = waiting.recv().await {
+                    actix_rt::spawn(job(client.clone()));
+                }
+            });
+        };
+        std::thread::Builder::new()
+            .name("dhis2-client".to_owned())
+            .spawn(run)
+            .map_err(|error| Error::new(Kind::Settings, "the system gives no thread").with_source(error))?;
+        Ok(Handle { jobs })
+    }
+
+    /// Runs something with the client on the client's thread, and brings its result back.
+    ///
+    /// # Errors
+    /// Handle closed: the work panicked. Its own errors are in its own result.
+    pub async fn run<T, W, F>(&self, work: W) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        W: FnOnce(Client) -> F + Send + 'static,
+        F: Future<Output = T> + 'static,
+    {
+        let (reply, result) = oneshot::channel();
+        let job: Job = Box::new(move |client| {
+            let work = work(client);
+            Box::pin(async move {
+                let mut reply = reply;
+                // A reader that went away takes its request with it.
+                tokio::select! {
+                    value = work => { let _ = reply.send(value); }
+                    () = reply.closed() => {}
+                }
+            })
+        });
+        self.jobs.send(job).await.map_err(|_| gone())?;
+        result.await.map_err(|_| gone())
+    }
+
+    /// As [`Handle::run`], for a plain thread.
+    ///
+    /// # Errors
+    /// As [`Handle::run`].
+    ///
+    /// # Panics
+    /// Inside a runtime, where waiting would block it.
+    pub fn run_blocking<T, W, F>(&self, work: W) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        W: FnOnce(Client) -> F + Send + 'static,
+        F: Future<Output = T> + 'static,
+    {
+        let (reply, result) = oneshot::channel();
+        let job: Job = Box::new(move |client| {
+            let work = work(client);
+            Box::pin(async move {
+                let _ = reply.send(work.await);
+            })
+        });
+        self.jobs.blocking_send(job).map_err(|_| gone())?;
+        result.blocking_recv().map_err(|_| gone())
+    }
+
+    /// Reads one JSON document; `path` as [`Client::get`] takes it.
+    ///
+    /// # Errors
+    /// As [`Request::json`](crate::Request::json).
+    pub async fn json<T: DeserializeOwned + Send + 'static>(&self, path: &str) -> Result<T, Error> {
+        let path = path.to_owned();
+        self.run(|client| async move { client.get(&path).json().await }).await?
+    }
+
+    /// Reads the rows of the array under `array`, in batches of lines.
+    ///
+    /// # Errors
+    /// Handle closed. What the request meets comes with the batches.
+    pub async fn rows(&self, path: &str, array: &[&str], limits: SplitLimits) -> Result<RowBatches, Error> {
+        let path = path.to_owned();
+        let array: Vec<String> = array.iter().map(|&key| key.to_owned()).collect();
+        let (batches, reader) = mpsc::channel(BATCHES_WAITING_MAX);
+        let job: Job = Box::new(move |client| {
+            Box::pin(async move {
+                let last = send_batches(&client, &path, &array, limits, &batches).await;
+                let _ = batches.send(last.map(Batch::End)).await;
+            })
+        });
+        self.jobs.send(job).await.map_err(|_| gone())?;
+        Ok(RowBatches { reader, envelope: None })
+    }
+}
+
+/// What travels from the client's thread.
+enum Batch {
+    Rows(Vec<u8>),
+    End(Envelope),
+}
+
+async fn send_batches(
+    client: &Client,
+    path: &str,
+    array: &[String],
+    limits: SplitLimits,
+    batches: &mpsc::Sender<Result<Batch, Error>>,
+) -> Result<Envelope, Error> {
+    let array: Vec<&str> = array.iter().map(String::as_str).collect();
+    let mut rows = client.get(path).rows(&array, limits).await?;
+    loop {
+        let mut lines = Vec::new();
+        let more = rows
+            .read(&mut |row| {
+                match row {
+                    Row::Whole(row) => row.write_line(&mut lines),
+                    Row::Oversize { .. } | Row::TooDeep { .. } => {
+                        return Err(RowFault::Stopped("longer or deeper than the limit".to_owned()));
+                    }
+                }
+                Ok(())
+            })
+            .await?;
+        if !lines.is_empty() && batches.send(Ok(Batch::Rows(lines))).await.is_err() {
+            return Err(rows.fail(Error::new(Kind::Stopped, "nobody reads the rows any more")));
+        }
+        if !more {
+            return rows.finish();
+        }
+    }
+}
+
+/// Rows on their way from the client's thread.
+#[derive(Debug)]
+pub struct RowBatches {
+    reader: mpsc::Receiver<Result<Batch, Error>>,
+    envelope: Option<Envelope>,
+}
+
+impl fmt::Debug for Batch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Batch::Rows(lines) => f.debug_struct("Rows").field("bytes", &lines.len()).finish(),
+            Batch::End(envelope) => f.debug_tuple("End").field(envelope).finish(),
+        }
+    }
+}
+
+impl RowBatches {
+    /// The next rows, a line of NDJSON each; none when all have come and the answer is known to be whole. Only then do
+    /// they count.
+    ///
+    /// # Errors
+    /// As [`Rows::read`](crate::Rows::read) and [`Rows::finish`](crate::Rows::finish); a row beyond the limits is one, too.
+    pub async fn next(&mut self) -> Result<Option<Vec<u8>>, Error> {
+        if self.envelope.is_some() {
+            return Ok(None);
+        }
+        match self.reader.recv().await {
+            Some(Ok(Batch::Rows(lines))) => Ok(Some(lines)),
+            Some(Ok(Batch::End(envelope))) => {
+                self.envelope = Some(envelope);
+                Ok(None)
+            }
+            Some(Err(error)) => Err(error),
+            None => Err(gone()),
+        }
+    }
+
+    /// What was around the rows, once [`RowBatches::next`] has said none.
+    pub fn envelope(&self) -> Option<&Envelope> {
+        self.envelope.as_ref()
+    }
+}

@@ -1,0 +1,767 @@
+//! The push splitter finds the rows of one answer as its bytes arrive: one row and one chunk in memory, however long the answer.
+//!
+//! It takes the answer apart into the rows of one named array and everything around it. A row is handed out as the
+//! server's own bytes, without a copy when it lies inside one chunk. The text around the rows (the *envelope*) is kept,
+//! with `[]` in the place of the array, and is parsed at the end. Both together make the whole answer valid JSON:
+//! rows are parsed one by one, what stands between them is checked here, the envelope is parsed with the array's place
+//! in it. So a cut answer, a second document and a misplaced bracket are errors, never fewer rows.
+//!
+//! It knows nothing of HTTP. Nothing it says in an error quotes a row.
+
+use std::{cell::Cell, fmt, mem};
+
+use memchr::memchr2;
+use serde::{Deserialize, de::IgnoredAny};
+
+/// Bounds of one answer. The defaults fit every list DHIS2 sends.
+#[derive(Clone, Copy, Debug)]
+pub struct SplitLimits {
+    /// A longer row is reported as [`Row::Oversize`] and the answer goes on. Default 16 MiB.
+    pub row_bytes_max: usize,
+    /// A longer envelope is an error. Default 256 KiB; analytics with metadata need more.
+    pub envelope_bytes_max: usize,
+    /// A row nested deeper is reported as [`Row::TooDeep`]. Default and maximum 127, since serde_json stops there.
+    pub depth_max: u32,
+    /// How much of a row that is not handed out whole is kept, for its id. Default 64 KiB.
+    pub prefix_bytes: usize,
+    /// Whether rows may be something else than objects (arrays, numbers, texts). Default no.
+    pub any_value: bool,
+}
+
+impl Default for SplitLimits {
+    fn default() -> Self {
+        SplitLimits {
+            row_bytes_max: 16 << 20,
+            envelope_bytes_max: 256 << 10,
+            depth_max: DEPTH_MAX,
+            prefix_bytes: 64 << 10,
+            any_value: false,
+        }
+    }
+}
+
+/// Levels of nesting that serde_json parses in one document.
+const DEPTH_MAX: u32 = 127;
+
+/// A larger buffer is given back after its row, so that one giant does not cost memory until the end.
+const ROW_BUFFER_KEPT_BYTES: usize = 1 << 20;
+
+/// What was found in the array.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Row<'a> {
+    /// A row, complete and UTF-8.
+    Whole(WholeRow<'a>),
+    /// A row longer than the limit. Its brackets were followed to its end, nothing else of it was checked.
+    Oversize {
+        /// Its first bytes; usually the id is among them.
+        prefix: &'a [u8],
+        /// Its length.
+        bytes: u64,
+    },
+    /// A row nested deeper than the limit. Checked as little as an oversize one.
+    TooDeep {
+        /// Its first bytes.
+        prefix: &'a [u8],
+        /// Its length.
+        bytes: u64,
+    },
+}
+
+/// One row as the server wrote it.
+pub struct WholeRow<'a> {
+    text: &'a str,
+    index: u64,
+    checked: &'a Cell<bool>,
+    envelope: &'a EnvelopeText,
+}
+
+impl fmt::Debug for WholeRow<'_> {
+    /// Rows are patients: only position and length.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WholeRow").field("index", &self.index).field("bytes", &self.text.len()).finish()
+    }
+}
+
+impl<'a> WholeRow<'a> {
+    /// The row's bytes. Syntactically checked only once [`WholeRow::head`] has succeeded or the callback has returned.
+    pub fn text(&self) -> &'a str {
+        self.text
+    }
+
+    /// Position in the array, from 0; rows that are too long or too deep count.
+    pub fn index(&self) -> u64 {
+        self.index
+    }
+
+    /// Parses what the caller wants to know of the row, and with it the syntax of the whole row.
+    ///
+    /// A callback that never calls it costs nothing but time: the splitter then checks the row itself.
+    ///
+    /// # Errors
+    /// The row is not JSON, or not of that shape. The message says where, never what.
+    pub fn head<T: Deserialize<'a>>(&self) -> Result<T, RowFault> {
+        let head = row_head(self.text)?;
+        self.checked.set(true);
+        Ok(head)
+    }
+
+    /// Whether the row spreads over several lines (a pretty-printed answer).
+    pub fn has_newline(&self) -> bool {
+        memchr2(b'\n', b'\r', self.text.as_bytes()).is_some()
+    }
+
+    /// Appends the row as one line of NDJSON. Line breaks between tokens are dropped, which changes no value, since a
+    /// JSON text cannot contain a raw one.
+    pub fn write_line(&self, line: &mut Vec<u8>) {
+        let mut rest = self.text.as_bytes();
+        while let Some(at) = memchr2(b'\n', b'\r', rest) {
+            line.extend_from_slice(&rest[..at]);
+            rest = &rest[at + 1..];
+        }
+        line.extend_from_slice(rest);
+        line.push(b'\n');
+    }
+
+    /// Parses what the envelope said before the array began (members that stand for all rows, headers of columns).
+    ///
+    /// # Errors
+    /// The text so far does not have that shape.
+    pub fn envelope_so_far<T: serde::de::DeserializeOwned>(&self) -> Result<T, RowFault> {
+        let mut text = self.envelope.bytes.clone();
+        text.push(b']');
+        text.extend(std::iter::repeat_n(b'}', self.envelope.open));
+        serde_json::from_slice(&text).map_err(|error| RowFault::json(&error))
+    }
+}
+
+/// Parses what the caller wants to know of a row, and with it the syntax of the whole text.
+///
+/// # Errors
+/// The text is not JSON, or not of that shape. The message says where, never what.
+pub fn row_head<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, RowFault> {
+    serde_json::from_str(text).map_err(|error| RowFault::json(&error))
+}
+
+/// Why a callback did not take a row.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RowFault {
+    /// The row is not JSON.
+    #[error("not valid JSON at line {line} column {column}")]
+    Syntax {
+        /// Line inside the row, from 1.
+        line: usize,
+        /// Column inside the line, from 1.
+        column: usize,
+    },
+    /// The row is JSON of another shape than expected: the wrong dialect.
+    #[error("not of the expected shape at line {line} column {column}")]
+    Shape {
+        /// Line inside the row, from 1.
+        line: usize,
+        /// Column inside the line, from 1.
+        column: usize,
+    },
+    /// The caller stops reading, for a reason of its own. The text must not quote the row.
+    #[error("{0}")]
+    Stopped(String),
+}
+
+impl RowFault {
+    /// serde_json's own message may quote a value, so only its place is kept.
+    fn json(error: &serde_json::Error) -> Self {
+        let (line, column) = (error.line(), error.column());
+        if error.is_data() { RowFault::Shape { line, column } } else { RowFault::Syntax { line, column } }
+    }
+}
+
+/// Why an answer is not what it should be. Never quotes a row.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SplitError {
+    /// Nothing but white space.
+    #[error("the answer is empty")]
+    Empty,
+    /// The answer does not begin as JSON does.
+    #[error("the answer is not JSON: it begins with byte 0x{first:02x}")]
+    NotJson {
+        /// The first byte that is not white space.
+        first: u8,
+    },
+    /// The answer ends before its JSON does.
+    #[error("the answer ends before its JSON does, after {rows} rows")]
+    Truncated {
+        /// Rows handed out so far.
+        rows: u64,
+    },
+    /// The text around the rows is not JSON, or something follows it.
+    #[error("the text around the rows is not valid JSON at line {line} column {column}")]
+    Envelope {
+        /// Line of the text without its rows, from 1.
+        line: usize,
+        /// Column of the text without its rows, from 1.
+        column: usize,
+    },
+    /// The text around the rows has another shape than expected: the wrong dialect.
+    #[error("the text around the rows does not have the expected shape at line {line} column {column}")]
+    EnvelopeShape {
+        /// Line of the text without its rows, from 1.
+        line: usize,
+        /// Column of the text without its rows, from 1.
+        column: usize,
+    },
+    /// The text around the rows is longer than the limit.
+    #[error("the text around the rows is longer than {max} bytes")]
+    EnvelopeTooLarge {
+        /// The limit.
+        max: usize,
+    },
+    /// The rows' member appears twice.
+    #[error("the member of the rows appears twice")]
+    DuplicateArray,
+    /// Something else than a comma or the end stands behind a row, or nothing behind a comma.
+    #[error("row {index} is not followed by a comma or the end of the array")]
+    Separator {
+        /// Position of the row, from 0.
+        index: u64,
+    },
+    /// A row is not an object.
+    #[error("row {index} is not an object")]
+    NotAnObject {
+        /// Position of the row, from 0.
+        index: u64,
+    },
+    /// A row is not UTF-8.
+    #[error("row {index} is not valid UTF-8")]
+    NotUtf8 {
+        /// Position of the row, from 0.
+        index: u64,
+    },
+    /// A row is not JSON, has the wrong shape, or the caller did not take it.
+    #[error("row {index}")]
+    Row {
+        /// Position of the row, from 0.
+        index: u64,
+        /// What is wrong with it.
+        source: RowFault,
+    },
+}
+
+/// The text around the rows, with `[]` in their place.
+#[derive(Default)]
+struct EnvelopeText {
+    bytes: Vec<u8>,
+    /// Objects that are open where the array stands.
+    open: usize,
+}
+
+/// What was around the rows. Its syntax is checked.
+pub struct Envelope {
+    text: Vec<u8>,
+    found_array: bool,
+    rows: u64,
+    unfit: u64,
+}
+
+impl fmt::Debug for Envelope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Envelope")
+            .field("bytes", &self.text.len())
+            .field("found_array", &self.found_array)
+            .field("rows", &self.rows)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Envelope {
+    /// Whether the array was there. Without it there were no rows, and `rows()` is 0.
+    pub fn found_array(&self) -> bool {
+        self.found_array
+    }
+
+    /// Rows in the array, those too long or too deep included.
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// Rows that were too long or too deep to hand out.
+    pub fn unfit_rows(&self) -> u64 {
+        self.unfit
+    }
+
+    /// The text around the rows, with `[]` in their place: a JSON document.
+    pub fn text(&self) -> &[u8] {
+        &self.text
+    }
+
+    /// Parses the envelope.
+    ///
+    /// # Errors
+    /// It does not have that shape.
+    pub fn parse<'a, T: Deserialize<'a>>(&'a self) -> Result<T, SplitError> {
+        serde_json::from_slice(&self.text)
+            .map_err(|error| SplitError::EnvelopeShape { line: error.line(), column: error.column() })
+    }
+}
+
+/// Where in the answer the next byte lies.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Place {
+    /// Around the rows, before or behind them.
+    Envelope,
+    /// A row must begin here; `first`: or the array may end.
+    BeforeRow { first: bool },
+    /// Inside a row that began in this chunk or an earlier one.
+    InRow,
+    /// Behind a row.
+    AfterRow,
+}
+
+/// Finds the rows of one answer as its bytes arrive.
+///
+/// ```
+/// # use dhis2::split::{Row, RowFault, SplitLimits, Splitter};
+/// let mut lines = Vec::new();
+/// let mut splitter = Splitter::new(&["dataElements"], SplitLimits::default());
+/// for chunk in [r#"{"pager":{"page":1},"dataElements":[{"id":"a"#, r#"bc"},{"id":"xyz"}]}"#] {
+///     splitter.push(chunk.as_bytes(), &mut |row| {
+///         if let Row::Whole(row) = row {
+///             row.write_line(&mut lines);
+///         }
+///         Ok::<(), RowFault>(())
+///     })?;
+/// }
+/// let envelope = splitter.finish()?;
+/// assert_eq!(lines, b"{\"id\":\"abc\"}\n{\"id\":\"xyz\"}\n");
+/// assert_eq!(envelope.text(), br#"{"pager":{"page":1},"dataElements":[]}"#);
+/// # Ok::<(), dhis2::split::SplitError>(())
+/// ```
+pub struct Splitter {
+    path: Vec<String>,
+    limits: SplitLimits,
+    place: Place,
+    envelope: EnvelopeText,
+    scan: EnvelopeScan,
+    value: ValueScan,
+    /// The part of the present row that earlier chunks brought.
+    row: Vec<u8>,
+    /// Length of the present row so far, kept or not.
+    row_bytes: u64,
+    /// The present row is too long or too deep: only its prefix is kept.
+    unfit: bool,
+    rows: u64,
+    rows_unfit: u64,
+    found_array: bool,
+}
+
+impl fmt::Debug for Splitter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Splitter")
+            .field("path", &self.path)
+            .field("place", &self.place)
+            .field("rows", &self.rows)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Splitter {
+    /// A splitter for the array under `path`: keys from the outside in, none for an answer that is itself the array.
+    pub fn new(path: &[&str], limits: SplitLimits) -> Self {
+        Splitter {
+            path: path.iter().map(|&key| key.to_owned()).collect(),
+            limits: SplitLimits { depth_max: limits.depth_max.min(DEPTH_MAX), ..limits },
+            place: Place::Envelope,
+            envelope: EnvelopeText::default(),
+            scan: EnvelopeScan::default(),
+            value: ValueScan::default(),
+            row: Vec::new(),
+            row_bytes: 0,
+            unfit: false,
+            rows: 0,
+            rows_unfit: 0,
+            found_array: false,
+        }
+    }
+
+    /// Rows handed out so far, those too long or too deep included.
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// Takes the next bytes of the answer and hands out every row that is complete with them.
+    ///
+    /// # Errors
+    /// The answer is not what it should be, or the callback did not take a row. The splitter is then of no further use.
+    pub fn push(
+        &mut self,
+        chunk: &[u8],
+        on_row: &mut dyn FnMut(Row<'_>) -> Result<(), RowFault>,
+    ) -> Result<(), SplitError> {
+        let mut at = 0;
+        while at < chunk.len() {
+            at = match self.place {
+                Place::Envelope => self.push_envelope(chunk, at)?,
+                Place::BeforeRow { first } => self.before_row(chunk, at, first)?,
+                Place::InRow => self.in_row(chunk, at, on_row)?,
+                Place::AfterRow => self.after_row(chunk, at)?,
+            };
+        }
+        Ok(())
+    }
+
+    /// Says what was around the rows, once the answer has ended.
+    ///
+    /// # Errors
+    /// The answer ended too early, or the text around the rows is not one JSON document.
+    pub fn finish(self) -> Result<Envelope, SplitError> {
+        if self.place != Place::Envelope {
+            return Err(SplitError::Truncated { rows: self.rows });
+        }
+        if self.envelope.bytes.iter().all(|byte| is_blank(*byte)) {
+            return Err(SplitError::Empty);
+        }
+        if let Err(error) = serde_json::from_slice::<IgnoredAny>(&self.envelope.bytes) {
+            return Err(if error.is_eof() {
+                SplitError::Truncated { rows: self.rows }
+            } else {
+                SplitError::Envelope { line: error.line(), column: error.column() }
+            });
+        }
+        Ok(Envelope {
+            text: self.envelope.bytes,
+            found_array: self.found_array,
+            rows: self.rows,
+            unfit: self.rows_unfit,
+        })
+    }
+
+    fn push_envelope(&mut self, chunk: &[u8], from: usize) -> Result<usize, SplitError> {
+        let max = self.limits.envelope_bytes_max;
+        // Never looks at more than may still be kept, so a wrong answer is refused early.
+        let room = max.saturating_sub(self.envelope.bytes.len());
+        let to = chunk.len().min(from + room);
+        if from == to {
+            return Err(SplitError::EnvelopeTooLarge { max });
+        }
+        for (offset, &byte) in chunk[from..to].iter().enumerate() {
+            let found = self.scan.step(byte, &self.path, &self.envelope.bytes, &chunk[from..from + offset])?;
+            if found {
+                if self.found_array {
+                    return Err(SplitError::DuplicateArray);
+                }
+                self.found_array = true;
+                let next = from + offset + 1;
+                self.envelope.bytes.extend_from_slice(&chunk[from..next]);
+                self.envelope.open = self.path.len();
+                self.place = Place::BeforeRow { first: true };
+                return Ok(next);
+            }
+        }
+        self.envelope.bytes.extend_from_slice(&chunk[from..to]);
+        Ok(to)
+    }
+
+    fn before_row(&mut self, chunk: &[u8], from: usize, first: bool) -> Result<usize, SplitError> {
+        let Some(at) = skip_blank(chunk, from) else { return Ok(chunk.len()) };
+        let byte = chunk[at];
+        if byte == b']' {
+            return if first { Ok(self.end_array(at)) } else { Err(self.separator()) };
+        }
+        if byte == b',' {
+            return Err(self.separator());
+        }
+        if byte != b'{' && !self.limits.any_value {
+            return Err(SplitError::NotAnObject { index: self.rows });
+        }
+        self.value = ValueScan::default();
+        self.row.clear();
+        self.row_bytes = 0;
+        self.unfit = false;
+        self.place = Place::InRow;
+        Ok(at)
+    }
+
+    fn after_row(&mut self, chunk: &[u8], from: usize) -> Result<usize, SplitError> {
+        let Some(at) = skip_blank(chunk, from) else { return Ok(chunk.len()) };
+        match chunk[at] {
+            b',' => {
+                self.place = Place::BeforeRow { first: false };
+                Ok(at + 1)
+            }
+            b']' => Ok(self.end_array(at)),
+            _ => Err(self.separator()),
+        }
+    }
+
+    /// `rows` has not counted the row that is missing, so the row before it is named.
+    fn separator(&self) -> SplitError {
+        SplitError::Separator { index: self.rows.saturating_sub(1) }
+    }
+
+    fn end_array(&mut self, at: usize) -> usize {
+        self.envelope.bytes.push(b']');
+        self.scan.array_ended();
+        self.place = Place::Envelope;
+        at + 1
+    }
+
+    fn in_row(
+        &mut self,
+        chunk: &[u8],
+        from: usize,
+        on_row: &mut dyn FnMut(Row<'_>) -> Result<(), RowFault>,
+    ) -> Result<usize, SplitError> {
+        let end = self.value.find_end(chunk, from);
+        let part = &chunk[from..end.unwrap_or(chunk.len())];
+        self.row_bytes += part.len() as u64;
+        let too_deep = self.value.deepest > self.limits.depth_max;
+        self.unfit |= too_deep || self.row_bytes > self.limits.row_bytes_max as u64;
+
+        let kept_earlier = !self.row.is_empty();
+        if kept_earlier || end.is_none() {
+            let room = if self.unfit { self.limits.prefix_bytes.saturating_sub(self.row.len()) } else { part.len() };
+            self.row.extend_from_slice(&part[..room.min(part.len())]);
+            if self.unfit {
+                self.row.truncate(self.limits.prefix_bytes);
+                // A long row was buffered up to the limit; its memory is given back, not kept for the next row.
+                self.row.shrink_to(self.limits.prefix_bytes);
+            }
+        }
+        let Some(end) = end else { return Ok(chunk.len()) };
+
+        let index = self.rows;
+        self.rows += 1;
+        self.place = Place::AfterRow;
+        // Taken out, so that the callback may borrow it while `self` is borrowed for the envelope; put back below.
+        let kept = mem::take(&mut self.row);
+        let bytes: &[u8] = if kept_earlier { &kept } else { part };
+        let given = if self.unfit {
+            self.rows_unfit += 1;
+            let prefix = &bytes[..bytes.len().min(self.limits.prefix_bytes)];
+            let bytes = self.row_bytes;
+            if bytes > self.limits.row_bytes_max as u64 {
+                on_row(Row::Oversize { prefix, bytes })
+            } else {
+                on_row(Row::TooDeep { prefix, bytes })
+            }
+        } else {
+            let text = std::str::from_utf8(bytes).map_err(|_| SplitError::NotUtf8 { index })?;
+            let checked = Cell::new(false);
+            let row = WholeRow { text, index, checked: &checked, envelope: &self.envelope };
+            on_row(Row::Whole(row))
+                .and_then(|()| if checked.get() { Ok(()) } else { row_head::<IgnoredAny>(text).map(|IgnoredAny| ()) })
+        };
+        given.map_err(|source| SplitError::Row { index, source })?;
+        if kept.capacity() <= ROW_BUFFER_KEPT_BYTES {
+            self.row = kept;
+            self.row.clear();
+        }
+        Ok(end)
+    }
+}
+
+fn is_blank(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\n' | b'\r' | b'\t')
+}
+
+fn skip_blank(chunk: &[u8], from: usize) -> Option<usize> {
+    chunk[from..].iter().position(|byte| !is_blank(*byte)).map(|offset| from + offset)
+}
+
+/// Follows the text around the rows far enough to know where the array begins.
+///
+/// It trusts the text to be JSON; that it was is found out when the envelope is parsed. On JSON it never errs, and text
+/// that is not JSON never passes.
+#[derive(Debug, Default)]
+struct EnvelopeScan {
+    /// Anything but white space has been seen.
+    begun: bool,
+    /// Containers open.
+    depth: usize,
+    /// Keys of the path that lead to the innermost container that is still on it. That container has depth
+    /// `matched + 1` and is an object.
+    matched: usize,
+    /// The container at depth `matched + 1` is an object (it always is, except for a root array).
+    on_object: bool,
+    /// The next text in the container at depth `matched + 1` is a key.
+    key_expected: bool,
+    in_text: bool,
+    escaped: bool,
+    /// The text being read is a key that may be the path's next: where it begins in the envelope.
+    key_from: Option<usize>,
+    /// The last key was the path's next, and its value has not come yet.
+    key_matches: bool,
+    /// The whole path was found before.
+    found: bool,
+}
+
+impl EnvelopeScan {
+    /// Takes one byte; true when it is the bracket that opens the array. `before` and `part` together are the envelope
+    /// up to this byte.
+    fn step(&mut self, byte: u8, path: &[String], before: &[u8], part: &[u8]) -> Result<bool, SplitError> {
+        if self.in_text {
+            if self.escaped {
+                self.escaped = false;
+            } else if byte == b'\\' {
+                self.escaped = true;
+            } else if byte == b'"' {
+                self.in_text = false;
+                if let Some(from) = self.key_from.take() {
+                    self.end_key(from, path, before, part)?;
+                }
+            }
+            return Ok(false);
+        }
+        if is_blank(byte) {
+            return Ok(false);
+        }
+        if !self.begun {
+            self.begun = true;
+            if byte != b'{' && byte != b'[' {
+                return Err(SplitError::NotJson { first: byte });
+            }
+            if byte == b'[' && path.is_empty() {
+                self.found = true;
+                return Ok(true);
+            }
+            self.on_object = byte == b'{';
+        }
+        let on_path = self.depth == self.matched + 1 && self.on_object;
+        match byte {
+            b'"' => {
+                self.in_text = true;
+                if on_path && self.key_expected {
+                    self.key_expected = false;
+                    self.key_from = Some(before.len() + part.len() + 1);
+                } else if on_path {
+                    self.key_matches = false;
+                }
+            }
+            b'{' => {
+                if on_path && self.key_matches && self.matched + 1 < path.len() {
+                    self.matched += 1;
+                }
+                self.key_matches = false;
+                self.depth += 1;
+                if self.depth == self.matched + 1 {
+                    self.key_expected = true;
+                }
+            }
+            b'[' => {
+                if on_path && self.key_matches && self.matched + 1 == path.len() {
+                    self.key_matches = false;
+                    return Ok(true);
+                }
+                self.key_matches = false;
+                self.depth += 1;
+            }
+            b'}' | b']' => {
+                if self.depth == self.matched + 1 && self.matched > 0 {
+                    self.matched -= 1;
+                }
+                self.depth = self.depth.saturating_sub(1);
+                self.key_expected = false;
+                self.key_matches = false;
+            }
+            b',' if on_path => {
+                self.key_expected = true;
+                self.key_matches = false;
+            }
+            _ => {}
+        }
+        Ok(false)
+    }
+
+    fn end_key(&mut self, from: usize, path: &[String], before: &[u8], part: &[u8]) -> Result<(), SplitError> {
+        // The key may have begun in an earlier chunk, and then lies in both.
+        let key: Vec<u8> =
+            if from >= before.len() { part[from - before.len()..].to_vec() } else { [&before[from..], part].concat() };
+        let Some(wanted) = path.get(self.matched) else { return Ok(()) };
+        let same = if key.contains(&b'\\') {
+            let quoted = [b"\"", key.as_slice(), b"\""].concat();
+            serde_json::from_slice::<String>(&quoted).is_ok_and(|key| key == *wanted)
+        } else {
+            key == wanted.as_bytes()
+        };
+        self.key_matches = same;
+        if same && self.matched + 1 == path.len() {
+            if self.found {
+                return Err(SplitError::DuplicateArray);
+            }
+            self.found = true;
+        }
+        Ok(())
+    }
+
+    /// The array has ended; its closing bracket is in the envelope already.
+    fn array_ended(&mut self) {
+        self.key_expected = false;
+        self.key_matches = false;
+    }
+}
+
+/// Follows one value to its end, across chunks. Trusts it to be JSON, as [`EnvelopeScan`] does.
+#[derive(Debug, Default)]
+struct ValueScan {
+    begun: bool,
+    /// The value is a number or a word: it ends where something else begins.
+    bare: bool,
+    depth: u32,
+    deepest: u32,
+    in_text: bool,
+    escaped: bool,
+}
+
+impl ValueScan {
+    /// Where the value ends: the index behind its last byte, if it ends in this chunk.
+    fn find_end(&mut self, chunk: &[u8], from: usize) -> Option<usize> {
+        let mut at = from;
+        if !self.begun {
+            self.begun = true;
+            match chunk[at] {
+                b'{' | b'[' | b'"' => {}
+                _ => self.bare = true,
+            }
+        }
+        if self.bare {
+            let ends = |byte: &u8| is_blank(*byte) || matches!(byte, b',' | b']' | b'}');
+            return chunk[at..].iter().position(ends).map(|offset| at + offset);
+        }
+        loop {
+            if self.in_text {
+                if self.escaped {
+                    if at == chunk.len() {
+                        return None;
+                    }
+                    self.escaped = false;
+                    at += 1;
+                }
+                at += memchr2(b'"', b'\\', &chunk[at..])? + 1;
+                if chunk[at - 1] == b'\\' {
+                    self.escaped = true;
+                    continue;
+                }
+                self.in_text = false;
+                if self.depth == 0 {
+                    return Some(at);
+                }
+            }
+            let offset = chunk[at..].iter().position(|byte| matches!(byte, b'"' | b'{' | b'}' | b'[' | b']'))?;
+            at += offset + 1;
+            match chunk[at - 1] {
+                b'"' => self.in_text = true,
+                b'{' | b'[' => {
+                    self.depth += 1;
+                    self.deepest = self.deepest.max(self.depth);
+                }
+                _ => {
+                    self.depth = self.depth.saturating_sub(1);
+                    if self.depth == 0 {
+                        return Some(at);
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! What a server says about itself and about us: `/api/system/info`, `/api/ping`, `/api/me`.
+
+use serde::Deserialize;
+
+use crate::{
+    client::Client,
+    error::{Error, Kind},
+    version::Version,
+};
+
+/// A server's self-description. What a version or a right does not give is none.
+///
+/// Source: dhis2-core `SystemInfo`, 2.25 to 2.43.
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct SystemInfo {
+    /// Its version; the minor number decides the dialect.
+    pub version: Version,
+    /// Short hash of the build.
+    pub revision: Option<String>,
+    /// The database's own id, what a checkpoint knows a source by. Hidden from all but superusers in 2.25 and 2.26.
+    pub system_id: Option<String>,
+    /// The server's clock, local to the server and without a zone: `2024-05-01T10:11:12.345`.
+    pub server_date: Option<String>,
+    /// The zone of every date without one: an IANA id. 2.36 and later.
+    pub server_time_zone_id: Option<String>,
+    /// `iso8601`, or a calendar in which period ids count differently.
+    pub calendar: Option<String>,
+    /// The name people gave it.
+    pub system_name: Option<String>,
+    /// When analytics tables were last built; without a zone.
+    pub last_analytics_table_success: Option<String>,
+}
+
+/// Who we are for the server.
+///
+/// Source: dhis2-core `MeDto`; `username` at the top from 2.38, in `userCredentials` until 2.40.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct Me {
+    /// Our uid.
+    pub id: Option<String>,
+    /// Our login name.
+    pub username: Option<String>,
+    /// What we may do; `ALL` is a superuser. None where the server does not tell.
+    pub authorities: Option<Vec<String>>,
+    /// Roots below which we may record.
+    pub organisation_units: Vec<String>,
+    /// Roots below which we may read aggregated data; empty where none are set apart.
+    pub data_view_organisation_units: Vec<String>,
+    /// Roots below which we may search tracked entities; empty where none are set apart.
+    pub search_organisation_units: Vec<String>,
+}
+
+impl Me {
+    /// Whether we may do everything; none where the server does not tell.
+    pub fn is_superuser(&self) -> Option<bool> {
+        self.authorities.as_ref().map(|all| all.iter().any(|one| one == "ALL"))
+    }
+}
+
+#[derive(Deserialize)]
+struct WithId {
+    id: String,
+}
+
+fn ids(units: Option<Vec<WithId>>) -> Vec<String> {
+    units.unwrap_or_default().into_iter().map(|unit| unit.id).collect()
+}
+
+/// The `ping` body is `pong`, or the same as a JSON string; nobody sends more.
+const PONG_BYTES_MAX: usize = 64;
+
+impl Client {
+    /// Reads `/api/system/info`. Any user may.
+    ///
+    /// # Errors
+    /// Garbled when there is no version in it: then it is not DHIS2.
+    pub async fn system_info(&self) -> Result<SystemInfo, Error> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Raw {
+            #[serde(default)]
+            version: Option<String>,
+            #[serde(default)]
+            revision: Option<String>,
+            #[serde(default)]
+            system_id: Option<String>,
+            #[serde(default)]
+            server_date: Option<String>,
+            #[serde(default)]
+            server_time_zone_id: Option<String>,
+            #[serde(default)]
+            calendar: Option<String>,
+            #[serde(default)]
+            system_name: Option<String>,
+            #[serde(default)]
+            last_analytics_table_success: Option<String>,
+        }
+        let request = self.get("system/info");
+        let url = format!("{}/api/system/info", self.url());
+        let raw: Raw = request.json().await?;
+        let garbled = |text: &str| Error::new(Kind::Garbled, text).about(&url, "");
+        let version = raw.version.ok_or_else(|| garbled("the answer names no version: this is not DHIS2"))?;
+        let version = version
+            .parse()
+            .map_err(|error| garbled("the answer names a version this program does not know").with_source(error))?;
+        Ok(SystemInfo {
+            version,
+            revision: raw.revision,
+            system_id: raw.system_id.filter(|id| !id.is_empty()),
+            server_date: raw.server_date,
+            server_time_zone_id: raw.server_time_zone_id,
+            calendar: raw.calendar,
+            system_name: raw.system_name,
+            last_analytics_table_success: raw.last_analytics_table_success,
+        })
+    }
+
+    /// Asks for a sign of life, the cheapest there is: `/api/ping` from 2.37, `/api/system/ping` before.
+    ///
+    /// - `version`: of the server, where it is known; without it the older path is taken, which all have.
+    ///
+    /// # Errors
+    /// Garbled when something else than `pong` comes back: whatever answers there is not the server.
+    pub async fn ping(&self, version: Option<&Version>) -> Result<(), Error> {
+        let path = if version.is_some_and(|version| version.minor() >= 37) { "ping" } else { "system/ping" };
+        let body = self.get(path).raw().bytes(PONG_BYTES_MAX).await?;
+        if matches!(body.trim_ascii(), b"pong" | b"\"pong\"") {
+            Ok(())
+        } else {
+            let text = "the server answers a ping with something else than `pong`";
+            Err(Error::new(Kind::Garbled, text).about(&format!("{}/api/{path}", self.url()), ""))
+        }
+    }
+
+    /// Reads `/api/me`: who we are, what we may, where.
+    ///
+    /// # Errors
+    /// As every request.
+    pub async fn me(&self) -> Result<Me, Error> {
+        #[derive(Deserialize)]
+        struct UserCredentials {
+            #[serde(default)]
+            username: Option<String>,
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Raw {
+            #[serde(default)]
+            id: Option<String>,
+            #[serde(default)]
+            username: Option<String>,
+            #[serde(default)]
+            user_credentials: Option<UserCredentials>,
+            #[serde(default)]
+            authorities: Option<Vec<String>>,
+            #[serde(default)]
+            organisation_units: Option<Vec<WithId>>,
+            #[serde(default)]
+            data_view_organisation_units: Option<Vec<WithId>>,
+            #[serde(default)]
+            tei_search_organisation_units: Option<Vec<WithId>>,
+        }
+        let fields = "id,username,userCredentials[username],authorities,organisationUnits[id],\
+                      dataViewOrganisationUnits[id],teiSearchOrganisationUnits[id]";
+        let raw: Raw = self.get("me").query("fields", fields).json().await?;
+        Ok(Me {
+            id: raw.id,
+            username: raw.username.or_else(|| raw.user_credentials.and_then(|user| user.username)),
+            authorities: raw.authorities,
+            organisation_units: ids(raw.organisation_units),
+            data_view_organisation_units: ids(raw.data_view_organisation_units),
+            search_organisation_units: ids(raw.tei_search_organisation_units),
+        })
+    }
+}

@@ -1,0 +1,694 @@
+//! The one place where a request leaves, and where only a whole answer passes.
+//!
+//! ```text
+//! login known? ─▶ gate ─▶ send ─▶ head: time, length, type, login page? ─▶ body: time, rate, length, inflate
+//! ```
+//!
+//! awc is given no timers, no redirects, no decompression: each of them would hide something. What is repeated here is
+//! repeated once, through the gate: a request on a kept connection that the server had closed, and a request whose
+//! session had ended.
+
+use std::{rc::Rc, time::Duration};
+
+use awc::{
+    ClientResponse,
+    error::{ConnectError, PayloadError, SendRequestError},
+    http::{
+        Method, StatusCode, Version,
+        header::{self, HeaderMap, HeaderValue},
+    },
+};
+use bytes::{Buf as _, Bytes};
+use futures_util::StreamExt as _;
+use harvester_pacing::TurnOutcome;
+use tokio::time::Instant;
+
+use crate::{
+    auth::{Pass, Refusal},
+    client::{Client, Limits},
+    error::{Error, Kind, ServerMessage, said},
+    gate::Turn,
+    inflate::{InflateError, InflateLimits, Inflater},
+    wire::{TRACE, Trace},
+};
+
+/// Room for inflated bytes; also the longest stretch of work between two looks at the clock.
+const INFLATE_BUFFER_BYTES: usize = 64 << 10;
+
+/// What a request wants.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Want {
+    /// JSON, nothing else.
+    Json,
+    /// Whatever the path gives, except a page for people.
+    Anything,
+}
+
+/// One request, ready to be sent.
+#[derive(Clone, Debug)]
+pub(crate) struct Call {
+    /// Behind `/api/`, with query, encoded.
+    pub(crate) path: String,
+    pub(crate) want: Want,
+}
+
+/// A turn in hand. Dropped without [`Held::end`], it counts as abandoned.
+pub(crate) struct Held {
+    turn: Option<Box<dyn Turn>>,
+    /// How long the server was waited for.
+    spent: Duration,
+}
+
+impl Held {
+    pub(crate) fn end(&mut self, outcome: TurnOutcome) {
+        if let Some(turn) = self.turn.take() {
+            turn.end(outcome, self.spent);
+        }
+    }
+}
+
+/// A success whose head is as it should be.
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) content_type: Option<String>,
+    pub(crate) url: String,
+    pub(crate) request_id: String,
+    pub(crate) held: Held,
+    body: Body,
+}
+
+impl Answer {
+    /// Waits for the next piece of the body. Ends the turn on an error, not at the end: what the bytes mean may still be
+    /// wrong.
+    pub(crate) async fn piece(&mut self) -> Result<Piece, Error> {
+        let read = self.body.advance(&mut self.held.spent).await;
+        read.map_err(|error| self.fail(error))
+    }
+
+    /// The bytes of the piece that [`Answer::piece`] has just found; none at the end of the body.
+    pub(crate) fn bytes(&self, piece: &Piece) -> Option<&[u8]> {
+        self.body.bytes(piece)
+    }
+
+    /// Ends the turn with what the error means, and says which request it was.
+    pub(crate) fn fail(&mut self, error: Error) -> Error {
+        self.held.end(error.turn_outcome());
+        error.about(&self.url, &self.request_id)
+    }
+}
+
+/// Sends one request and takes the head of its answer.
+pub(crate) async fn send(client: &Client, call: &Call) -> Result<Answer, Error> {
+    let session = &client.shared.session;
+    let mut with_cookie = true;
+    loop {
+        let pass = session.enter(with_cookie).await?;
+        let mut reply = exchange(client, call, &pass).await?;
+        session.take_cookies(reply.body.payload.headers(), pass.generation);
+        match judge(client, call, &mut reply).await {
+            Verdict::Good => {
+                session.prove(pass.generation);
+                return Ok(reply.into_answer());
+            }
+            Verdict::Login(refusal) => {
+                reply.held.end(TurnOutcome::Answered);
+                match &pass.cookie {
+                    // The session may have ended: once more, by name and password.
+                    Some(cookie) if with_cookie => {
+                        session.expire(cookie);
+                        with_cookie = false;
+                    }
+                    _ => {
+                        session.refuse(pass.generation, refusal.clone());
+                        return Err(refusal.error().about(&reply.url, &reply.request_id));
+                    }
+                }
+            }
+            Verdict::Bad(error) => {
+                // Whoever refuses with a message of DHIS2 has let us in first.
+                let known = matches!(error.status(), Some(400 | 403 | 404 | 409)) && error.server_message().is_some();
+                if known {
+                    session.prove(pass.generation);
+                }
+                reply.held.end(error.turn_outcome());
+                return Err(error.about(&reply.url, &reply.request_id));
+            }
+        }
+    }
+}
+
+/// A head that came, unjudged.
+struct Reply {
+    body: Body,
+    trace: Rc<Trace>,
+    held: Held,
+    url: String,
+    request_id: String,
+}
+
+impl Reply {
+    fn status(&self) -> StatusCode {
+        self.body.payload.status()
+    }
+
+    fn header(&self, name: header::HeaderName) -> Option<String> {
+        text(self.body.payload.headers(), name)
+    }
+
+    fn into_answer(self) -> Answer {
+        let content_type = self.header(header::CONTENT_TYPE);
+        let status = self.status().as_u16();
+        let Reply { body, held, url, request_id, .. } = self;
+        Answer { status, content_type, url, request_id, held, body }
+    }
+
+    /// Reads a body that is no data: at most so much of it, and nothing if it does not come whole.
+    async fn small_body(&mut self, bytes_max: usize) -> Vec<u8> {
+        let mut kept = Vec::new();
+        loop {
+            match self.body.advance(&mut self.held.spent).await {
+                Ok(piece) => {
+                    let Some(bytes) = self.body.bytes(&piece) else { return kept };
+                    let room = bytes_max - kept.len();
+                    kept.extend_from_slice(&bytes[..room.min(bytes.len())]);
+                    if kept.len() == bytes_max {
+                        // Dropping the rest closes the connection.
+                        return kept;
+                    }
+                }
+                Err(_) => return Vec::new(),
+            }
+        }
+    }
+}
+
+/// Sends once; a second time when the first went out on a kept connection that the server had given up.
+async fn exchange(client: &Client, call: &Call, pass: &Pass<'_>) -> Result<Reply, Error> {
+    let shared = &client.shared;
+    let url = shared.base.url_of(&call.path);
+    let mut repeated = false;
+    loop {
+        let turn = client.gate.turn().await.map_err(|closed| {
+            Error::new(Kind::GateClosed, "no more requests are let through").with_source(closed).about(&url, "")
+        })?;
+        let mut held = Held { turn: Some(turn), spent: Duration::ZERO };
+        let request_id = shared.next_request_id();
+        let trace = Trace::new(std::sync::Arc::clone(&shared.sent));
+        let begun = Instant::now();
+        let head = send_once(client, call, pass, &request_id, &trace).await;
+        held.spent = begun.elapsed();
+        match head {
+            Ok(head) => {
+                let body = Body::new(head, &shared.limits);
+                return Ok(Reply { body, trace, held, url, request_id });
+            }
+            Err(error) if trace.is_stale() && matches!(error.kind(), Kind::Reset | Kind::Cut) && !repeated => {
+                // No fault of the server's: it had closed an idle connection while the request was on its way.
+                tracing::trace!(%request_id, "kept connection was closed; sending again on another");
+                held.end(TurnOutcome::Abandoned);
+                repeated = true;
+            }
+            Err(error) => {
+                held.end(error.turn_outcome());
+                return Err(error.about(&url, &request_id));
+            }
+        }
+    }
+}
+
+async fn send_once(
+    client: &Client,
+    call: &Call,
+    pass: &Pass<'_>,
+    request_id: &str,
+    trace: &Rc<Trace>,
+) -> Result<ClientResponse, Error> {
+    let shared = &client.shared;
+    let uri = shared.base.wire_uri(&call.path)?;
+    let mut request = client
+        .local()
+        .request(Method::GET, uri)
+        .no_decompress()
+        .insert_header((header::HOST, shared.base.host_header.clone()))
+        .insert_header((header::USER_AGENT, shared.user_agent.clone()))
+        .insert_header((
+            header::ACCEPT,
+            if call.want == Want::Json { "application/json" } else { "application/json, */*;q=0.5" },
+        ))
+        .insert_header((header::ACCEPT_ENCODING, "gzip"))
+        // Caches of proxies may be stale and ignore who asks.
+        .insert_header((header::CACHE_CONTROL, "no-cache"))
+        // Makes the server answer 401 where it would send people to the login page.
+        .insert_header(("X-Requested-With", "XMLHttpRequest"))
+        .insert_header(("X-Request-ID", request_id));
+    if let Some(authorization) = &pass.authorization {
+        request = request.insert_header((header::AUTHORIZATION, authorization.clone()));
+    }
+    if let Some(cookie) = &pass.cookie {
+        let mut value = HeaderValue::try_from(cookie.as_str())
+            .map_err(|_| Error::new(Kind::Garbled, "the server's cookie cannot be sent back"))?;
+        value.set_sensitive(true);
+        request = request.insert_header((header::COOKIE, value));
+    }
+    let sending = TRACE.scope(Rc::clone(trace), request.send_body(awc::body::None::new()));
+    let limits = &shared.limits;
+    match within_first_byte(trace, limits.first_byte_timeout, sending).await {
+        Some(Ok(head)) => Ok(head),
+        Some(Err(error)) => Err(trace.take_connect_error().unwrap_or_else(|| send_error(error, trace.is_stale()))),
+        None => Err(Error::new(Kind::FirstByteTimeout, format!("no answer within {:?}", limits.first_byte_timeout))),
+    }
+}
+
+/// How often a time limit that has not begun yet is looked at.
+const CONNECTING_LOOK: Duration = Duration::from_secs(1);
+
+/// Waits for the head; the time begins when there is a connection, since connecting has a limit of its own.
+async fn within_first_byte<F: Future>(trace: &Trace, limit: Duration, sending: F) -> Option<F::Output> {
+    tokio::pin!(sending);
+    let due = tokio::time::sleep(limit);
+    tokio::pin!(due);
+    loop {
+        tokio::select! {
+            biased;
+            output = &mut sending => return Some(output),
+            () = &mut due => {
+                let now = Instant::now();
+                if trace.is_connecting() {
+                    due.as_mut().reset(now + limit.min(CONNECTING_LOOK));
+                } else if let Some(end) = trace.connected_at().map(|at| at + limit).filter(|end| *end > now) {
+                    due.as_mut().reset(end);
+                } else {
+                    return None;
+                }
+            }
+        }
+    }
+}
+
+fn send_error(error: SendRequestError, stale: bool) -> Error {
+    use awc::error::SendRequestError as Send;
+    let broken = |error: std::io::Error| {
+        let (kind, text) = match error.kind() {
+            std::io::ErrorKind::UnexpectedEof if stale => {
+                (Kind::Cut, "the kept connection was closed without an answer")
+            }
+            std::io::ErrorKind::UnexpectedEof => (Kind::Cut, "the connection was closed before the head was complete"),
+            _ => (Kind::Reset, "the connection broke before the head was complete"),
+        };
+        Error::new(kind, text).with_source(error)
+    };
+    match error {
+        Send::Connect(ConnectError::Io(error)) | Send::Send(error) => broken(error),
+        Send::Connect(ConnectError::Disconnected) => broken(std::io::ErrorKind::UnexpectedEof.into()),
+        Send::Response(parse) => match io_behind(&parse) {
+            Some(kind) => broken(kind.into()),
+            // actix-http's type is not to be had through awc, so it is told by its words (actix-http 3.20).
+            None if parse.to_string() == "message head is too large" => {
+                Error::new(Kind::TooLarge, "the head of the answer is too large")
+            }
+            None => Error::new(Kind::Garbled, format!("the answer is not HTTP: {parse}")),
+        },
+        other => Error::new(Kind::Connect, format!("the request could not be sent: {other}")),
+    }
+}
+
+/// The broken connection behind a head that could not be read.
+fn io_behind(error: &(dyn std::error::Error + 'static)) -> Option<std::io::ErrorKind> {
+    Some(error.source()?.downcast_ref::<std::io::Error>()?.kind())
+}
+
+/// What a head, and a small body, amount to.
+enum Verdict {
+    Good,
+    /// The server wants us to log in.
+    Login(Refusal),
+    Bad(Error),
+}
+
+async fn judge(client: &Client, call: &Call, reply: &mut Reply) -> Verdict {
+    let limits = &client.shared.limits;
+    let status = reply.status();
+    let head = &reply.body.payload;
+    let head_bytes: usize = head.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    if head_bytes > limits.head_bytes_max {
+        reply.trace.poison();
+        return Verdict::Bad(Error::new(Kind::TooLarge, "the head of the answer is too large"));
+    }
+    let empty_by_status = status.is_informational() || matches!(status.as_u16(), 204 | 205 | 304);
+    let has_length = reply.body.expected.is_some() || reply.body.chunked;
+    if !has_length && !empty_by_status {
+        // What follows would be taken for the head of the next answer.
+        reply.trace.poison();
+    }
+    let login = |what: &str| Verdict::Login(Refusal { status: status.as_u16(), what: what.to_owned() });
+    match status.as_u16() {
+        200..=299 if !has_length && !empty_by_status => Verdict::Bad(
+            Error::new(Kind::NoLength, "the answer does not say how long it is (neither length nor chunks)")
+                .with_status(status.as_u16()),
+        ),
+        200..=299 => judge_success(call, reply, limits).await,
+        401 => {
+            let said = ServerMessage::parse(&reply.small_body(limits.error_body_bytes_max).await);
+            let why = said.and_then(|said| said.message).unwrap_or_else(|| "Unauthorized".to_owned());
+            login(&format!("the server does not accept the credentials (401 {why})"))
+        }
+        301 | 302 | 303 | 307 | 308 => {
+            let location = reply.header(header::LOCATION).unwrap_or_default();
+            // Reading the body keeps the connection.
+            reply.small_body(limits.error_body_bytes_max).await;
+            let lower = location.to_ascii_lowercase();
+            if lower.contains("login") || lower.contains("logout.action") {
+                login("the server sends us to its login page: it does not accept the credentials")
+            } else {
+                let text = client.shared.base.redirect_advice(&location);
+                Verdict::Bad(Error::new(Kind::Redirect, text).with_status(status.as_u16()))
+            }
+        }
+        _ => Verdict::Bad(refused(reply, limits).await),
+    }
+}
+
+async fn judge_success(call: &Call, reply: &mut Reply, limits: &Limits) -> Verdict {
+    let status = reply.status().as_u16();
+    if let Encoding::Unknown(name) = &reply.body.encoding {
+        let text = format!("the answer is encoded as `{}`, which was not asked for", said(name));
+        reply.trace.poison();
+        return Verdict::Bad(Error::new(Kind::Encoding, text).with_status(status));
+    }
+    let content_type = reply.header(header::CONTENT_TYPE).unwrap_or_default();
+    let media = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    if media == "text/html" || media == "application/xhtml+xml" {
+        let page = reply.small_body(limits.error_body_bytes_max).await;
+        if is_login_page(&page) {
+            let what = "the server answers with a login page: it does not accept the credentials".to_owned();
+            return Verdict::Login(Refusal { status, what });
+        }
+        let title = title(&page).map_or_else(String::new, |title| format!(", titled \"{title}\""));
+        let text = format!("the server answers with a page for people{title}");
+        return Verdict::Bad(Error::new(Kind::Html, text).with_status(status));
+    }
+    if call.want == Want::Anything {
+        return Verdict::Good;
+    }
+    if reply.body.expected == Some(0) || matches!(status, 204 | 205) {
+        return Verdict::Bad(Error::new(Kind::Empty, "the answer is a success without a body").with_status(status));
+    }
+    if media == "application/json" || media == "text/json" || media.ends_with("+json") {
+        return Verdict::Good;
+    }
+    reply.small_body(limits.error_body_bytes_max).await;
+    let text = if media.is_empty() {
+        "the answer does not say what type it has".to_owned()
+    } else {
+        format!("the answer is not JSON but `{}`", said(&media))
+    };
+    Verdict::Bad(Error::new(Kind::NotJson, text).with_status(status))
+}
+
+/// The error for a status that is neither success, login nor redirect.
+async fn refused(reply: &mut Reply, limits: &Limits) -> Error {
+    let status = reply.status();
+    let retry_after = reply
+        .header(header::RETRY_AFTER)
+        .and_then(|value| harvester_pacing::retry_after::parse(&value, jiff::Timestamp::now()));
+    let body = reply.small_body(limits.error_body_bytes_max).await;
+    let server = ServerMessage::parse(&body);
+    let said = server.as_ref().map(|said| {
+        let code = said.error_code.as_ref().map_or_else(String::new, |code| format!("{code} "));
+        format!("{code}{}", said.message.as_deref().unwrap_or_default())
+    });
+    let said = said.or_else(|| title(&body).map(|title| format!("a page titled \"{title}\"")));
+    let number = status.as_u16();
+    let mut text = match number {
+        407 => "a proxy on the way wants credentials of its own (407)".to_owned(),
+        _ => format!("the server answers {number} {}", status.canonical_reason().unwrap_or_default()),
+    };
+    if let Some(said) = said.filter(|said| !said.trim().is_empty()) {
+        text = format!("{}: {}", text.trim_end(), said.trim());
+    }
+    Error::new(Kind::Status, text.trim_end())
+        .with_status(number)
+        .with_retry_after(retry_after)
+        .with_server_message(server)
+}
+
+fn text(headers: &HeaderMap, name: header::HeaderName) -> Option<String> {
+    headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).trim().to_owned())
+}
+
+/// The title of a page, cut to a line.
+fn title(page: &[u8]) -> Option<String> {
+    let page = String::from_utf8_lossy(page);
+    // Lower-casing ASCII keeps every byte where it is.
+    let lower = page.to_ascii_lowercase();
+    let open = lower.find("<title")?;
+    let from = open + lower[open..].find('>')? + 1;
+    let to = from + lower[from..].find("</title")?;
+    let title: String = page[from..to].split_whitespace().collect::<Vec<_>>().join(" ");
+    let title: String = said(&title).chars().take(120).collect();
+    Some(title).filter(|title| !title.is_empty())
+}
+
+/// Whether a page asks for name and password.
+fn is_login_page(page: &[u8]) -> bool {
+    let lower = String::from_utf8_lossy(page).to_ascii_lowercase();
+    let password = ["type=\"password\"", "type='password'", "type=password", "j_password"];
+    if password.iter().any(|mark| lower.contains(mark)) {
+        return true;
+    }
+    let forms = lower.split("<form").skip(1);
+    if forms.map(|form| form.split('>').next().unwrap_or_default()).any(|form| form.contains("login")) {
+        return true;
+    }
+    title(page).is_some_and(|title| {
+        let title = title.to_ascii_lowercase();
+        ["login", "log in", "sign in"].iter().any(|word| title.contains(word))
+    })
+}
+
+/// How a body is packed.
+enum Encoding {
+    Plain,
+    Gzip(Box<Inflater>),
+    Unknown(String),
+}
+
+/// What [`Answer::piece`] found.
+pub(crate) enum Piece {
+    /// All of `input`.
+    Plain,
+    /// So many bytes of `output`.
+    Inflated(usize),
+    /// The body is whole.
+    End,
+}
+
+/// A body on its way: timed, counted, inflated.
+struct Body {
+    payload: ClientResponse,
+    encoding: Encoding,
+    /// What the server said its length is, packed.
+    expected: Option<u64>,
+    chunked: bool,
+    received: u64,
+    ended: bool,
+    /// Packed bytes not yet inflated, or plain bytes just given.
+    input: Bytes,
+    output: Vec<u8>,
+    /// The last step filled `output`: there may be more without new input.
+    output_full: bool,
+    given: u64,
+    stall_timeout: Duration,
+    bytes_max: u64,
+    rate: Rate,
+}
+
+impl Body {
+    fn new(payload: ClientResponse, limits: &Limits) -> Self {
+        let headers = payload.headers();
+        let encoding = match text(headers, header::CONTENT_ENCODING).map(|name| name.to_ascii_lowercase()) {
+            None => Encoding::Plain,
+            Some(name) => match name.as_str() {
+                "" | "identity" => Encoding::Plain,
+                "gzip" | "x-gzip" => Encoding::Gzip(Box::new(Inflater::new(InflateLimits {
+                    output_bytes_max: limits.body_bytes_max,
+                    ratio_max: limits.inflate_ratio_max,
+                }))),
+                _ => Encoding::Unknown(name),
+            },
+        };
+        let chunked = payload.version() == Version::HTTP_11
+            && text(headers, header::TRANSFER_ENCODING).is_some_and(|name| name.eq_ignore_ascii_case("chunked"));
+        // Chunks rule over a length (RFC 9112 §6.3).
+        let expected =
+            text(headers, header::CONTENT_LENGTH).filter(|_| !chunked).and_then(|length| length.parse().ok());
+        Body {
+            payload,
+            encoding,
+            expected,
+            chunked,
+            received: 0,
+            ended: false,
+            input: Bytes::new(),
+            output: Vec::new(),
+            output_full: false,
+            given: 0,
+            stall_timeout: limits.stall_timeout,
+            bytes_max: limits.body_bytes_max,
+            rate: Rate::new(limits),
+        }
+    }
+
+    fn bytes(&self, piece: &Piece) -> Option<&[u8]> {
+        match piece {
+            Piece::Plain => Some(&self.input),
+            Piece::Inflated(made) => Some(&self.output[..*made]),
+            Piece::End => None,
+        }
+    }
+
+    async fn advance(&mut self, spent: &mut Duration) -> Result<Piece, Error> {
+        loop {
+            if let Encoding::Gzip(inflater) = &mut self.encoding
+                && (!self.input.is_empty() || self.output_full)
+            {
+                if self.output.is_empty() {
+                    self.output.resize(INFLATE_BUFFER_BYTES, 0);
+                }
+                let (used, made) = inflater.step(&self.input, &mut self.output).map_err(inflate_error)?;
+                self.input.advance(used);
+                self.output_full = made == self.output.len();
+                if made > 0 {
+                    return Ok(Piece::Inflated(made));
+                }
+                continue;
+            }
+            if self.ended {
+                return Ok(Piece::End);
+            }
+            match self.read(spent).await? {
+                Some(bytes) if bytes.is_empty() => {}
+                Some(bytes) => {
+                    self.received += bytes.len() as u64;
+                    self.input = bytes;
+                    match &self.encoding {
+                        Encoding::Plain => {
+                            self.given += self.input.len() as u64;
+                            if self.given > self.bytes_max {
+                                let text = format!("the answer is longer than {} bytes", self.bytes_max);
+                                return Err(Error::new(Kind::TooLarge, text));
+                            }
+                            return Ok(Piece::Plain);
+                        }
+                        Encoding::Gzip(_) => {}
+                        Encoding::Unknown(name) => {
+                            let text = format!("the answer is encoded as `{}`", said(name));
+                            return Err(Error::new(Kind::Encoding, text));
+                        }
+                    }
+                }
+                None => self.end()?,
+            }
+        }
+    }
+
+    /// The transfer has ended: was it whole?
+    fn end(&mut self) -> Result<(), Error> {
+        self.ended = true;
+        if let Some(expected) = self.expected
+            && expected != self.received
+        {
+            let text = format!("the answer was cut: {} of {expected} bytes came", self.received);
+            return Err(Error::new(Kind::Cut, text));
+        }
+        match &self.encoding {
+            Encoding::Gzip(inflater) => inflater.finish().map_err(inflate_error),
+            Encoding::Plain | Encoding::Unknown(_) => Ok(()),
+        }
+    }
+
+    async fn read(&mut self, spent: &mut Duration) -> Result<Option<Bytes>, Error> {
+        let begun = Instant::now();
+        let next = tokio::time::timeout(self.stall_timeout, self.payload.next()).await;
+        let waited = begun.elapsed();
+        *spent += waited;
+        match next {
+            Err(_) => {
+                let text = format!("the answer stopped for {:?} after {} bytes", self.stall_timeout, self.received);
+                Err(Error::new(Kind::Stalled, text))
+            }
+            Ok(None) => Ok(None),
+            Ok(Some(Ok(bytes))) => {
+                self.rate.note(bytes.len() as u64, waited)?;
+                Ok(Some(bytes))
+            }
+            Ok(Some(Err(error))) => Err(body_error(error, self.received)),
+        }
+    }
+}
+
+/// Notices an answer that comes, but too slowly to be waited for.
+#[derive(Debug)]
+struct Rate {
+    bytes_per_second_min: u64,
+    over: Duration,
+    waited: Duration,
+    bytes: u64,
+}
+
+impl Rate {
+    fn new(limits: &Limits) -> Self {
+        Rate {
+            bytes_per_second_min: limits.bytes_per_second_min,
+            over: limits.rate_over,
+            waited: Duration::ZERO,
+            bytes: 0,
+        }
+    }
+
+    /// Takes what came after waiting so long. The caller's own time does not count: a slow reader is no slow server.
+    fn note(&mut self, bytes: u64, waited: Duration) -> Result<(), Error> {
+        self.waited += waited;
+        self.bytes += bytes;
+        if self.waited < self.over {
+            return Ok(());
+        }
+        let enough = (self.over.as_secs_f64() * self.bytes_per_second_min as f64) as u64;
+        // One long silence is the stall timeout's business.
+        let slow = self.bytes < enough && waited < self.over;
+        let (bytes, seconds) = (self.bytes, self.waited);
+        self.waited = Duration::ZERO;
+        self.bytes = 0;
+        if slow {
+            let text = format!("the answer comes too slowly: {bytes} bytes in {seconds:.0?}");
+            return Err(Error::new(Kind::Stalled, text));
+        }
+        Ok(())
+    }
+}
+
+fn inflate_error(error: InflateError) -> Error {
+    let kind = match &error {
+        InflateError::NotGzip | InflateError::Damaged(_) | InflateError::Truncated => Kind::Encoding,
+        InflateError::TooLarge { .. } | InflateError::Bomb { .. } => Kind::TooLarge,
+    };
+    Error::new(kind, format!("the answer cannot be used: {error}"))
+}
+
+fn body_error(error: PayloadError, received: u64) -> Error {
+    let io = match error {
+        PayloadError::Incomplete(Some(io)) | PayloadError::Io(io) => io,
+        PayloadError::Incomplete(None) => std::io::ErrorKind::UnexpectedEof.into(),
+        other => return Error::new(Kind::Garbled, format!("the transfer is not as HTTP has it: {other}")),
+    };
+    match io.kind() {
+        std::io::ErrorKind::UnexpectedEof => {
+            Error::new(Kind::Cut, format!("the answer was cut after {received} bytes"))
+        }
+        std::io::ErrorKind::InvalidInput | std::io::ErrorKind::InvalidData => {
+            Error::new(Kind::Garbled, format!("the transfer is damaged after {received} bytes"))
+        }
+        _ => Error::new(Kind::Reset, format!("the connection broke after {received} bytes")),
+    }
+    .with_source(io)
+}

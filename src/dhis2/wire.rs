@@ -1,0 +1,426 @@
+//! Connections to the one origin: found, made, secured and watched here, so that awc cannot take a cut answer for a whole one.
+//!
+//! awc takes the end of a connection for the end of a body. [`Wire`] reports that end as an error instead, above TLS, so
+//! that also a polite `close_notify` in the middle of a body is one. It knows whether a connection was used before and
+//! whether the server has answered on it, which decides if a request may be repeated on another. Every connection goes
+//! to the client's own host, whatever awc was asked for: credentials cannot go elsewhere.
+//!
+//! Names are resolved for every new connection, and its addresses are tried a quarter of a second apart, families in
+//! turn, so a dead IPv6 route costs no more than that.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+    fmt, io,
+    net::SocketAddr,
+    pin::Pin,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use actix_rt::net::{ActixStream, TcpStream};
+use actix_service::Service;
+use actix_tls::connect::{ConnectError, ConnectInfo, Connection};
+use awc::http::Uri;
+use futures_core::future::LocalBoxFuture;
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use rustls::{
+    CertificateError, ClientConfig,
+    pki_types::{CertificateDer, ServerName, pem::PemObject as _},
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::Instant,
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+use crate::error::{Error, Kind};
+
+/// How long an address is waited for before the next is tried beside it.
+const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
+
+/// Where connections go.
+#[derive(Clone)]
+pub(crate) struct Target {
+    /// Host name or address, without brackets.
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    /// Present for https.
+    pub(crate) tls: Option<Arc<ClientConfig>>,
+    pub(crate) connect_timeout: Duration,
+}
+
+/// What is known of one request on the wire. Lives as long as the request; one thread only.
+#[derive(Default)]
+pub(crate) struct Trace {
+    /// Why no connection was made.
+    connect_error: RefCell<Option<Error>>,
+    /// A connection is being made since then.
+    connecting: Cell<bool>,
+    /// When the connection was there.
+    connected_at: Cell<Option<Instant>>,
+    /// The connection that carries the request.
+    link: RefCell<Option<Rc<Link>>>,
+    reused: Cell<bool>,
+    /// Bytes the connection had read when the request was sent.
+    read_before: Cell<u64>,
+    /// Counts requests that left.
+    sent: Option<Arc<AtomicU64>>,
+}
+
+impl Trace {
+    pub(crate) fn new(sent: Arc<AtomicU64>) -> Rc<Self> {
+        Rc::new(Trace { sent: Some(sent), ..Trace::default() })
+    }
+
+    pub(crate) fn take_connect_error(&self) -> Option<Error> {
+        self.connect_error.borrow_mut().take()
+    }
+
+    pub(crate) fn is_connecting(&self) -> bool {
+        self.connecting.get()
+    }
+
+    pub(crate) fn connected_at(&self) -> Option<Instant> {
+        self.connected_at.get()
+    }
+
+    /// Whether the connection had carried a request before, and not a byte came back for this one: the server may have
+    /// closed it before the request arrived.
+    pub(crate) fn is_stale(&self) -> bool {
+        self.reused.get() && !self.has_answer_byte()
+    }
+
+    fn has_answer_byte(&self) -> bool {
+        self.link.borrow().as_ref().is_some_and(|link| link.bytes_read.get() != self.read_before.get())
+    }
+
+    /// Makes sure that no later request uses the connection.
+    pub(crate) fn poison(&self) {
+        if let Some(link) = self.link.borrow().as_ref() {
+            link.poisoned.set(true);
+        }
+    }
+
+    /// The first bytes of the request are going out on `link`.
+    fn attach(&self, link: &Rc<Link>) {
+        let mut mine = self.link.borrow_mut();
+        if mine.is_none() {
+            self.reused.set(link.requests.get() > 0);
+            self.read_before.set(link.bytes_read.get());
+            link.requests.set(link.requests.get() + 1);
+            if let Some(sent) = &self.sent {
+                sent.fetch_add(1, Ordering::Relaxed);
+            }
+            *mine = Some(Rc::clone(link));
+        }
+    }
+}
+
+tokio::task_local! {
+    /// The request that the current poll works for.
+    pub(crate) static TRACE: Rc<Trace>;
+}
+
+/// What is known of one connection.
+#[derive(Debug, Default)]
+struct Link {
+    requests: Cell<u64>,
+    bytes_read: Cell<u64>,
+    poisoned: Cell<bool>,
+}
+
+/// One connection, whose end is an error.
+pub(crate) struct Wire {
+    stream: Stream,
+    link: Rc<Link>,
+}
+
+enum Stream {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl fmt::Debug for Wire {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Wire").field("link", &self.link).finish_non_exhaustive()
+    }
+}
+
+impl Wire {
+    fn tcp(&self) -> &TcpStream {
+        match &self.stream {
+            Stream::Plain(tcp) => tcp,
+            Stream::Tls(tls) => tls.get_ref().0,
+        }
+    }
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.link.poisoned.get() {
+            return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
+        }
+        let before = buf.filled().len();
+        let polled = match &mut self.stream {
+            Stream::Plain(tcp) => Pin::new(tcp).poll_read(cx, buf),
+            Stream::Tls(tls) => Pin::new(tls.as_mut()).poll_read(cx, buf),
+        };
+        if let Poll::Ready(Ok(())) = polled {
+            let read = buf.filled().len() - before;
+            if read == 0 && buf.remaining() > 0 {
+                return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+            }
+            self.link.bytes_read.set(self.link.bytes_read.get() + read as u64);
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        // Outside a request (a shutdown) there is nothing to note.
+        let _ = TRACE.try_with(|trace| trace.attach(&self.link));
+        match &mut self.stream {
+            Stream::Plain(tcp) => Pin::new(tcp).poll_write(cx, buf),
+            Stream::Tls(tls) => Pin::new(tls.as_mut()).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.stream {
+            Stream::Plain(tcp) => Pin::new(tcp).poll_flush(cx),
+            Stream::Tls(tls) => Pin::new(tls.as_mut()).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.stream {
+            Stream::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
+            Stream::Tls(tls) => Pin::new(tls.as_mut()).poll_shutdown(cx),
+        }
+    }
+}
+
+impl ActixStream for Wire {
+    fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<tokio::io::Ready>> {
+        ActixStream::poll_read_ready(self.tcp(), cx)
+    }
+
+    fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<tokio::io::Ready>> {
+        ActixStream::poll_write_ready(self.tcp(), cx)
+    }
+}
+
+/// Makes connections for awc.
+#[derive(Clone)]
+pub(crate) struct Dial {
+    pub(crate) target: Rc<Target>,
+}
+
+impl Service<ConnectInfo<Uri>> for Dial {
+    type Response = Connection<Uri, Wire>;
+    type Error = ConnectError;
+    type Future = LocalBoxFuture<'static, Result<Self::Response, Self::Error>>;
+
+    fn poll_ready(&self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&self, info: ConnectInfo<Uri>) -> Self::Future {
+        let target = Rc::clone(&self.target);
+        let uri = info.request().clone();
+        Box::pin(async move {
+            let _ = TRACE.try_with(|trace| trace.connecting.set(true));
+            let made = match tokio::time::timeout(target.connect_timeout, connect(&target)).await {
+                Ok(made) => made,
+                Err(_) => Err(Error::new(
+                    Kind::ConnectTimeout,
+                    format!("no connection to {} within {:?}", target.name(), target.connect_timeout),
+                )),
+            };
+            let _ = TRACE.try_with(|trace| {
+                trace.connecting.set(false);
+                trace.connected_at.set(Some(Instant::now()));
+            });
+            match made {
+                Ok(stream) => Ok(Connection::new(uri, Wire { stream, link: Rc::default() })),
+                Err(error) => {
+                    // awc's error cannot carry ours; the request takes it from its trace.
+                    let _ = TRACE.try_with(|trace| *trace.connect_error.borrow_mut() = Some(error));
+                    Err(ConnectError::Io(io::ErrorKind::NotConnected.into()))
+                }
+            }
+        })
+    }
+}
+
+impl Target {
+    /// Host and port for people.
+    fn name(&self) -> String {
+        format!("{}:{}", self.host, self.port)
+    }
+}
+
+async fn connect(target: &Target) -> Result<Stream, Error> {
+    let addresses = resolve(target).await?;
+    let tcp = connect_any(addresses).await.map_err(|error| connect_error(target, error))?;
+    tcp.set_nodelay(true).map_err(|error| connect_error(target, error))?;
+    let Some(config) = &target.tls else { return Ok(Stream::Plain(tcp)) };
+    let name = ServerName::try_from(target.host.clone())
+        .map_err(|_| Error::new(Kind::Settings, format!("`{}` cannot be the name in a certificate", target.host)))?;
+    let tls = TlsConnector::from(Arc::clone(config)).connect(name, tcp).await;
+    tls.map(|tls| Stream::Tls(Box::new(tls))).map_err(|error| tls_error(target, error))
+}
+
+async fn resolve(target: &Target) -> Result<VecDeque<SocketAddr>, Error> {
+    let found = tokio::net::lookup_host((target.host.as_str(), target.port)).await.map_err(|error| {
+        // getaddrinfo tells the two apart by text only.
+        let text = error.to_string();
+        if text.contains("emporary failure") || text.contains("ry again") {
+            Error::new(Kind::Resolver, format!("the resolver does not answer for host `{}`", target.host))
+        } else {
+            Error::new(Kind::UnknownHost, format!("host `{}` not found", target.host))
+        }
+        .with_source(error)
+    })?;
+    let (mut first, mut second): (VecDeque<_>, VecDeque<_>) = (VecDeque::new(), VecDeque::new());
+    for address in found {
+        // The family the resolver puts first keeps its turn.
+        let same = first.front().is_none_or(|head: &SocketAddr| head.is_ipv4() == address.is_ipv4());
+        if same { first.push_back(address) } else { second.push_back(address) }
+    }
+    let mut turns = VecDeque::with_capacity(first.len() + second.len());
+    loop {
+        match (first.pop_front(), second.pop_front()) {
+            (None, None) => break,
+            (one, other) => turns.extend(one.into_iter().chain(other)),
+        }
+    }
+    if turns.is_empty() {
+        return Err(Error::new(Kind::UnknownHost, format!("host `{}` has no address", target.host)));
+    }
+    Ok(turns)
+}
+
+async fn connect_any(mut addresses: VecDeque<SocketAddr>) -> io::Result<TcpStream> {
+    let mut attempts = FuturesUnordered::new();
+    let mut failed = None;
+    loop {
+        if let Some(address) = addresses.pop_front() {
+            attempts.push(TcpStream::connect(address));
+        }
+        let next_due = tokio::time::sleep(NEXT_ADDRESS_AFTER);
+        tokio::pin!(next_due);
+        loop {
+            tokio::select! {
+                biased;
+                attempt = attempts.next() => match attempt {
+                    Some(Ok(stream)) => return Ok(stream),
+                    Some(Err(error)) => {
+                        failed = Some(error);
+                        if !addresses.is_empty() {
+                            break;
+                        }
+                    }
+                    None => return Err(failed.unwrap_or_else(|| io::ErrorKind::AddrNotAvailable.into())),
+                },
+                () = &mut next_due, if !addresses.is_empty() => break,
+            }
+        }
+    }
+}
+
+fn connect_error(target: &Target, error: io::Error) -> Error {
+    let name = target.name();
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => {
+            Error::new(Kind::Refused, format!("nobody listens at {name}")).with_source(error)
+        }
+        io::ErrorKind::TimedOut => {
+            Error::new(Kind::ConnectTimeout, format!("no connection to {name}")).with_source(error)
+        }
+        _ => Error::new(Kind::Connect, format!("cannot connect to {name}")).with_source(error),
+    }
+}
+
+fn tls_error(target: &Target, error: io::Error) -> Error {
+    let name = target.name();
+    let cause = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()).cloned();
+    let Some(cause) = cause else {
+        // No word about TLS: the connection broke, as it may while a server restarts.
+        return Error::new(Kind::Reset, format!("the connection to {name} broke during the TLS handshake"))
+            .with_source(error);
+    };
+    let text = match &cause {
+        rustls::Error::InvalidCertificate(why) => {
+            let why = match why {
+                CertificateError::Expired | CertificateError::ExpiredContext { .. } => "has expired",
+                CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+                    "is not valid yet (is the clock right?)"
+                }
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+                    "is for another name"
+                }
+                CertificateError::UnknownIssuer => {
+                    "is not signed by an authority this system trusts (set ca_file if the ministry has its own)"
+                }
+                CertificateError::Revoked => "has been revoked",
+                _ => "is not valid",
+            };
+            format!("the certificate of {name} {why}")
+        }
+        rustls::Error::InvalidMessage(_) => format!("{name} does not speak TLS"),
+        rustls::Error::PeerIncompatible(_) | rustls::Error::AlertReceived(_) => {
+            format!("{name} and this program have no version of TLS in common, or it refuses us")
+        }
+        _ => format!("no trusted connection to {name}"),
+    };
+    Error::new(Kind::Tls, text).with_source(cause)
+}
+
+/// The TLS settings: the system's roots and, beside them, those in `ca_file`; HTTP/1.1 only.
+///
+/// # Errors
+/// Settings: the file cannot be read or holds no certificate. Tls: there is no trusted root at all.
+pub(crate) fn tls_config(ca_file: Option<&std::path::Path>) -> Result<Arc<ClientConfig>, Error> {
+    let mut roots = rustls::RootCertStore::empty();
+    let system = rustls_native_certs::load_native_certs();
+    for error in &system.errors {
+        tracing::warn!(%error, "cannot read some of the system's certificates");
+    }
+    roots.add_parsable_certificates(system.certs);
+    if let Some(path) = ca_file {
+        let unreadable = |error: rustls::pki_types::pem::Error| {
+            Error::new(Kind::Settings, format!("cannot read certificates from `{}`", path.display())).with_source(error)
+        };
+        let mut found = 0;
+        for certificate in CertificateDer::pem_file_iter(path).map_err(unreadable)? {
+            roots.add(certificate.map_err(unreadable)?).map_err(|error| {
+                Error::new(Kind::Settings, format!("`{}` holds a certificate that cannot be trusted", path.display()))
+                    .with_source(error)
+            })?;
+            found += 1;
+        }
+        if found == 0 {
+            return Err(Error::new(Kind::Settings, format!("`{}` holds no certificate", path.display())));
+        }
+    }
+    if roots.is_empty() {
+        return Err(Error::new(Kind::Tls, "this system has no trusted certificates, and no ca_file is set"));
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| Error::new(Kind::Tls, "this build has no version of TLS").with_source(error))?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    // Never HTTP/2: one request per connection at a time, and awc's h2 is never reached.
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
