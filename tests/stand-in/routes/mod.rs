@@ -1,0 +1,127 @@
+//! Finds who answers a path: one file per API area.
+
+pub(crate) mod deleted_objects;
+pub(crate) mod login;
+pub(crate) mod me;
+pub(crate) mod metadata;
+pub(crate) mod schemas;
+pub(crate) mod system;
+
+use std::time::Duration;
+
+use crate::answer::Answer;
+use crate::auth::{User, Verdict};
+use crate::request::Request;
+use crate::world::World;
+
+/// An answer and who got it.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub(crate) answer: Answer,
+    pub(crate) user: Option<String>,
+    /// What the server thinks before it answers, e.g. over a password.
+    pub(crate) thinks: Duration,
+}
+
+/// The truth about a request.
+pub(crate) fn answer(world: &mut World, request: &Request) -> Outcome {
+    let free = |answer| Outcome { answer, user: None, thinks: Duration::ZERO };
+    if !request.route.api {
+        return free(login::outside_api(world, request));
+    }
+    if request.method == "GET" && request.route.parts() == ["ping"] && world.dialect.anonymous_ping {
+        return free(system::ping(request));
+    }
+    if request.route.parts() == ["auth", "login"] && world.dialect.json_login {
+        return free(login::by_json(world, request));
+    }
+    match world.door.check(request, &world.dialect, &world.context_path) {
+        Verdict::Unknown(answer, thinks) => Outcome { answer: *answer, user: None, thinks },
+        Verdict::Known(caller) => {
+            let mut answer = inside(world, request, &caller.user);
+            for cookie in &caller.cookies {
+                answer = answer.with_header("Set-Cookie", cookie);
+            }
+            Outcome { answer, user: Some(caller.user.name), thinks: caller.thinks }
+        }
+    }
+}
+
+fn inside(world: &mut World, request: &Request, user: &User) -> Answer {
+    if request.route.number.is_some_and(|number| !world.dialect.version_paths.contains(&number)) {
+        return not_found(world, request);
+    }
+    if !matches!(request.method.as_str(), "GET" | "HEAD") {
+        return Answer::message(&world.dialect, 405, &format!("Request method '{}' not supported", request.method));
+    }
+    let suffix = request.route.suffix.as_deref();
+    let by_parameter = request.param("format").filter(|_| world.dialect.format_parameter);
+    let wanted = suffix.or(by_parameter).unwrap_or_else(|| match request.header("accept") {
+        Some(accept) if !accept.contains("json") && !accept.contains("*/*") && !accept.contains("text/plain") => {
+            "other"
+        }
+        _ => "json",
+    });
+    if !matches!(wanted, "json" | "json.gz") {
+        return Answer::message(&world.dialect, 406, "Could not find acceptable representation");
+    }
+    let parts = request.route.segments.clone();
+    let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+    let answer = match parts.as_slice() {
+        ["system", "info"] => system::info(world, request, user),
+        ["system", "ping"] => system::ping(request),
+        ["system", "id" | "uid"] => system::ids(world, request),
+        ["system", "objectCounts"] => system::object_counts(world),
+        ["me"] => me::me(world, request, user),
+        ["me", "authorization" | "authorities"] => me::authorities(user),
+        ["me", "authorization" | "authorities", authority] => me::has_authority(user, authority),
+        ["schemas"] => schemas::all(world, request),
+        ["schemas", singular] => schemas::one(world, request, singular),
+        ["deletedObjects"] => deleted_objects::list(world, request, user),
+        [collection] => match world.shelf(collection) {
+            Some(shelf) => metadata::list(world, request, user, shelf),
+            None => not_found(world, request),
+        },
+        [collection, "gist"] if world.dialect.gist => match world.shelf(collection) {
+            Some(shelf) => metadata::gist(world, request, user, shelf),
+            None => not_found(world, request),
+        },
+        [collection, id] => match world.shelf(collection) {
+            Some(shelf) => metadata::one(world, request, user, shelf, id),
+            None => not_found(world, request),
+        },
+        _ => not_found(world, request),
+    };
+    let mut answer = if wanted == "json.gz" && answer.status == 200 { packed(answer, &parts) } else { answer };
+    if world.dialect.charset_in_type && answer.content_type.as_deref() == Some("application/json") {
+        answer.content_type = Some("application/json;charset=UTF-8".into());
+    }
+    answer.with_header("X-Content-Type-Options", "nosniff").with_header("X-XSS-Protection", "1; mode=block")
+}
+
+/// The body of a `.json.gz`: compressed content, not a transfer coding, so that nobody unpacks it by the way.
+fn packed(mut answer: Answer, parts: &[&str]) -> Answer {
+    let name = parts.last().copied().unwrap_or("metadata");
+    answer.body = crate::wire::gzip(&answer.body);
+    answer.content_type = Some("application/json+gzip".into());
+    answer.with_header("Content-Disposition", &format!("attachment; filename={name}.json.gz"))
+}
+
+fn not_found(world: &World, request: &Request) -> Answer {
+    Answer::message(&world.dialect, 404, &format!("No handler found for {} {}", request.method, request.route.path))
+}
+
+/// A number in the query: the default when it is absent, the status of the refusal when it is none.
+fn number(world: &World, request: &Request, name: &str, default: i64) -> Result<i64, Box<Answer>> {
+    match request.param(name) {
+        None | Some("") => Ok(default),
+        Some(text) => text.trim().parse().map_err(|_| {
+            let status = world.dialect.bad_parameter_status;
+            Box::new(Answer::message(
+                &world.dialect,
+                status,
+                &format!("Value `{text}` is not valid for parameter {name}"),
+            ))
+        }),
+    }
+}

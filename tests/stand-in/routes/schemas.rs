@@ -1,0 +1,179 @@
+//! Answers `/api/schemas`: what collections there are, and several things that are none.
+
+use std::fmt::Write;
+
+use crate::answer::Answer;
+use crate::collections::{COLLECTIONS, Collection, Kind};
+use crate::fields::{self, Field};
+use crate::request::Request;
+use crate::world::World;
+
+/// A schema without a collection of ours behind it.
+struct Other {
+    singular: &'static str,
+    plural: &'static str,
+    klass: &'static str,
+    endpoint: bool,
+    persisted: bool,
+    identifiable: bool,
+    embedded: bool,
+}
+
+/// Embedded, computed or not identifiable: a client that takes them for collections asks for what is not there.
+const OTHERS: &[Other] = &[
+    Other {
+        singular: "dataSetElement",
+        plural: "dataSetElements",
+        klass: "dataset.DataSetElement",
+        endpoint: false,
+        persisted: true,
+        identifiable: false,
+        embedded: true,
+    },
+    Other {
+        singular: "dataElementOperand",
+        plural: "dataElementOperands",
+        klass: "dataelement.DataElementOperand",
+        endpoint: true,
+        persisted: false,
+        identifiable: true,
+        embedded: false,
+    },
+    Other {
+        singular: "legend",
+        plural: "legends",
+        klass: "legend.Legend",
+        endpoint: false,
+        persisted: true,
+        identifiable: true,
+        embedded: true,
+    },
+    Other {
+        singular: "dataValue",
+        plural: "dataValues",
+        klass: "datavalue.DataValue",
+        endpoint: true,
+        persisted: true,
+        identifiable: false,
+        embedded: false,
+    },
+    Other {
+        singular: "attributeValue",
+        plural: "attributeValues",
+        klass: "attribute.AttributeValue",
+        endpoint: false,
+        persisted: false,
+        identifiable: false,
+        embedded: true,
+    },
+];
+
+fn properties(world: &World, collection: &Collection) -> String {
+    let dialect = &world.dialect;
+    let members = collection.members_in(dialect.minor, dialect.sharing_object, dialect.old_member_order);
+    let described: Vec<String> = members
+        .iter()
+        .map(|member| {
+            let (kind, is_collection) = match member.kind {
+                Kind::Many(..) | Kind::Children | Kind::Empty | Kind::Translations | Kind::AttributeValues => ("COLLECTION", true),
+                Kind::One(_) | Kind::Parent | Kind::SomeUser(_) => ("REFERENCE", false),
+                Kind::Id => ("IDENTIFIER", false),
+                Kind::Created | Kind::LastUpdated | Kind::OpeningDate | Kind::ClosedDate => ("DATE", false),
+                Kind::Flag | Kind::Leaf => ("BOOLEAN", false),
+                Kind::Level | Kind::Rank | Kind::Counter => ("INTEGER", false),
+                Kind::AwkwardNumber => ("NUMBER", false),
+                Kind::Href => ("URL", false),
+                Kind::Sharing | Kind::Access | Kind::Geometry | Kind::UserCredentials => ("COMPLEX", false),
+                _ => ("TEXT", false),
+            };
+            format!(
+                "{{\"name\":\"{0}\",\"fieldName\":\"{0}\",\"collection\":{is_collection},\"owner\":{1},\"persisted\":{1},\"simple\":{2},\"required\":false,\"unique\":{3},\"propertyType\":\"{kind}\"}}",
+                member.name,
+                member.owned(),
+                member.simple(),
+                matches!(member.kind, Kind::Id | Kind::Code),
+            )
+        })
+        .collect();
+    format!("[{}]", described.join(","))
+}
+
+fn schema(world: &World, base: &str, at: usize, collection: &Collection) -> String {
+    let mut json = String::new();
+    let _ = write!(
+        json,
+        "{{\"klass\":\"org.hisp.dhis.{klass}\",\"metadata\":{metadata},\"shareable\":{shareable},\"relativeApiEndpoint\":\"/{name}\",\"name\":\"{singular}\",\
+         \"displayName\":\"{label}\",\"singular\":\"{singular}\",\"plural\":\"{name}\",\"collectionName\":\"{name}\",\"apiEndpoint\":\"{base}/api/{name}\",\
+         \"href\":\"{base}/api/schemas/{singular}\",\"persisted\":true,\"identifiableObject\":true,\"nameableObject\":{nameable},\"embeddedObject\":false,\
+         \"translatable\":{named},\"secondaryMetadata\":{secondary},\"order\":{at},\"properties\":{properties}}}",
+        klass = collection.klass,
+        metadata = collection.name != "routes",
+        shareable = collection.shareable,
+        name = collection.name,
+        singular = collection.singular,
+        label = collection.label,
+        nameable = collection.nameable,
+        named = collection.named,
+        secondary = matches!(collection.name, "visualizations" | "reportTables"),
+        properties = properties(world, collection),
+    );
+    json
+}
+
+fn other(base: &str, at: usize, other: &Other) -> String {
+    let endpoint = if other.endpoint {
+        format!("\"relativeApiEndpoint\":\"/{0}\",\"apiEndpoint\":\"{base}/api/{0}\",", other.plural)
+    } else {
+        String::new()
+    };
+    format!(
+        "{{\"klass\":\"org.hisp.dhis.{}\",\"metadata\":false,\"shareable\":false,{endpoint}\"name\":\"{1}\",\"displayName\":\"{1}\",\"singular\":\"{1}\",\"plural\":\"{2}\",\
+         \"collectionName\":\"{2}\",\"href\":\"{base}/api/schemas/{1}\",\"persisted\":{3},\"identifiableObject\":{4},\"nameableObject\":false,\"embeddedObject\":{5},\
+         \"translatable\":false,\"secondaryMetadata\":false,\"order\":{at},\"properties\":[]}}",
+        other.klass, other.singular, other.plural, other.persisted, other.identifiable, other.embedded
+    )
+}
+
+fn wanted(request: &Request) -> Vec<Field> {
+    fields::parse(request.param("fields").unwrap_or("*"))
+}
+
+/// `/api/schemas`: no pager.
+pub(crate) fn all(world: &World, request: &Request) -> Answer {
+    let base = world.base_url(request);
+    let wanted = wanted(request);
+    let ours = COLLECTIONS
+        .iter()
+        .enumerate()
+        .filter(|(_, collection)| collection.exists_in(world.dialect.minor))
+        .map(|(at, collection)| (collection.singular, schema(world, &base, at * 10, collection)));
+    let others = OTHERS.iter().enumerate().map(|(at, unlisted)| (unlisted.singular, other(&base, 1000 + at, unlisted)));
+    let mut all: Vec<(&str, String)> = ours.chain(others).collect();
+    // Neither by name nor by order, as in the field.
+    all.sort_by_key(|(singular, _)| crate::country::hash_text(singular));
+    let all: Vec<String> = all.iter().map(|(_, json)| fields::select(json, &wanted)).collect();
+    Answer::json(200, format!("{{\"schemas\":[{}]}}", all.join(",")).into_bytes())
+        .with_header("Cache-Control", "no-cache, private")
+}
+
+/// `/api/schemas/{singular}`.
+pub(crate) fn one(world: &World, request: &Request, singular: &str) -> Answer {
+    let base = world.base_url(request);
+    let ours = COLLECTIONS
+        .iter()
+        .enumerate()
+        .find(|(_, collection)| collection.singular == singular && collection.exists_in(world.dialect.minor))
+        .map(|(at, collection)| schema(world, &base, at * 10, collection));
+    let found = ours.or_else(|| {
+        OTHERS
+            .iter()
+            .enumerate()
+            .find(|(_, unlisted)| unlisted.singular == singular)
+            .map(|(at, unlisted)| other(&base, 1000 + at, unlisted))
+    });
+    match found {
+        Some(json) => Answer::json(200, fields::select(&json, &wanted(request)).into_bytes())
+            .with_header("Cache-Control", "no-cache, private"),
+        None => Answer::message(&world.dialect, 404, &format!("Type {singular} does not exist.")),
+    }
+}

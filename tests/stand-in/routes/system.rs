@@ -1,0 +1,95 @@
+//! Answers `/api/system/*` and `/api/ping`.
+
+use std::fmt::Write;
+
+use crate::answer::Answer;
+use crate::auth::User;
+use crate::clock;
+use crate::country::{mix, uid_of, uid_text};
+use crate::fields;
+use crate::request::Request;
+use crate::routes::number;
+use crate::world::World;
+
+/// `pong`, as text, or as a JSON string for who asks for JSON.
+pub(crate) fn ping(request: &Request) -> Answer {
+    let wants_json = request.route.suffix.is_some()
+        || request.header("accept").is_some_and(|accept| accept.starts_with("application/json"));
+    let answer = if wants_json { Answer::json(200, b"\"pong\"".to_vec()) } else { Answer::text(200, "pong") };
+    answer.with_header("Cache-Control", "no-store")
+}
+
+/// `/api/system/info`: identity, version, the server's clock without its zone.
+pub(crate) fn info(world: &World, request: &Request, user: &User) -> Answer {
+    let dialect = &world.dialect;
+    let base = world.base_url(request);
+    let mut json = String::from("{");
+    let mut text = |name: &str, value: &str| {
+        let mut quoted = Vec::new();
+        crate::rows::push_text(&mut quoted, value);
+        if json.len() > 1 {
+            json.push(',');
+        }
+        let _ = write!(json, "\"{name}\":{}", String::from_utf8_lossy(&quoted));
+    };
+    text("contextPath", &base);
+    text("userAgent", request.header("user-agent").unwrap_or_default());
+    text("calendar", "iso8601");
+    text("dateFormat", "yyyy-mm-dd");
+    text("serverDate", &clock::local(world.clock.now_ms()));
+    if dialect.server_time_zone {
+        text("serverTimeZoneId", &world.clock.zone);
+        text("serverTimeZoneDisplayName", &world.clock.zone);
+    }
+    text("lastAnalyticsTableSuccess", "2023-12-31T02:00:00.000");
+    text("intervalSinceLastAnalyticsTableSuccess", "24 h, 0 m, 0 s");
+    text("version", &world.version);
+    text("revision", &format!("{:07x}", mix(u64::from(dialect.minor)) & 0x0fff_ffff));
+    text("buildTime", "2023-11-01T12:00:00.000");
+    if !dialect.system_id_hidden_from_others || user.superuser {
+        text("systemId", &world.system_id);
+    }
+    text("systemName", "Stand-in");
+    text("instanceBaseUrl", &base);
+    if user.superuser {
+        text("javaVersion", "11.0.20");
+        text("nodeId", "stand-in");
+        json.push_str(
+            ",\"databaseInfo\":{\"name\":\"dhis2\",\"user\":\"dhis\",\"spatialSupport\":true},\"cpuCores\":2",
+        );
+    }
+    json.push_str(",\"isMetadataVersionEnabled\":false");
+    if dialect.session_timeout_in_info {
+        let _ = write!(json, ",\"sessionTimeout\":{}", world.door.session_timeout.as_secs());
+    }
+    json.push('}');
+    if let Some(wanted) = request.param("fields").filter(|_| dialect.system_info_fields) {
+        json = fields::select(&json, &fields::parse(wanted));
+    }
+    let control = if dialect.system_info_no_store { "no-store" } else { "no-cache, private" };
+    Answer::json(200, json.into_bytes()).with_header("Cache-Control", control)
+}
+
+/// `/api/system/id`: random ids, at most 10,000 whatever is asked for.
+pub(crate) fn ids(world: &World, request: &Request) -> Answer {
+    let limit = match number(world, request, "limit", 1) {
+        Ok(limit) => u64::try_from(limit.clamp(0, 10_000)).unwrap_or(0),
+        Err(answer) => return *answer,
+    };
+    let codes: Vec<String> =
+        (0..limit).map(|at| format!("\"{}\"", uid_text(&uid_of(mix(mix(request.number) ^ at))))).collect();
+    Answer::json(200, format!("{{\"codes\":[{}]}}", codes.join(",")).into_bytes())
+        .with_header("Cache-Control", "no-store")
+}
+
+/// `/api/system/objectCounts`.
+pub(crate) fn object_counts(world: &World) -> Answer {
+    let counts: Vec<String> = world
+        .shelves
+        .iter()
+        .filter(|shelf| shelf.collection.exists_in(world.dialect.minor))
+        .map(|shelf| format!("\"{}\":{}", shelf.collection.singular, shelf.by_id.len()))
+        .collect();
+    Answer::json(200, format!("{{\"objectCounts\":{{{}}}}}", counts.join(",")).into_bytes())
+        .with_header("Cache-Control", "no-cache, private")
+}
