@@ -46,6 +46,10 @@ use crate::{events, last_will::LastWill};
 /// hangs in a black hole delays the next one by nothing.
 const PROBE_MAX: Duration = harvester_pacing::breaker::OPEN_MAX;
 
+/// After an outage this long, what was learnt about concurrency is forgotten: the source that comes back is another one. A
+/// shorter one may have been a few refusals in a row, and has lowered the concurrency like any other.
+const OUTAGE_FORGETS: Duration = Duration::from_secs(10);
+
 /// How much longer than asked a `Retry-After` is waited for, at random, so that many clients of one server do not return
 /// together: at most this part of it,
 const RETRY_AFTER_JITTER: f64 = 0.1;
@@ -370,8 +374,11 @@ impl RateLimiter {
     fn probe_ended(&mut self, answered: bool, ctx: &mut Context<Self>) {
         let now = Instant::now();
         if answered {
-            let outage_s = self.breaker.open_since().map(|since| now.duration_since(since).as_secs());
-            tracing::debug!(outage_s, "the source answers again");
+            let outage = self.breaker.open_since().map_or(Duration::ZERO, |since| now.duration_since(since));
+            if outage >= OUTAGE_FORGETS {
+                self.concurrency.restart(now);
+            }
+            tracing::debug!(outage_s = outage.as_secs(), "the source answers again");
         } else {
             // Another job's probe may have the better connection, or still have one.
             self.probes.rotate_left(1);
@@ -449,7 +456,6 @@ impl Handler<TurnEnded> for RateLimiter {
         }
         if self.breaker.record(now, out.started.at(), outcome) {
             tracing::debug!("the source does not answer");
-            self.concurrency.restart(now);
         }
         self.grant_turns(ctx);
     }
@@ -760,7 +766,7 @@ mod tests {
         assert_eq!(probe.asked(), 3);
         assert!(opened.elapsed() >= ms(6900) && opened.elapsed() < ms(7200), "{:?}", opened.elapsed());
         let snapshot = pace(&limiter).await;
-        assert_eq!((snapshot.sent, snapshot.concurrency_limit), (6, 2), "gently again");
+        assert_eq!((snapshot.sent, snapshot.concurrency_limit), (6, 1), "gently again");
         assert_eq!(snapshot.open_since, None);
         drop(granted);
     }
@@ -835,7 +841,7 @@ mod tests {
         for task in tasks {
             task.await.unwrap();
         }
-        let sends = sends.lock().unwrap();
+        let sends = std::mem::take(&mut *sends.lock().unwrap());
         for pair in sends.windows(21) {
             assert!(pair[20] - pair[0] >= ms(1050));
         }

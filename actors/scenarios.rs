@@ -68,7 +68,7 @@ struct ServerModel {
     refuses: f64,
     /// More at once get a 503.
     refuses_above_in_flight: Option<u32>,
-    /// More within the last second get a 503.
+    /// More within the last second get a 503, refused ones not counted, as proxies do it.
     refuses_above_per_second: Option<usize>,
     /// How long a 503 takes; meanwhile it occupies nothing.
     #[serde(default = "refuses_after_ms")]
@@ -141,6 +141,8 @@ struct Server {
     began: Instant,
     random: RefCell<SmallRng>,
     in_flight: RefCell<u32>,
+    /// When each request came that was not refused.
+    accepted: RefCell<Vec<f64>>,
     ledger: RefCell<Ledger>,
 }
 
@@ -163,11 +165,9 @@ impl Server {
     async fn request(&self, probe: bool) -> TurnOutcome {
         let at_s = self.now_s();
         let at_once = *self.in_flight.borrow() + 1;
-        let within_a_second = {
-            let mut ledger = self.ledger.borrow_mut();
-            ledger.arrivals.push((at_s, probe));
-            ledger.arrivals.iter().rev().take_while(|(arrived, _)| *arrived > at_s - 1.0).count()
-        };
+        self.ledger.borrow_mut().arrivals.push((at_s, probe));
+        let within_a_second =
+            self.accepted.borrow().iter().rev().take_while(|accepted| **accepted > at_s - 1.0).count() + 1;
         let out = self.is_out(at_s);
         let model = &self.model;
         let refused = model.refuses_above_in_flight.is_some_and(|most| at_once > most)
@@ -180,6 +180,7 @@ impl Server {
             let retry_after = model.retry_after_s.filter(|_| !out).map(Duration::from_secs);
             return TurnOutcome::Overloaded { retry_after };
         }
+        self.accepted.borrow_mut().push(at_s);
         let takes_ms = self.takes_ms(at_s, at_once, probe);
         self.count(1);
         tokio::time::sleep(Duration::from_secs_f64(takes_ms / 1000.0)).await;
@@ -223,6 +224,7 @@ async fn run(scenario: &Scenario, seed: u64) -> Ledger {
         began: Instant::now(),
         random: RefCell::new(SmallRng::seed_from_u64(seed)),
         in_flight: RefCell::new(0),
+        accepted: RefCell::new(Vec::new()),
         ledger: RefCell::new(Ledger::default()),
     });
     let (asked, mut pings) = tokio::sync::mpsc::unbounded_channel();
@@ -310,7 +312,6 @@ impl Ledger {
         ]
         .into_iter()
         .filter_map(|(name, range, seen)| {
-            eprintln!("SEEN {name} {seen:.2} {range:?}");
             let [least, most] = range?;
             (seen < least || seen > most).then(|| format!("{name} is {seen:.2}, not within {least}..={most}"))
         })

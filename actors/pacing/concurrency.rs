@@ -11,13 +11,14 @@
 //! 3. **Latency.** Beyond a knee, more requests at once only wait longer. For each number in flight the controller keeps
 //!    what an answer took. If answers at the limit take longer than at fewer in flight, by more than chance explains, the
 //!    limit comes down to where the longer wait began: L × (wait at fewer ÷ wait at L). To grow, no such doubt may be left:
-//!    the last step must have brought most of what it should. What is known fades; when nothing is known any more about
-//!    three quarters of the limit, a short look at that renews it, so that a knee which appears, moves or goes away is
-//!    found. At the defaults a look is due about every 170 answers and costs about 2 % of the speed.
+//!    the last step must have brought most of what it should.
+//!    Only fresh answers are compared that way, since work itself grows lighter and heavier. Where stale ones raise a
+//!    suspicion, or a wait has grown by more than a queue explains, or nothing is known any more, a short look at three quarters of the limit makes fresh ones; so a knee that appears, moves
+//!    or goes away is found. At the defaults a look is due about every 250 answers and costs about 1 % of the speed.
 //!
 //! What a request is decides how long it takes, more than load does (deep pages, big org units). So answers are compared
-//! within one `class` only, on a logarithmic scale, and a difference counts only beyond twice its standard error. Heavier
-//! pages of one class can fool it for a while: it goes lower, sees that the wait does not shorten, and comes back.
+//! within one `class` only, on a logarithmic scale, and a difference counts only beyond its standard error. Answers from
+//! times when the limit was not reached teach nothing: the few quick requests of a start are no measure for pages.
 //!
 //! It knows nothing of rates, of the breaker, or of who waits.
 //!
@@ -54,16 +55,32 @@ const STRAIN_WEIGHT_MAX: f64 = 48.0;
 /// From which weight on a reading counts: fewer answers are an anecdote.
 const WEIGHT_MIN: f64 = 2.5;
 
+/// From which weight on a reading need not be renewed.
+const WEIGHT_KNOWN: f64 = 1.5;
+
+/// For how many rounds a reading counts as fresh after it was last renewed.
+const FRESH_ROUNDS: u64 = 4;
+
+/// How many answers must lie between two looks that a mere suspicion calls for.
+const LOOK_AGAIN_ANSWERS: u32 = 64;
+
 /// From which weight on a share of overloads at fewer in flight counts.
 const STRAIN_WEIGHT_MIN: f64 = 8.0;
 
-/// How many standard errors a difference must exceed to count.
-const DOUBT: f64 = 2.0;
+/// How many standard errors a difference of waits must exceed to count.
+const DOUBT: f64 = 1.75;
+
+/// The same for a difference of shares of overloads.
+const STRAIN_DOUBT: f64 = 2.0;
 
 /// A knee below this part of the limit is worth coming down for. At 1, chance alone would keep the limit off its ceiling.
-const WORTH: f64 = 0.85;
+const WORTH: f64 = 0.88;
 
-/// The same for growth, where chance may hold it up for a round but not for ever.
+/// A queue makes waits grow with the number in flight. Where that would put the knee below this part of the number that was
+/// compared with, it is no queue.
+const QUEUE_RATIO: f64 = 0.7;
+
+/// [`WORTH`] for growth, where chance may hold it up for a round but not for ever.
 const WORTH_GROWING: f64 = 0.93;
 
 /// The spread of answers (of the logarithm, as a variance) that is assumed before there are answers, and how much that
@@ -78,6 +95,10 @@ const CLASSES_MAX: usize = 16;
 pub struct Started {
     at: Instant,
     load: f64,
+    full: u64,
+    looks: u32,
+    /// How many were out then, this one included.
+    level: f64,
 }
 
 impl Started {
@@ -101,6 +122,8 @@ pub struct Concurrency {
     load: f64,
     /// Until when `load` is counted.
     load_at: Option<Instant>,
+    /// How often the last place was taken.
+    full: u64,
     /// No trouble yet: grow with each answer.
     starting: bool,
     /// Answers since the limit last changed or a round was completed.
@@ -113,9 +136,14 @@ pub struct Concurrency {
     cut_at: Option<Instant>,
     /// What answers took, by class; the class seen last is last.
     waits: Vec<(u64, Waits)>,
-    /// Shares of overloads, by number in flight.
+    /// Shares of overloads, by number in flight at the start: refusals are quicker than answers, and would otherwise be
+    /// counted at more in flight than the answers they are compared with.
     strain: Vec<Reading>,
     look: Option<Look>,
+    /// How often a look began or ended: what was out meanwhile belongs to neither side.
+    looks: u32,
+    /// Answers since the last look.
+    since_look: u32,
 }
 
 /// A short stay below the limit, to learn what answers take there.
@@ -131,6 +159,8 @@ struct Look {
 /// The mean of something at about one number in flight.
 #[derive(Clone, Copy, Debug, Default)]
 struct Reading {
+    /// When it was last renewed, counted in answers.
+    renewed: u64,
     /// How many answers it stands for, less what has faded.
     weight: f64,
     /// The mean number in flight.
@@ -139,11 +169,21 @@ struct Reading {
     mean: f64,
 }
 
+/// How many in flight would do.
+#[derive(Clone, Copy, Debug)]
+struct Knee {
+    at: f64,
+    /// The wait grew by more than a queue explains. It may be other work, or a server that thrashes.
+    other_work: bool,
+}
+
 /// What answers of one class took.
 #[derive(Clone, Debug, Default)]
 struct Waits {
     /// The logarithm of seconds, by number in flight.
     readings: Vec<Reading>,
+    /// How many answers there have been.
+    answers: u64,
     /// How answers at one number in flight differ: a variance, and how many answers it stands for.
     spread: Option<(f64, f64)>,
 }
@@ -159,6 +199,7 @@ impl Concurrency {
             in_flight: 0,
             load: 0.0,
             load_at: None,
+            full: 0,
             starting: true,
             answers: 0,
             reached: false,
@@ -167,6 +208,8 @@ impl Concurrency {
             waits: Vec::new(),
             strain: Vec::new(),
             look: None,
+            looks: 0,
+            since_look: LOOK_AGAIN_ANSWERS,
         }
     }
 
@@ -193,8 +236,13 @@ impl Concurrency {
     pub fn started(&mut self, now: Instant) -> Started {
         self.count_load(now);
         self.in_flight += 1;
-        self.reached |= self.in_flight >= self.limit();
-        Started { at: now, load: self.load }
+        let level = f64::from(self.in_flight);
+        let started = Started { at: now, load: self.load, full: self.full, looks: self.looks, level };
+        if self.in_flight >= self.limit() {
+            self.full += 1;
+            self.reached = true;
+        }
+        started
     }
 
     /// Notes how a request ended and adapts the limit.
@@ -212,14 +260,16 @@ impl Concurrency {
         self.in_flight = self.in_flight.saturating_sub(1);
         match outcome {
             TurnOutcome::Answered => {
-                note(&mut self.strain, STRAIN_WEIGHT_MAX, level, 0.0);
+                note(&mut self.strain, STRAIN_WEIGHT_MAX, started.level, 0.0);
                 let elapsed = if elapsed.is_zero() { out } else { elapsed };
-                self.waits_of(class).note(level, elapsed);
+                if self.full > started.full && self.looks == started.looks {
+                    self.waits_of(class).note(level, elapsed);
+                }
                 self.answered(now, started, class, level);
             }
             TurnOutcome::Overloaded { .. } => {
-                note(&mut self.strain, STRAIN_WEIGHT_MAX, level, 1.0);
-                self.overloaded(now, started, level);
+                note(&mut self.strain, STRAIN_WEIGHT_MAX, started.level, 1.0);
+                self.overloaded(now, started);
             }
             TurnOutcome::Failed { .. } | TurnOutcome::Abandoned => {}
         }
@@ -244,27 +294,23 @@ impl Concurrency {
 
     fn answered(&mut self, now: Instant, started: Started, class: u64, level: f64) {
         if let Some(look) = &mut self.look {
-            if level <= f64::from(look.limit) + 0.5 {
+            if self.looks == started.looks {
                 look.wanted = look.wanted.saturating_sub(1);
             }
             look.patience = look.patience.saturating_sub(1);
             if look.wanted == 0 || look.patience == 0 {
                 self.look = None;
+                self.looks += 1;
+                self.since_look = 0;
                 self.begin_round();
             }
             return;
         }
 
+        self.since_look = self.since_look.saturating_add(1);
         let limit = f64::from(self.limit);
-        let at_limit = level >= limit - 0.5;
-        if at_limit
-            && !self.began_before_the_cut(started)
-            && let Some(knee) = self.waits_of(class).knee(level, DOUBT)
-            && knee < limit * WORTH
-        {
-            self.starting = false;
-            self.cut_at = Some(now);
-            self.set_limit(knee.round() as u32);
+        let at_limit = level >= limit - 0.5 && self.full > started.full;
+        if at_limit && !self.began_before_the_cut(started) && self.came_down_to_a_knee(now, class, level) {
             return;
         }
 
@@ -277,18 +323,59 @@ impl Concurrency {
         if self.answers < self.limit {
             return;
         }
-        let look = ((limit * LOOK_RATIO) as u32).max(1);
-        if at_limit && look < self.limit && !self.waits_of(class).known_up_to(f64::from(look)) {
-            self.look = Some(Look { limit: look, wanted: look.max(3), patience: self.limit * 4 });
-        } else if self.reached && self.clean {
+        let below = f64::from(self.limit_of_look());
+        if at_limit && self.limit > 1 && !self.waits_of(class).known_up_to(below) {
+            self.look_below(class);
+            return;
+        }
+        if self.reached && self.clean {
             self.grow(class);
         }
         self.begin_round();
     }
 
-    fn overloaded(&mut self, now: Instant, started: Started, level: f64) {
+    /// Lowers the limit to a knee that fresh answers show, or looks below where they do not suffice; whether it did either.
+    fn came_down_to_a_knee(&mut self, now: Instant, class: u64, level: f64) -> bool {
+        let limit = f64::from(self.limit);
+        let fresh = FRESH_ROUNDS * u64::from(self.limit);
+        let has_looked = self.since_look < LOOK_AGAIN_ANSWERS;
+        let worth_it = |knee: &Knee| knee.at < limit * WORTH;
+        let waits = self.waits_of(class);
+        let known = waits.knee(level, DOUBT, fresh).filter(worth_it);
+        let suspected = waits.knee(level, DOUBT, u64::MAX).filter(worth_it);
+        if let Some(knee) = known.filter(|knee| has_looked || !knee.other_work) {
+            self.starting = false;
+            self.cut_at = Some(now);
+            self.set_limit(knee.at.round() as u32);
+            return true;
+        }
+        if suspected.is_some() && !has_looked {
+            self.look_below(class);
+            return true;
+        }
+        false
+    }
+
+    fn limit_of_look(&self) -> u32 {
+        ((f64::from(self.limit) * LOOK_RATIO) as u32).max(1)
+    }
+
+    /// Learns afresh what answers of this class take at fewer in flight.
+    fn look_below(&mut self, class: u64) {
+        let limit = self.limit_of_look();
+        let below = f64::from(self.limit) - 0.5;
+        for reading in self.waits_of(class).readings.iter_mut().filter(|reading| reading.level < below) {
+            reading.weight = 0.0;
+        }
         self.starting = false;
-        if self.more_strained_than_below(level) == Some(false) {
+        self.looks += 1;
+        self.look = Some(Look { limit, wanted: limit.max(3), patience: self.limit * 4 });
+        self.begin_round();
+    }
+
+    fn overloaded(&mut self, now: Instant, started: Started) {
+        self.starting = false;
+        if self.more_strained_than_below(started.level) == Some(false) {
             return;
         }
         self.clean = false;
@@ -309,7 +396,7 @@ impl Concurrency {
         }
         let share = merged([&below, here]).mean;
         let error = (share * (1.0 - share) * (1.0 / here.weight + 1.0 / below.weight)).sqrt();
-        Some(here.mean - below.mean > DOUBT * error)
+        Some(here.mean - below.mean > STRAIN_DOUBT * error)
     }
 
     /// Adds one, unless the last step brought too little, or the next is known to.
@@ -317,8 +404,9 @@ impl Concurrency {
         let limit = f64::from(self.limit);
         let starting = self.starting;
         let waits = self.waits_of(class);
-        let queued = !starting && waits.knee(limit, 0.0).is_some_and(|knee| knee < limit * WORTH_GROWING);
-        let would_queue = waits.knee(limit + 1.0, 0.0).is_some_and(|knee| knee < (limit + 1.0) * WORTH_GROWING);
+        let queued = !starting && waits.knee(limit, 0.0, u64::MAX).is_some_and(|knee| knee.at < limit * WORTH_GROWING);
+        let would_queue =
+            waits.knee(limit + 1.0, 0.0, u64::MAX).is_some_and(|knee| knee.at < (limit + 1.0) * WORTH_GROWING);
         let would_be_refused = near(&self.strain, limit + 1.0).is_some_and(|next| next.weight >= WEIGHT_MIN)
             && self.more_strained_than_below(limit + 1.0) == Some(true);
         if queued || would_queue || would_be_refused {
@@ -331,7 +419,9 @@ impl Concurrency {
 
     fn set_limit(&mut self, limit: u32) {
         self.limit = limit.clamp(1, self.ceiling);
-        self.look = None;
+        if self.look.take().is_some() {
+            self.looks += 1;
+        }
         self.begin_round();
     }
 
@@ -379,6 +469,8 @@ impl Waits {
             self.spread = Some((spread + (off - spread) / weight, weight));
         }
         note(&mut self.readings, WEIGHT_MAX, level, wait);
+        self.answers += 1;
+        self.readings[place(level)].renewed = self.answers;
     }
 
     /// How many in flight would do as well as `level`, as far as answers tell; `None` while nothing else is known.
@@ -387,28 +479,32 @@ impl Waits {
     /// then `level` times the quicker wait over the wait at `level`.
     ///
     /// - `doubt`: how many standard errors of the difference are taken for chance.
-    fn knee(&self, level: f64, doubt: f64) -> Option<f64> {
+    /// - `fresh`: how many answers ago a reading at fewer in flight was renewed at most.
+    fn knee(&self, level: f64, doubt: f64, fresh: u64) -> Option<Knee> {
         let here = near(&self.readings, level).filter(|here| here.weight >= WEIGHT_MIN)?;
         let spread = self.spread.unwrap_or(SPREAD_ASSUMED).0;
         let mut fewer = Reading::default();
-        let mut knee: Option<f64> = None;
+        let mut knee: Option<Knee> = None;
         // Compared with all below each number: while starting there are one or two answers at each only.
-        for reading in self.readings.iter().filter(|reading| reading.level < here.level - 0.5) {
+        let below = self.readings.iter().filter(|reading| reading.level < here.level - 0.5);
+        for reading in below.filter(|reading| self.answers - reading.renewed <= fresh) {
             fewer = merged([&fewer, reading]);
             if reading.weight > 0.0 && fewer.weight >= WEIGHT_MIN {
                 let error = (spread * (1.0 / here.weight + 1.0 / fewer.weight)).sqrt();
                 let longer = (here.mean - fewer.mean - doubt * error).max(0.0);
-                // Where more in flight gets less done, fewer still is not better than what was seen to work.
-                let found = (here.level * (-longer).exp()).max(fewer.level);
-                knee = Some(knee.map_or(found, |knee| knee.min(found)));
+                let at = here.level * (-longer).exp();
+                if knee.is_none_or(|knee| at.max(fewer.level) < knee.at) {
+                    // Where more in flight gets less done, fewer still is not better than what was seen to work.
+                    knee = Some(Knee { at: at.max(fewer.level), other_work: at < fewer.level * QUEUE_RATIO });
+                }
             }
         }
         knee
     }
 
-    /// Whether enough is known about `level` and below to compare with.
+    /// Whether anything is known about `level` and below.
     fn known_up_to(&self, level: f64) -> bool {
-        merged(self.readings.iter().filter(|reading| reading.level <= level + 0.5)).weight >= WEIGHT_MIN
+        merged(self.readings.iter().filter(|reading| reading.level <= level + 0.5)).weight >= WEIGHT_KNOWN
     }
 }
 
@@ -547,6 +643,25 @@ mod tests {
         assert!(share >= 0.92, "{share}");
         constant.run(2000);
         assert!(constant.per_second() / 80.0 >= 0.97, "{}", constant.per_second());
+    }
+
+    #[test]
+    fn the_few_quick_requests_of_a_start_are_no_measure_for_pages() {
+        // One after the other, as a login and the like are; then many at once, as counting is.
+        for (at_once, quick) in [(1, 12), (8, 12), (8, 100)] {
+            let mut started = 0;
+            let mut pages = Loop::new(8, at_once, 1, move |_, _| {
+                started += 1;
+                answers(if started <= quick { ms(5) } else { ms(100) })
+            });
+            pages.run(quick);
+            pages.fetchers = 8;
+            pages.began = pages.now;
+            pages.answered = 0;
+            pages.run(200);
+            let share = pages.per_second() / 80.0;
+            assert!(share >= 0.88, "{quick} quick ones, {at_once} at once: {share}");
+        }
     }
 
     #[test]
@@ -704,8 +819,9 @@ mod tests {
         let now = Instant::now();
         let mut controller = Concurrency { limit: 8, ..Concurrency::new(8) };
         for class in 0..1000 {
-            let started = controller.started(now);
-            controller.ended(now + ms(class + 1), started, class, TurnOutcome::Answered, ms(class + 1));
+            controller.in_flight = 7;
+            let started = controller.started(now + ms(class));
+            controller.ended(now + ms(class + 1), started, class, TurnOutcome::Answered, ms(1));
         }
         assert_eq!(controller.waits.len(), CLASSES_MAX);
         assert_eq!(controller.limit(), 8);
