@@ -115,9 +115,13 @@ impl Life {
         }
     }
 
-    /// Whether this call is one in which the fetcher panics.
+    /// Whether the fetcher panics in this call, which then counts as made.
     fn panics_now(&self) -> bool {
-        self.fate == Fate::Panics && self.calls.load(Ordering::SeqCst) + 1 == self.at
+        let hit = self.fate == Fate::Panics && self.calls.load(Ordering::SeqCst) + 1 == self.at;
+        if hit {
+            self.calls.fetch_add(1, Ordering::SeqCst);
+        }
+        hit
     }
 }
 
@@ -372,10 +376,6 @@ impl Source for FakeSource {
 
     fn repair(&self, selection: &Value, missing: &[String]) -> Vec<Value> {
         vec![json!({"stream": selection["stream"], "ids": missing})]
-    }
-
-    fn ping(&self) -> LocalBoxFuture<'_, bool> {
-        Box::pin(async { true })
     }
 
     fn close(&self) {

@@ -80,6 +80,7 @@ pub async fn run(harvest: Harvest) -> Report {
         finished: BTreeMap::new(),
         reconciled: BTreeMap::new(),
         settlement: Settlement::default(),
+        watermarks: BTreeMap::new(),
         harvest,
     };
     let ended = run.go().await;
@@ -139,6 +140,8 @@ struct Run {
     reconciled: BTreeMap<StreamId, Reconciled>,
     /// What became of partitions that did not finish.
     settlement: Settlement,
+    /// From where the next incremental run goes on, once this one is published.
+    watermarks: BTreeMap<String, String>,
 }
 
 /// The actors of one run; arbiters are stopped and joined when it is dropped.
@@ -490,12 +493,14 @@ impl Run {
         }
         let rejects = self.rejects(&plan)?;
         let manifest = self.manifest(&plan, &taken)?;
+        let watermarks = manifest.watermarks.clone();
         crash_point!("publish.before");
         Arc::clone(&self.harvest.sink).publish(manifest, rejects).await?;
         crash_point!("publish.after");
         Arc::clone(&self.harvest.store).end().await?;
         crash_point!("end.after");
         Arc::clone(&self.harvest.sink).discard().await?;
+        self.watermarks = watermarks;
         Ok(())
     }
 
@@ -684,6 +689,7 @@ impl Run {
             peak_requests_per_second: 0,
             error,
             left_out,
+            watermarks: self.watermarks.clone(),
             warnings: Vec::new(),
         }
     }

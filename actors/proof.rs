@@ -64,6 +64,7 @@ async fn dies_once(fate: Fate, at: u64, fetchers: u32) -> bool {
         assert_exact(&world, &what);
         return happened;
     }
+    assert_ne!(fate, Fate::Panics, "{what}: the run did not survive it: {first:?}");
     let report = live(&world, &Life::undisturbed(), fetchers).await.unwrap();
     assert_eq!(report.outcome, Outcome::Complete, "{what}: {:?}", report.error);
     assert_exact(&world, &what);

@@ -124,6 +124,9 @@ pub struct Report {
     /// What `["*"]` did not reach, with the reason.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub left_out: BTreeMap<String, String>,
+    /// Per stream, from where the next incremental run goes on; only when the run is complete.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub watermarks: BTreeMap<String, String>,
     /// Things a person should know although they changed nothing: a store rebuilt, rows that appeared or vanished.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,

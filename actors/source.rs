@@ -37,9 +37,6 @@ pub trait Source: Send + Sync {
     /// The selections of partitions that fetch the rows with these keys, in the given order. Pure, like `listing`.
     fn repair(&self, selection: &serde_json::Value, missing: &[String]) -> Vec<serde_json::Value>;
 
-    /// Whether the source is back: one cheap request, made while an outage lasts.
-    fn ping(&self) -> LocalBoxFuture<'_, bool>;
-
     /// Lets no further request leave: those that wait for their turn fail at once, those under way may end. For good.
     fn close(&self);
 
