@@ -302,3 +302,7 @@ mod tests {
         assert_eq!(taken("JSESSIONID"), None);
     }
 }
+
+#[cfg(test)]
+#[path = "session_tests.rs"]
+mod session_tests;

@@ -242,8 +242,8 @@ impl Shared {
 
 /// A client of one DHIS2 server.
 ///
-/// Cheap to clone; clones share session, counters and gate. Requests run on whatever actix arbiter (or other
-/// single-threaded tokio runtime) awaits them, with connections of that thread; their futures stay on it. From anywhere
+/// Cheap to clone; clones share session, counters and gate. Requests run on whatever actix arbiter (or tokio
+/// `LocalSet`) awaits them, with connections of that thread; their futures stay on it. From anywhere
 /// else use [`Client::handle`].
 #[derive(Clone)]
 pub struct Client {

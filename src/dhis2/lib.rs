@@ -23,7 +23,7 @@
 //! **Large answers** are read row by row in constant memory: [`Request::rows`], [`metadata::MetadataList`],
 //! [`split::Splitter`].
 //!
-//! Requests run on actix arbiters and single-threaded tokio runtimes; [`Client::handle`] serves everybody else. The crate
+//! Requests run on actix arbiters (and anywhere inside a tokio `LocalSet`); [`Client::handle`] serves everybody else. The crate
 //! knows nothing of jobs, checkpoints or what an error means for a harvest.
 
 mod auth;

@@ -203,6 +203,9 @@ pub enum SplitError {
         /// Column of the text without its rows, from 1.
         column: usize,
     },
+    /// The text around the rows is not UTF-8.
+    #[error("the text around the rows is not valid UTF-8")]
+    EnvelopeNotUtf8,
     /// The text around the rows has another shape than expected: the wrong dialect.
     #[error("the text around the rows does not have the expected shape at line {line} column {column}")]
     EnvelopeShape {
@@ -421,7 +424,9 @@ impl Splitter {
         if self.envelope.bytes.iter().all(|byte| is_blank(*byte)) {
             return Err(SplitError::Empty);
         }
-        if let Err(error) = serde_json::from_slice::<IgnoredAny>(&self.envelope.bytes) {
+        // As text, since serde_json does not look at the bytes of what it ignores.
+        let Ok(text) = std::str::from_utf8(&self.envelope.bytes) else { return Err(SplitError::EnvelopeNotUtf8) };
+        if let Err(error) = serde_json::from_str::<IgnoredAny>(text) {
             return Err(if error.is_eof() {
                 SplitError::Truncated { rows: self.rows }
             } else {
@@ -763,5 +768,371 @@ impl ValueScan {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Value, value::RawValue};
+
+    use super::*;
+
+    /// What came of splitting `text`, given in pieces of the lengths in `cuts` (then the rest).
+    fn split(
+        text: &[u8],
+        cuts: &[usize],
+        path: &[&str],
+        limits: SplitLimits,
+    ) -> Result<(Vec<String>, Envelope), SplitError> {
+        let mut splitter = Splitter::new(path, limits);
+        let mut rows = Vec::new();
+        let mut take = |row: Row<'_>| {
+            rows.push(match row {
+                Row::Whole(row) => row.text().to_owned(),
+                Row::Oversize { prefix, bytes } => format!("oversize {} of {bytes}", prefix.len()),
+                Row::TooDeep { prefix, bytes } => format!("too deep {} of {bytes}", prefix.len()),
+            });
+            Ok(())
+        };
+        let mut rest = text;
+        for cut in cuts {
+            let (now, later) = rest.split_at((*cut).min(rest.len()));
+            splitter.push(now, &mut take)?;
+            rest = later;
+        }
+        splitter.push(rest, &mut take)?;
+        let envelope = splitter.finish()?;
+        assert_eq!(envelope.rows(), rows.len() as u64);
+        Ok((rows, envelope))
+    }
+
+    fn split_rows(text: &str) -> Result<(Vec<String>, Envelope), SplitError> {
+        split(text.as_bytes(), &[], &["rows"], SplitLimits::default())
+    }
+
+    /// The same by a parser that holds everything in memory.
+    fn dom(text: &str, path: &[&str]) -> Option<Vec<String>> {
+        let mut raw: &RawValue = serde_json::from_str(text).ok()?;
+        for key in path {
+            let object: std::collections::HashMap<String, &RawValue> = serde_json::from_str(raw.get()).ok()?;
+            raw = object.get(*key)?;
+        }
+        let rows: Vec<&RawValue> = serde_json::from_str(raw.get()).ok()?;
+        Some(rows.iter().map(|row| row.get().to_owned()).collect())
+    }
+
+    fn blank() -> impl Strategy<Value = String> {
+        prop_oneof![4 => Just(String::new()), 1 => "[ \n\r\t]{1,3}"]
+    }
+
+    fn string() -> impl Strategy<Value = String> {
+        let piece = prop_oneof![
+            4 => "[a-z0-9 ]{0,6}",
+            1 => Just(r#"\""#.to_owned()),
+            1 => Just(r"\\".to_owned()),
+            1 => Just(r"\u00e9".to_owned()),
+            1 => Just(r"\ud83d\ude00".to_owned()),
+            1 => Just("é漢😀".to_owned()),
+            1 => Just(r#"{[\n,:]}"#.to_owned()),
+            1 => Just("rows".to_owned()),
+        ];
+        prop::collection::vec(piece, 0..4).prop_map(|pieces| format!("\"{}\"", pieces.concat()))
+    }
+
+    fn scalar() -> impl Strategy<Value = String> {
+        prop_oneof![
+            string(),
+            prop::sample::select(vec!["null", "true", "false", "0", "1.10", "-12.5e-3", "123456789012345678901234"])
+                .prop_map(str::to_owned),
+        ]
+    }
+
+    fn object(value: impl Strategy<Value = String>) -> impl Strategy<Value = String> {
+        let key = prop_oneof![3 => string(), 1 => Just("\"rows\"".to_owned())];
+        prop::collection::vec((blank(), key, blank(), blank(), value, blank()), 0..4).prop_map(|members| {
+            let members: Vec<_> =
+                members.into_iter().map(|(a, key, b, c, value, d)| format!("{a}{key}{b}:{c}{value}{d}")).collect();
+            format!("{{{}}}", members.join(","))
+        })
+    }
+
+    fn array(value: impl Strategy<Value = String>) -> impl Strategy<Value = String> {
+        (blank(), prop::collection::vec((blank(), value, blank()), 0..4)).prop_map(|(inside, values)| {
+            let values: Vec<_> = values.into_iter().map(|(a, value, b)| format!("{a}{value}{b}")).collect();
+            if values.is_empty() { format!("[{inside}]") } else { format!("[{}]", values.join(",")) }
+        })
+    }
+
+    fn json() -> impl Strategy<Value = String> {
+        scalar().boxed().prop_recursive(3, 12, 3, |inner| prop_oneof![object(inner.clone()), array(inner)].boxed())
+    }
+
+    /// An envelope with `rows` somewhere in it, and other members before and behind.
+    fn envelope(rows: impl Strategy<Value = String>) -> impl Strategy<Value = String> {
+        let other = || {
+            prop::collection::vec(
+                (prop::sample::select(vec!["pager", "row", "rows2", "ROWS", "\\u0072ow"]), json()),
+                0..3,
+            )
+        };
+        let key = prop::sample::select(vec!["rows", "r\\u006fws"]);
+        (other(), key, blank(), rows, other(), blank()).prop_map(|(before, key, gap, rows, behind, end)| {
+            let mut members: Vec<_> = before.iter().map(|(key, value)| format!("\"{key}\":{gap}{value}")).collect();
+            members.push(format!("{gap}\"{key}\"{gap}:{gap}{rows}"));
+            members.extend(behind.iter().map(|(key, value)| format!("\"{key}\":{value}{gap}")));
+            format!("{gap}{{{}}}{end}", members.join(","))
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn the_rows_are_those_of_a_dom_at_every_chunk_border(text in envelope(array(object(json())))) {
+            let wanted = dom(&text, &["rows"]).unwrap();
+            for cut in 0..=text.len() {
+                let (rows, envelope) = split(text.as_bytes(), &[cut], &["rows"], SplitLimits::default()).unwrap();
+                prop_assert_eq!(&rows, &wanted);
+                prop_assert!(envelope.found_array());
+                let mut whole: Value = serde_json::from_str(&text).unwrap();
+                whole["rows"] = Value::Array(Vec::new());
+                prop_assert_eq!(envelope.parse::<Value>().unwrap(), whole);
+            }
+            let bytes = vec![1; text.len()];
+            prop_assert_eq!(split(text.as_bytes(), &bytes, &["rows"], SplitLimits::default()).unwrap().0, wanted);
+        }
+
+        #[test]
+        fn rows_of_any_kind_under_any_path_are_those_of_a_dom(inner in envelope(array(json())), outer in array(json()), cut in 0usize..400) {
+            let limits = SplitLimits { any_value: true, ..SplitLimits::default() };
+            let nested = format!(r#"{{"rows":1,"listGrid":{inner},"title":"x"}}"#);
+            for (text, path) in [(&nested, &["listGrid", "rows"][..]), (&inner, &["rows"]), (&outer, &[])] {
+                let (rows, envelope) = split(text.as_bytes(), &[cut], path, limits).unwrap();
+                prop_assert!(envelope.found_array());
+                prop_assert_eq!(rows, dom(text, path).unwrap());
+                let bytes = vec![1; text.len()];
+                prop_assert_eq!(split(text.as_bytes(), &bytes, path, limits).unwrap().0, dom(text, path).unwrap());
+            }
+        }
+
+        #[test]
+        fn what_is_cut_anywhere_is_an_error(text in envelope(array(object(json())))) {
+            let text = text.trim_end();
+            for cut in 0..text.len() {
+                let result = split(&text.as_bytes()[..cut], &[cut / 2], &["rows"], SplitLimits::default());
+                prop_assert!(result.is_err(), "cut at {} of {}", cut, text);
+            }
+        }
+
+        #[test]
+        fn what_passes_is_json_whatever_byte_was_changed(
+            text in envelope(array(object(json()))), byte in prop::sample::select(b"\"\\{}[],: 0au\xc3\xff\0".to_vec()), cut in 0usize..300,
+        ) {
+            for at in 0..text.len() {
+                let mut changed = text.clone().into_bytes();
+                changed[at] = byte;
+                if let Ok((rows, envelope)) = split(&changed, &[cut], &["rows"], SplitLimits::default()) {
+                    let changed = String::from_utf8(changed);
+                    prop_assert!(changed.is_ok(), "not UTF-8");
+                    let changed = changed.unwrap();
+                    prop_assert!(serde_json::from_str::<IgnoredAny>(&changed).is_ok(), "{}", changed);
+                    if envelope.found_array() {
+                        prop_assert_eq!(Some(rows), dom(&changed, &["rows"]), "{}", changed);
+                    } else {
+                        prop_assert!(rows.is_empty());
+                    }
+                }
+            }
+        }
+
+        #[test]
+        fn garbage_never_panics(
+            garbage in prop::collection::vec(prop::sample::select(b"\"\\{}[],: 01au\xc3\n".to_vec()), 0..60), cut in 0usize..60,
+        ) {
+            for path in [&[][..], &["a"], &["a", "u"]] {
+                let limits = SplitLimits { any_value: true, row_bytes_max: 9, prefix_bytes: 3, depth_max: 2, ..SplitLimits::default() };
+                let _ = split(&garbage, &[cut], path, limits);
+                let _ = split(&[br#"{"a":["#, garbage.as_slice()].concat(), &[cut], path, limits);
+                let _ = split(&[br#"{"a":{"u":[{"#, garbage.as_slice()].concat(), &[cut], path, limits);
+            }
+        }
+    }
+
+    #[test]
+    fn wrong_answers_are_told_apart() {
+        for (text, wanted) in [
+            ("", "the answer is empty"),
+            (" \n ", "the answer is empty"),
+            ("<html>", "the answer is not JSON: it begins with byte 0x3c"),
+            ("null", "the answer is not JSON: it begins with byte 0x6e"),
+            (r#"{"rows":[]"#, "the answer ends before its JSON does, after 0 rows"),
+            (r#"{"rows":[{},"#, "the answer ends before its JSON does, after 1 rows"),
+            (r#"{"rows":[{}] x}"#, "the text around the rows is not valid JSON at line 1 column 12"),
+            (r#"{"rows":[]}{"rows":[]}"#, "the member of the rows appears twice"),
+            (r#"{"rows":[]}{"a":1}"#, "the text around the rows is not valid JSON at line 1 column 12"),
+            (r#"{"rows":[],"rows":[{}]}"#, "the member of the rows appears twice"),
+            (r#"{"rows":null,"ro\u0077s":[{}]}"#, "the member of the rows appears twice"),
+            (r#"{"rows":[{}{}]}"#, "row 0 is not followed by a comma or the end of the array"),
+            (r#"{"rows":[{},]}"#, "row 0 is not followed by a comma or the end of the array"),
+            (r#"{"rows":[,{}]}"#, "row 0 is not followed by a comma or the end of the array"),
+            (r#"{"rows":[{},5]}"#, "row 1 is not an object"),
+            (r#"{"rows":[{"a" 1}]}"#, "row 0"),
+        ] {
+            // A second array behind the end is met as a duplicate or as garbage; both are right.
+            let error = split_rows(text).unwrap_err().to_string();
+            if text == r#"{"rows":[]}{"rows":[]}"# {
+                assert!(error.contains("twice") || error.contains("not valid JSON"), "{error}");
+            } else {
+                assert_eq!(error, wanted, "{text}");
+            }
+        }
+        let bad = split(b"{\"rows\":[{\"a\":\"\xff\"}]}", &[], &["rows"], SplitLimits::default()).unwrap_err();
+        assert_eq!(bad.to_string(), "row 0 is not valid UTF-8");
+        let bad = split(b"{\"x\":\"\xff\",\"rows\":[]}", &[], &["rows"], SplitLimits::default()).unwrap_err();
+        assert_eq!(bad.to_string(), "the text around the rows is not valid UTF-8");
+    }
+
+    #[test]
+    fn an_answer_without_the_array_says_so() {
+        for text in [
+            "{}",
+            r#"{"other":[{"rows":[{}]}]}"#,
+            r#"{"rows":null}"#,
+            r#"{"rows":{"rows":[{}]}}"#,
+            r#"[{"rows":[{}]}]"#,
+        ] {
+            let (rows, envelope) = split_rows(text).unwrap();
+            assert!(!envelope.found_array() && rows.is_empty(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_row_too_long_or_too_deep_is_reported_and_the_answer_goes_on() {
+        let limits = SplitLimits { row_bytes_max: 40, prefix_bytes: 8, depth_max: 3, ..SplitLimits::default() };
+        let long = format!(r#"{{"id":"a","note":"{}"}}"#, "x]}\\\"".repeat(20));
+        let deep = r#"{"a":[[[1]]]}"#;
+        let text = format!(r#"{{"rows":[{{"id":1}},{long},{deep},{{"id":2}}],"pager":{{}}}}"#);
+        let wanted = [
+            r#"{"id":1}"#.to_owned(),
+            format!("oversize 8 of {}", long.len()),
+            "too deep 8 of 13".to_owned(),
+            r#"{"id":2}"#.to_owned(),
+        ];
+        for cut in 0..text.len() {
+            let (rows, envelope) = split(text.as_bytes(), &[cut], &["rows"], limits).unwrap();
+            assert_eq!(rows, wanted);
+            assert_eq!(envelope.unfit_rows(), 2);
+        }
+        let (rows, _) = split(text.as_bytes(), &vec![1; text.len()], &["rows"], limits).unwrap();
+        assert_eq!(rows, wanted);
+        // Exactly at both limits a row still passes.
+        let fits = format!(r#"{{"rows":[{{"a":[[{}]]}}]}}"#, "1".repeat(31));
+        assert_eq!(split(fits.as_bytes(), &[20], &["rows"], limits).unwrap().0.len(), 1);
+        let depth_127 = format!("{{\"rows\":[{{\"a\":{}{}}}]}}", "[".repeat(126), "]".repeat(126));
+        assert!(split_rows(&depth_127).unwrap().0[0].starts_with("{\"a\""));
+        let depth_128 = format!("{{\"rows\":[{{\"a\":{}{}}}]}}", "[".repeat(127), "]".repeat(127));
+        assert!(split_rows(&depth_128).unwrap().0[0].starts_with("too deep"));
+    }
+
+    #[test]
+    fn a_giant_row_is_not_kept_in_memory() {
+        let limits = SplitLimits { row_bytes_max: 1 << 20, ..SplitLimits::default() };
+        let mut splitter = Splitter::new(&["rows"], limits);
+        let mut seen = Vec::new();
+        let mut take = |row: Row<'_>| {
+            if let Row::Oversize { prefix, bytes } = row {
+                seen.push((prefix.len(), bytes));
+            }
+            Ok(())
+        };
+        splitter.push(br#"{"rows":[{"note":""#, &mut take).unwrap();
+        for _ in 0..1000 {
+            splitter.push(&[b'x'; 10_000], &mut take).unwrap();
+            assert!(splitter.row.capacity() <= 4 << 20);
+        }
+        assert!(splitter.row.capacity() <= 128 << 10);
+        splitter.push(br#""},{}]}"#, &mut take).unwrap();
+        assert_eq!(splitter.finish().unwrap().rows(), 2);
+        assert_eq!(seen, [(64 << 10, 10_000_011)]);
+    }
+
+    #[test]
+    fn an_envelope_beyond_its_limit_is_refused_before_it_is_read() {
+        let limits = SplitLimits { envelope_bytes_max: 20, ..SplitLimits::default() };
+        let text = format!(r#"{{"rows":[{}],"x":"12345"}}"#, vec!["{}"; 100].join(","));
+        assert!(matches!(
+            split(text.as_bytes(), &[], &["rows"], limits),
+            Err(SplitError::EnvelopeTooLarge { max: 20 })
+        ));
+        let text = format!(r#"{{"rows":[{}],"x":"1"}}"#, vec!["{}"; 100].join(","));
+        assert_eq!(split(text.as_bytes(), &[], &["rows"], limits).unwrap().0.len(), 100);
+    }
+
+    #[test]
+    fn a_row_is_one_line_even_when_the_answer_is_pretty_printed() {
+        let pretty = "{\n  \"rows\": [\r\n    {\n      \"id\": \"a\\nb\",\r\n      \"n\": 1.10\n    }\n  ]\n}\n";
+        let mut lines = Vec::new();
+        let mut splitter = Splitter::new(&["rows"], SplitLimits::default());
+        splitter
+            .push(pretty.as_bytes(), &mut |row| {
+                let Row::Whole(row) = row else { unreachable!() };
+                assert!(row.has_newline());
+                row.write_line(&mut lines);
+                Ok(())
+            })
+            .unwrap();
+        splitter.finish().unwrap();
+        assert_eq!(String::from_utf8(lines).unwrap(), "{      \"id\": \"a\\nb\",      \"n\": 1.10    }\n");
+    }
+
+    #[test]
+    fn a_head_can_be_read_and_a_callback_that_reads_none_lets_nothing_wrong_pass() {
+        #[derive(Deserialize)]
+        struct Head<'a> {
+            id: &'a str,
+        }
+        let read = |text: &str| {
+            let mut ids = Vec::new();
+            let mut splitter = Splitter::new(&["rows"], SplitLimits::default());
+            let pushed = splitter.push(text.as_bytes(), &mut |row| {
+                if let Row::Whole(row) = row {
+                    ids.push(row.head::<Head<'_>>()?.id.to_owned());
+                }
+                Ok(())
+            });
+            pushed.map(|()| ids)
+        };
+        assert_eq!(read(r#"{"rows":[{"id":"x","n":1},{"id":"y"}]}"#).unwrap(), ["x", "y"]);
+        for text in [
+            r#"{"rows":[{"id":"canary","n":}]}"#,
+            r#"{"rows":[{"id":5,"n":"canary"}]}"#,
+            r#"{"rows":[{"n":"canary"}]}"#,
+        ] {
+            let error = read(text).unwrap_err();
+            let shown = format!("{error} {error:?} {}", std::error::Error::source(&error).unwrap());
+            assert!(!shown.contains("canary") && shown.contains("line 1 column"), "{shown}");
+        }
+        assert!(matches!(split_rows(r#"{"rows":[{"id":"x",}]}"#), Err(SplitError::Row { index: 0, .. })));
+    }
+
+    #[test]
+    fn a_callback_may_stop_and_may_look_at_the_envelope_so_far() {
+        #[derive(Deserialize)]
+        struct Before {
+            period: String,
+        }
+        let text = r#"{"listGrid":{"period":"202401","rows":[{"v":1},{"v":2}]}}"#;
+        let mut splitter = Splitter::new(&["listGrid", "rows"], SplitLimits::default());
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Outer {
+            list_grid: Before,
+        }
+        let stopped = splitter.push(text.as_bytes(), &mut |row| {
+            let Row::Whole(row) = row else { unreachable!() };
+            assert_eq!(row.envelope_so_far::<Outer>()?.list_grid.period, "202401");
+            if row.index() == 1 { Err(RowFault::Stopped("enough".into())) } else { Ok(()) }
+        });
+        assert!(matches!(stopped, Err(SplitError::Row { index: 1, source: RowFault::Stopped(_) })));
+        assert!(!format!("{splitter:?}").contains("202401"));
     }
 }

@@ -692,3 +692,7 @@ fn body_error(error: PayloadError, received: u64) -> Error {
     }
     .with_source(io)
 }
+
+#[cfg(test)]
+#[path = "transport_tests.rs"]
+mod tests;

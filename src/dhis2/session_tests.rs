@@ -1,0 +1,302 @@
+//! Who is let in, how often it is tried, and where credentials go: over a real socket.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use futures_util::future::join_all;
+
+use crate::{
+    Client, Credentials, Error, Kind,
+    testing::{Heard, Server, Then, answer, json},
+};
+
+const BASIC: &str = "Basic cmVhZGVyOmNhbmFyeS1wYXNzd29yZA==";
+const UNAUTHORIZED: &str =
+    r#"{"httpStatus":"Unauthorized","httpStatusCode":401,"status":"ERROR","message":"Unauthorized"}"#;
+
+fn client(server: &Server) -> Client {
+    let credentials = Credentials::Basic { username: "reader".into(), password: "canary-password".into() };
+    Client::builder(server.url()).credentials(credentials).retries(3).build().unwrap()
+}
+
+async fn read(client: &Client) -> Result<(), Error> {
+    client.get("x").json::<serde_json::Value>().await.map(|_| ())
+}
+
+fn unauthorized() -> Vec<u8> {
+    answer("401 Unauthorized", &["Content-Type: application/json"], UNAUTHORIZED)
+}
+
+fn with_cookie(cookie: &str) -> Vec<u8> {
+    answer("200 OK", &["Content-Type: application/json", &format!("Set-Cookie: {cookie}; Path=/; HttpOnly")], "{}")
+}
+
+fn cookies(server: &Server) -> Vec<Option<String>> {
+    server.heard().iter().map(|heard: &Heard| heard.header("cookie").map(str::to_owned)).collect()
+}
+
+fn list(cookies: &[Option<&str>]) -> Vec<Option<String>> {
+    cookies.iter().map(|cookie| cookie.map(str::to_owned)).collect()
+}
+
+#[actix_rt::test]
+async fn the_session_cookie_is_sent_with_the_credentials_and_follows_the_server() {
+    let server = Server::start(|heard, out| {
+        match heard.number {
+            0 => out.write(with_cookie("JSESSIONID=A")),
+            1 => out.write(json("{}")),
+            2 => out.write(answer("404 Not Found", &["Set-Cookie: other=1", "Set-Cookie: JSESSIONID=B"], "")),
+            3 => out.write(with_cookie("JSESSIONID=; Max-Age=0")),
+            _ => out.write(json("{}")),
+        }
+        Then::Keep
+    });
+    let client = client(&server);
+    for _ in 0..5 {
+        let _ = read(&client).await;
+    }
+    let (a, b) = (Some("JSESSIONID=A"), Some("JSESSIONID=B"));
+    assert_eq!(cookies(&server), list(&[None, a, a, b, None]));
+    assert!(server.heard().iter().all(|heard| heard.header("authorization") == Some(BASIC)));
+}
+
+#[actix_rt::test]
+async fn an_ended_session_is_followed_by_one_login_without_its_cookie() {
+    let ends = [
+        unauthorized(),
+        answer("302 Found", &["Location: /dhis-web-commons/security/login.action"], ""),
+        answer("302 Found", &["Location: http://x/dhis-web-commons-security/logout.action"], ""),
+        answer("302 Found", &["Location: /login/"], ""),
+        answer("200 OK", &["Content-Type: text/html"], "<input type=password>"),
+    ];
+    for end in ends {
+        let server = Server::start(move |heard, out| {
+            match heard.number {
+                0 => out.write(with_cookie("JSESSIONID=A")),
+                1 => out.write(&end),
+                _ => out.write(with_cookie("JSESSIONID=B")),
+            }
+            Then::Keep
+        });
+        let client = client(&server);
+        for _ in 0..3 {
+            read(&client).await.unwrap();
+        }
+        assert_eq!(cookies(&server), list(&[None, Some("JSESSIONID=A"), None, Some("JSESSIONID=B")]));
+        assert_eq!(client.requests_sent(), 4);
+    }
+}
+
+#[actix_rt::test]
+async fn refused_credentials_are_tried_once_and_then_never_again() {
+    let refusals = [
+        unauthorized(),
+        answer("401 Unauthorized", &["WWW-Authenticate: Basic realm=\"DHIS2\""], "<html>"),
+        answer("302 Found", &["Location: /dhis-web-login"], ""),
+        answer("200 OK", &["Content-Type: text/html"], "<title>Login</title>"),
+    ];
+    for refusal in refusals {
+        let server = Server::saying(refusal);
+        let client = client(&server);
+        for _ in 0..3 {
+            let error = read(&client).await.unwrap_err();
+            assert_eq!(error.kind(), Kind::Auth);
+            assert!(error.to_string().contains("does not accept the credentials"), "{error}");
+        }
+        assert_eq!((server.heard().len(), client.requests_sent()), (1, 1));
+    }
+}
+
+#[actix_rt::test]
+async fn a_refusal_with_a_cookie_is_repeated_once_without_it_and_then_final() {
+    let server = Server::start(|heard, out| {
+        out.write(if heard.number == 0 { with_cookie("JSESSIONID=A") } else { unauthorized() });
+        Then::Keep
+    });
+    let client = client(&server);
+    read(&client).await.unwrap();
+    for _ in 0..3 {
+        let error = read(&client).await.unwrap_err();
+        assert_eq!((error.kind(), error.status()), (Kind::Auth, Some(401)));
+    }
+    assert_eq!(cookies(&server), list(&[None, Some("JSESSIONID=A"), None]));
+}
+
+#[actix_rt::test]
+async fn sixteen_workers_with_a_wrong_password_make_one_failed_login() {
+    let server = Server::start(|_, out| {
+        // Long enough for all of them to have come.
+        out.pause(30);
+        out.write(unauthorized());
+        Then::Keep
+    });
+    let client = client(&server);
+    let results = join_all((0..16).map(|_| read(&client))).await;
+    assert!(results.iter().all(|result| result.as_ref().is_err_and(|error| error.kind() == Kind::Auth)));
+    assert_eq!(server.heard().len(), 1);
+}
+
+#[actix_rt::test]
+async fn sixteen_workers_with_the_right_password_open_one_session() {
+    let server = Server::start(|heard, out| {
+        out.pause(5);
+        out.write(if heard.header("cookie").is_some() {
+            json("{}")
+        } else {
+            with_cookie(&format!("JSESSIONID=S{}", heard.number))
+        });
+        Then::Keep
+    });
+    let client = client(&server);
+    for result in join_all((0..16).map(|_| read(&client))).await {
+        result.unwrap();
+    }
+    let cookies = cookies(&server);
+    assert_eq!(cookies.len(), 16);
+    assert_eq!(cookies[0], None);
+    assert!(cookies[1..].iter().all(|cookie| cookie.as_deref() == Some("JSESSIONID=S0")), "{cookies:?}");
+}
+
+#[actix_rt::test]
+async fn a_password_changed_while_eight_are_at_work_makes_one_failed_login() {
+    let changed = Arc::new(AtomicBool::new(false));
+    let logins = Arc::new(AtomicUsize::new(0));
+    let (seen_changed, seen_logins) = (Arc::clone(&changed), Arc::clone(&logins));
+    let server = Server::start(move |heard, out| {
+        out.pause(20);
+        if !seen_changed.load(SeqCst) {
+            out.write(with_cookie("JSESSIONID=A"));
+        } else {
+            if heard.header("cookie").is_none() {
+                seen_logins.fetch_add(1, SeqCst);
+            }
+            out.write(unauthorized());
+        }
+        Then::Keep
+    });
+    let client = client(&server);
+    read(&client).await.unwrap();
+    changed.store(true, SeqCst);
+    let results = join_all((0..8).map(|_| read(&client))).await;
+    assert!(results.iter().all(|result| result.as_ref().is_err_and(|error| error.kind() == Kind::Auth)));
+    assert_eq!(logins.load(SeqCst), 1);
+    assert_eq!(server.heard().len(), 1 + 8 + 1);
+}
+
+#[actix_rt::test]
+async fn an_outage_before_the_first_login_condemns_nobody() {
+    let server = Server::start(|heard, out| {
+        out.write(if heard.number < 2 { answer("503 Service Unavailable", &[], "") } else { json("{}") });
+        Then::Keep
+    });
+    let client = client(&server).with_retries(0);
+    assert_eq!(read(&client).await.unwrap_err().status(), Some(503));
+    assert_eq!(read(&client).await.unwrap_err().status(), Some(503));
+    read(&client).await.unwrap();
+}
+
+#[actix_rt::test]
+async fn other_credentials_get_a_chance_of_their_own() {
+    let server = Server::start(|heard, out| {
+        let good = heard.header("authorization") == Some("ApiToken d2pat_good");
+        out.write(if good { with_cookie("JSESSIONID=T") } else { unauthorized() });
+        Then::Keep
+    });
+    let client = client(&server);
+    assert_eq!(read(&client).await.unwrap_err().kind(), Kind::Auth);
+    let clone = client.clone();
+    client.replace_credentials(&Credentials::Token("d2pat_good".into())).unwrap();
+    read(&clone).await.unwrap();
+    read(&client).await.unwrap();
+    assert_eq!(cookies(&server), list(&[None, None, Some("JSESSIONID=T")]));
+}
+
+#[test]
+fn threads_share_one_session() {
+    let server = Server::start(|heard, out| {
+        out.write(if heard.header("cookie").is_some() { json("{}") } else { with_cookie("JSESSIONID=A") });
+        Then::Keep
+    });
+    let client = client(&server);
+    for _ in 0..3 {
+        let client = client.clone();
+        std::thread::spawn(move || actix_rt::System::new().block_on(async move { read(&client).await.unwrap() }))
+            .join()
+            .unwrap();
+    }
+    let a = Some("JSESSIONID=A");
+    assert_eq!(cookies(&server), list(&[None, a, a]));
+    // Each thread has connections of its own.
+    assert_eq!(server.connections(), 3);
+}
+
+#[actix_rt::test]
+async fn a_forbidden_path_does_not_condemn_the_credentials() {
+    let server = Server::start(|heard, out| {
+        let body = r#"{"httpStatusCode":403,"status":"ERROR","message":"Access denied"}"#;
+        out.write(if heard.number == 0 {
+            answer("403 Forbidden", &["Content-Type: application/json"], body)
+        } else {
+            json("{}")
+        });
+        Then::Keep
+    });
+    let client = client(&server);
+    let error = read(&client).await.unwrap_err();
+    assert_eq!((error.kind(), error.status()), (Kind::Status, Some(403)));
+    read(&client).await.unwrap();
+}
+
+#[actix_rt::test]
+async fn no_error_and_no_debug_output_shows_a_secret() {
+    let location = "Location: http://127.0.0.1:1/api/x";
+    let answers = vec![
+        with_cookie("JSESSIONID=canary-cookie"),
+        answer("409 Conflict", &[], "{\"message\":\"no\"}"),
+        answer("302 Found", &[location], ""),
+        json("{"),
+        unauthorized(),
+        unauthorized(),
+    ];
+    let server = Server::start(move |heard, out| {
+        out.write(&answers[heard.number]);
+        Then::Keep
+    });
+    let client = client(&server).with_retries(0);
+    let mut shown = String::new();
+    for _ in 0..6 {
+        if let Err(error) = read(&client).await {
+            shown += &format!(
+                "{error} {error:?} {:?} {:?}",
+                error.url(),
+                std::error::Error::source(&error).map(ToString::to_string)
+            );
+        }
+        shown += &format!("{client:?} {:?}", client.get("x"));
+    }
+    assert_eq!(server.heard().len(), 6);
+    for secret in ["canary", BASIC.strip_prefix("Basic ").unwrap(), "Y2FuYXJ5"] {
+        assert!(!shown.contains(secret), "{secret} in {shown}");
+    }
+    assert!(shown.contains("409"));
+}
+
+#[actix_rt::test]
+async fn giving_up_a_login_on_trial_lets_the_next_one_try() {
+    let server = Server::start(|heard, out| {
+        if heard.number == 0 {
+            return Then::Hang;
+        }
+        out.write(json("{}"));
+        Then::Keep
+    });
+    let client = client(&server);
+    let given_up = tokio::time::timeout(Duration::from_millis(50), read(&client)).await;
+    assert!(given_up.is_err());
+    read(&client).await.unwrap();
+}
