@@ -212,3 +212,106 @@ impl RowBatches {
         self.envelope.as_ref()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Server, Then, chunk, head, json};
+
+    fn client(server: &Server) -> Client {
+        Client::builder(server.url()).retries(0).build().unwrap()
+    }
+
+    fn is_send<T: Send>(value: T) -> T {
+        value
+    }
+
+    #[test]
+    fn a_plain_thread_may_ask() {
+        let server = Server::saying(json(r#"{"version":"2.40.1"}"#));
+        let handle = client(&server).handle().unwrap();
+        let clone = handle.clone();
+        let info = std::thread::spawn(move || clone.run_blocking(|client| async move { client.system_info().await }));
+        assert_eq!(info.join().unwrap().unwrap().unwrap().version.minor(), 40);
+        let id = handle.run_blocking(|_| async { std::thread::current().id() }).unwrap();
+        assert_ne!(id, std::thread::current().id());
+    }
+
+    #[test]
+    fn another_runtime_may_ask_and_move_the_future_between_threads() {
+        let server = Server::saying(json("[1,2]"));
+        let handle = client(&server).handle().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let asked = is_send(async move { handle.json::<Vec<u8>>("x").await });
+        assert_eq!(runtime.block_on(runtime.spawn(asked)).unwrap().unwrap(), [1, 2]);
+    }
+
+    #[tokio::test]
+    async fn rows_arrive_in_batches_and_only_a_whole_answer_ends_well() {
+        for whole in [true, false] {
+            let server = Server::start(move |_, out| {
+                out.write(head(&["Transfer-Encoding: chunked"], chunk(r#"{"xs":[{"n":1},{"n":2},"#)));
+                out.write(chunk(r#"{"n":3}],"total":3}"#));
+                if whole {
+                    out.write(chunk(""));
+                }
+                Then::Close
+            });
+            let handle = client(&server).handle().unwrap();
+            let mut batches = handle.rows("xs", &["xs"], SplitLimits::default()).await.unwrap();
+            let mut lines = Vec::new();
+            let end = loop {
+                match is_send(batches.next()).await {
+                    Ok(Some(batch)) => lines.extend(batch),
+                    Ok(None) => break Ok(batches.envelope().unwrap().rows()),
+                    Err(error) => break Err(error.kind()),
+                }
+            };
+            assert_eq!(String::from_utf8(lines).unwrap(), "{\"n\":1}\n{\"n\":2}\n{\"n\":3}\n");
+            assert_eq!(end, if whole { Ok(3) } else { Err(Kind::Cut) });
+        }
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_is_slow_stops_the_server_and_one_that_leaves_ends_the_request() {
+        use std::sync::{
+            Arc,
+            atomic::{AtomicUsize, Ordering::SeqCst},
+        };
+        let written = Arc::new(AtomicUsize::new(0));
+        let seen = Arc::clone(&written);
+        let server = Server::start(move |_, out| {
+            out.write(head(&["Content-Length: 400000012"], r#"{"xs":[{"n":"#));
+            for _ in 0..4000 {
+                out.write([b' '; 100_000 - 12]);
+                out.write(r#"1},     {"n":"#);
+                seen.fetch_add(100_000, SeqCst);
+            }
+            Then::Close
+        });
+        let handle = client(&server).handle().unwrap();
+        let mut batches = handle.rows("xs", &["xs"], SplitLimits::default()).await.unwrap();
+        assert!(batches.next().await.unwrap().is_some());
+        // The server gets no further once channel and sockets are full.
+        let mut before = usize::MAX;
+        while written.load(SeqCst) != before {
+            before = written.load(SeqCst);
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+        assert!(before < 100_000_000, "{before}");
+        drop(batches);
+        // The request ends, so the server's writes fail and its loop runs to the end.
+        while written.load(SeqCst) < 400_000_000 {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn work_that_panics_is_an_error_and_the_handle_lives_on() {
+        let server = Server::saying(json("1"));
+        let handle = client(&server).handle().unwrap();
+        let error = handle.run(|_| async { panic!("on purpose") }).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::HandleClosed);
+        assert_eq!(handle.json::<u8>("x").await.unwrap(), 1);
+    }
+}

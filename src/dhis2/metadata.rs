@@ -342,3 +342,152 @@ impl Client {
         Ok(IdAt { id: id.filter(|_| there), pager })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{CountingGate, Server, Then, answer, gzipped, json};
+
+    fn client(server: &Server) -> Client {
+        Client::builder(server.url()).retries(0).build().unwrap()
+    }
+
+    async fn lines(list: &MetadataList<'_>, client: &Client) -> Result<(String, MetadataPage), Error> {
+        let mut lines = Vec::new();
+        let mut rows = list.send(client).await?;
+        while rows
+            .read(&mut |row| {
+                if let Row::Whole(row) = row {
+                    row.write_line(&mut lines);
+                }
+                Ok(())
+            })
+            .await?
+        {}
+        Ok((String::from_utf8(lines).unwrap(), rows.finish()?))
+    }
+
+    #[actix_rt::test]
+    async fn a_list_asks_as_the_api_takes_it() {
+        let server = Server::saying(json(r#"{"dataElements":[]}"#));
+        let client = client(&server);
+        let filters = ["name:like:a b".to_owned(), "id:in:[x,y]".to_owned()];
+        let keyset = MetadataList {
+            filters: &filters,
+            id_gt: Some("abcdefghijk"),
+            page_size: Some(1000),
+            extra: &[("defaults", "INCLUDE")],
+            ..MetadataList::new("dataElements")
+        };
+        let _ = lines(&keyset, &client).await;
+        let whole = MetadataList {
+            endpoint: Some("/dataElements2"),
+            fields: "id,name[x]",
+            ..MetadataList::new("dataElements")
+        };
+        let _ = lines(&whole, &client).await;
+        let unordered = MetadataList { order_id_asc: false, ..MetadataList::new("dataElements") };
+        let _ = lines(&unordered, &client).await;
+        let deleted = DeletedObjects {
+            klass: Some("DataElement"),
+            deleted_at: Some("2024-01-31T00:00:00"),
+            page_size: Some(50),
+            page: 2,
+        };
+        let _ = deleted.send(&client).await;
+        let paths: Vec<_> = server.heard().into_iter().map(|heard| heard.path).collect();
+        assert_eq!(
+            paths,
+            [
+                "/api/dataElements?fields=:owner&filter=name:like:a%20b&filter=id:in:%5Bx,y%5D&filter=id:gt:abcdefghijk\
+                 &rootJunction=AND&order=id:asc&page=1&pageSize=1000&defaults=INCLUDE",
+                "/api/dataElements2?fields=id,name%5Bx%5D&order=id:asc&paging=false",
+                "/api/dataElements?fields=:owner&paging=false",
+                "/api/deletedObjects?klass=DataElement&deletedAt=2024-01-31T00:00:00&page=2&pageSize=50",
+            ]
+        );
+    }
+
+    #[actix_rt::test]
+    async fn rows_come_as_the_server_wrote_them_with_the_pager() {
+        let body = r#"{"pager":{"page":1,"pageCount":3,"total":5,"pageSize":2,"nextPage":"http://other/"},"dataElements":[{"id":"b","n":1.10},
+            {"id":"a","x":"é"}]}"#;
+        for bytes in [json(body), gzipped(body.as_bytes())] {
+            let server = Server::saying(bytes);
+            let list = MetadataList { page_size: Some(2), ..MetadataList::new("dataElements") };
+            let (lines, page) = lines(&list, &client(&server)).await.unwrap();
+            assert_eq!(lines, "{\"id\":\"b\",\"n\":1.10}\n{\"id\":\"a\",\"x\":\"é\"}\n");
+            assert_eq!((page.rows, page.pager.unwrap().total), (2, Some(5)));
+        }
+    }
+
+    #[actix_rt::test]
+    async fn the_wrong_dialect_is_never_no_rows() {
+        let paged = MetadataList { page_size: Some(2), ..MetadataList::new("dataElements") };
+        let whole = MetadataList::new("dataElements");
+        for (list, body) in [
+            (&paged, r#"{"dataElements":[{"id":"a"}]}"#),
+            (&paged, r#"{"pager":{"page":1,"pageSize":50},"dataElements":[]}"#),
+            (&paged, r#"{"pager":{"page":1},"dataElements":[]}"#),
+            (&paged, r#"{"pager":{"page":1,"pageSize":2},"dataElements":[{},{},{}]}"#),
+            (&paged, r#"{"pager":{"page":1,"pageSize":2},"instances":[]}"#),
+            (&paged, r#"{"pager":{"page":"x","pageSize":2},"dataElements":[]}"#),
+            (&whole, r#"{"pager":{"page":1,"pageSize":50},"dataElements":[]}"#),
+            (&whole, r#"{"dataElements":null}"#),
+            (&whole, "{}"),
+            (&whole, "[]"),
+            (&whole, r#"{"dataElements":[{"id":"a"}]"#),
+            (&whole, r#"{"dataElements":[{"id":"a"},5]}"#),
+        ] {
+            let server = Server::saying(json(body));
+            let gate = CountingGate::default();
+            let client = client(&server).with_gate(std::sync::Arc::new(gate.clone()));
+            let error = lines(list, &client).await.unwrap_err();
+            assert_eq!(error.kind(), Kind::Garbled, "{body}: {error:?}");
+            assert!(error.url().unwrap().contains("/api/dataElements?"));
+            assert_eq!(*gate.outcomes.lock().unwrap(), [crate::gate::TurnOutcome::Failed { retry_after: None }]);
+        }
+        let server = Server::saying(answer("200 OK", &["Content-Type: application/json"], "\u{feff}<x>"));
+        assert_eq!(lines(&whole, &client(&server)).await.unwrap_err().kind(), Kind::NotJson);
+    }
+
+    #[actix_rt::test]
+    async fn an_answer_not_read_to_its_end_does_not_count() {
+        let server = Server::saying(json(r#"{"dataElements":[]}"#));
+        let rows = MetadataList::new("dataElements").send(&client(&server)).await.unwrap();
+        assert_eq!(rows.finish().unwrap_err().kind(), Kind::Stopped);
+    }
+
+    #[actix_rt::test]
+    async fn the_id_at_a_place_is_none_past_the_end_in_both_dialects() {
+        let server = Server::start(|heard, out| {
+            out.write(json(match heard.number {
+                0 => r#"{"pager":{"page":7,"pageCount":9,"total":9,"pageSize":1},"options":[{"id":"abcdefghijk"}]}"#,
+                1 => r#"{"pager":{"page":9,"pageCount":9,"total":9,"pageSize":1},"options":[{"id":"lastlastlas"}]}"#,
+                _ => r#"{"pager":{"page":9,"pageCount":9,"total":9,"pageSize":1},"options":[]}"#,
+            }));
+            Then::Keep
+        });
+        let client = client(&server);
+        let list = MetadataList { page_size: Some(1000), id_gt: Some("x"), ..MetadataList::new("options") };
+        let at = client.id_at(&list, 7).await.unwrap();
+        assert_eq!((at.id.as_deref(), at.pager.total), (Some("abcdefghijk"), Some(9)));
+        assert_eq!(client.id_at(&list, 10).await.unwrap().id, None);
+        assert_eq!(client.id_at(&list, 10).await.unwrap().id, None);
+        assert_eq!(server.heard()[0].path, "/api/options?fields=id&order=id:asc&page=7&pageSize=1");
+    }
+
+    #[actix_rt::test]
+    async fn schemas_are_read_whatever_a_version_leaves_out() {
+        let body = r#"{"schemas":[
+            {"name":"dataElement","singular":"dataElement","plural":"dataElements","collectionName":"dataElements","klass":"org.hisp.dhis.dataelement.DataElement","relativeApiEndpoint":"/dataElements","metadata":true,"persisted":true,"identifiableObject":true,"order":3,"unknown":[]},
+            {"name":"attributeValue","plural":"attributeValues","persisted":false},
+            {"name":"x","plural":"xs","relativeApiEndpoint":"/xs","persisted":true,"identifiableObject":true}]}"#;
+        let server = Server::saying(json(body));
+        let schemas = client(&server).schemas().await.unwrap();
+        let collections: Vec<_> = schemas.iter().map(Schema::collection).collect();
+        assert_eq!(collections, [Some(("dataElements", "dataElements")), None, Some(("xs", "xs"))]);
+        let server = Server::saying(json(r#"{"schemas":[]}"#));
+        assert_eq!(client(&server).schemas().await.unwrap_err().kind(), Kind::Garbled);
+    }
+}

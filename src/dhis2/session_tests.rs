@@ -255,7 +255,7 @@ async fn a_forbidden_path_does_not_condemn_the_credentials() {
 #[actix_rt::test]
 async fn no_error_and_no_debug_output_shows_a_secret() {
     let location = "Location: http://127.0.0.1:1/api/x";
-    let answers = vec![
+    let answers = [
         with_cookie("JSESSIONID=canary-cookie"),
         answer("409 Conflict", &[], "{\"message\":\"no\"}"),
         answer("302 Found", &[location], ""),

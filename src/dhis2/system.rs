@@ -175,3 +175,77 @@ impl Client {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Server, Then, answer, json};
+
+    fn client(server: &Server) -> Client {
+        Client::builder(server.url()).retries(0).build().unwrap()
+    }
+
+    #[actix_rt::test]
+    async fn an_old_and_a_new_server_describe_themselves() {
+        let old = r#"{"version":"2.25","revision":"ab12cd3","serverDate":"2024-05-01T10:11:12.345","calendar":"iso8601","systemId":null,"memoryInfo":{"x":1}}"#;
+        let server = Server::saying(json(old));
+        let info = client(&server).system_info().await.unwrap();
+        assert_eq!((info.version.minor(), info.system_id, info.server_time_zone_id), (25, None, None));
+        assert_eq!(info.server_date.as_deref(), Some("2024-05-01T10:11:12.345"));
+        let new =
+            r#"{"version":"2.43.0","systemId":"eed3d451","serverTimeZoneId":"Africa/Freetown","sessionTimeout":3600}"#;
+        let server = Server::saying(json(new));
+        let info = client(&server).system_info().await.unwrap();
+        assert_eq!((info.version.minor(), info.system_id.as_deref()), (43, Some("eed3d451")));
+        assert_eq!(server.heard()[0].path, "/api/system/info");
+    }
+
+    #[actix_rt::test]
+    async fn what_names_no_version_is_not_dhis2() {
+        for body in ["{}", "[]", r#"{"version":null}"#, r#"{"version":"7.4"}"#, r#"{"version":5}"#] {
+            let server = Server::saying(json(body));
+            let error = client(&server).system_info().await.unwrap_err();
+            assert_eq!(error.kind(), Kind::Garbled, "{body}");
+            assert!(error.url().unwrap().ends_with("/api/system/info"));
+        }
+    }
+
+    #[actix_rt::test]
+    async fn a_ping_takes_the_path_of_its_version_and_only_pong_counts() {
+        let server = Server::start(|heard, out| {
+            out.write(match heard.number {
+                0 => answer("200 OK", &["Content-Type: text/plain"], "pong"),
+                1 => json("\"pong\""),
+                2 => answer("200 OK", &["Content-Type: text/plain"], "pong\n"),
+                3 => answer("200 OK", &["Content-Type: text/plain"], "up"),
+                _ => answer("200 OK", &["Content-Type: text/html"], "pong"),
+            });
+            Then::Keep
+        });
+        let client = client(&server);
+        client.ping(Some(&"2.36.1".parse().unwrap())).await.unwrap();
+        client.ping(Some(&"2.37.0".parse().unwrap())).await.unwrap();
+        client.ping(None).await.unwrap();
+        assert_eq!(client.ping(None).await.unwrap_err().kind(), Kind::Garbled);
+        assert_eq!(client.ping(None).await.unwrap_err().kind(), Kind::Html);
+        let paths: Vec<_> = server.heard().into_iter().map(|heard| heard.path).collect();
+        assert_eq!(paths[..3], ["/api/system/ping", "/api/ping", "/api/system/ping"]);
+    }
+
+    #[actix_rt::test]
+    async fn we_are_read_from_old_and_new_servers() {
+        let old = r#"{"id":"xE7jOejl9FI","userCredentials":{"username":"admin"},"authorities":["ALL"],"organisationUnits":[{"id":"ImspTQPwCqd","name":"x"}],"dataViewOrganisationUnits":null}"#;
+        let server = Server::saying(json(old));
+        let me = client(&server).me().await.unwrap();
+        assert_eq!((me.username.as_deref(), me.is_superuser()), (Some("admin"), Some(true)));
+        assert_eq!(me.organisation_units, ["ImspTQPwCqd"]);
+        let server = Server::saying(json(
+            r#"{"username":"reader","authorities":["M_x"],"teiSearchOrganisationUnits":[{"id":"a"}]}"#,
+        ));
+        let me = client(&server).me().await.unwrap();
+        assert_eq!((me.username.as_deref(), me.is_superuser()), (Some("reader"), Some(false)));
+        assert_eq!(me.search_organisation_units, ["a"]);
+        let server = Server::saying(json("{}"));
+        assert_eq!(client(&server).me().await.unwrap().is_superuser(), None);
+    }
+}

@@ -20,8 +20,6 @@ use flate2::{Compression, write::GzEncoder};
 pub(crate) struct Heard {
     /// How many requests came before it.
     pub(crate) number: usize,
-    /// How many connections were made before the one it came on.
-    pub(crate) connection: usize,
     /// Path and query.
     pub(crate) path: String,
     /// Names in lower case.
@@ -91,10 +89,10 @@ impl Server {
                 if stop.load(Ordering::SeqCst) {
                     break;
                 }
-                let connection = connections.fetch_add(1, Ordering::SeqCst);
+                connections.fetch_add(1, Ordering::SeqCst);
                 let (heard, answer, panicked) = (Arc::clone(&heard), Arc::clone(&answer), Arc::clone(&panicked));
                 std::thread::spawn(move || {
-                    let serve = || serve(stream, connection, &heard, answer.as_ref());
+                    let serve = || serve(stream, &heard, answer.as_ref());
                     if std::panic::catch_unwind(std::panic::AssertUnwindSafe(serve)).is_err() {
                         panicked.fetch_add(1, Ordering::SeqCst);
                     }
@@ -136,15 +134,10 @@ impl Drop for Server {
     }
 }
 
-fn serve(
-    mut stream: TcpStream,
-    connection: usize,
-    heard: &Mutex<Vec<Heard>>,
-    answer: &(impl Fn(&Heard, &mut Out) -> Then + ?Sized),
-) {
+fn serve(mut stream: TcpStream, heard: &Mutex<Vec<Heard>>, answer: &(impl Fn(&Heard, &mut Out) -> Then + ?Sized)) {
     let mut buffer = Vec::new();
     loop {
-        let Some(request) = read_head(&mut stream, &mut buffer, connection) else { return };
+        let Some(request) = read_head(&mut stream, &mut buffer) else { return };
         let request = {
             let mut heard = heard.lock().unwrap();
             let request = Heard { number: heard.len(), ..request };
@@ -172,7 +165,7 @@ fn serve(
     }
 }
 
-fn read_head(stream: &mut TcpStream, buffer: &mut Vec<u8>, connection: usize) -> Option<Heard> {
+fn read_head(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<Heard> {
     let end = loop {
         if let Some(at) = memchr::memmem::find(buffer, b"\r\n\r\n") {
             break at;
@@ -191,7 +184,7 @@ fn read_head(stream: &mut TcpStream, buffer: &mut Vec<u8>, connection: usize) ->
         .map(|line| line.split_once(':').unwrap())
         .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
         .collect();
-    Some(Heard { number: 0, connection, path, headers })
+    Some(Heard { number: 0, path, headers })
 }
 
 /// An answer with a length; `headers` are whole lines without their end.

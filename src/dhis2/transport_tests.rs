@@ -344,7 +344,7 @@ async fn a_refusal_keeps_what_the_server_said() {
         .strftime("%a, %d %b %Y %H:%M:%S GMT")
         .to_string();
     let page = "<html><head><title>\n 502 Bad  Gateway</title></head><body>canary</body></html>";
-    let answers = vec![
+    let answers = [
         answer("409 Conflict", &["Content-Type: application/json"], message),
         answer("503 Service Unavailable", &["Retry-After: 7"], "busy"),
         answer("429 Too Many Requests", &[&format!("Retry-After: {in_an_hour}")], ""),

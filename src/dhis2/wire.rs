@@ -424,3 +424,7 @@ pub(crate) fn tls_config(ca_file: Option<&std::path::Path>) -> Result<Arc<Client
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }
+
+#[cfg(test)]
+#[path = "tls_tests.rs"]
+mod tls_tests;
