@@ -379,7 +379,8 @@ mod tests {
         let wrong = basic("admin", "wrong");
         let xhr = ("x-requested-with", "XMLHttpRequest");
         let login = "302 http://stand-in/dhis-web-commons/security/login.action";
-        let table: &[(u8, Vec<(&str, &str)>, &str)] = &[
+        type Line<'a> = (u8, Vec<(&'a str, &'a str)>, &'a str);
+        let table: &[Line<'_>] = &[
             (25, vec![("authorization", &wrong)], "401 html"),
             (29, vec![("authorization", &wrong), xhr], "401 html"),
             (30, vec![("authorization", &wrong)], "401 json"),

@@ -522,6 +522,11 @@ async fn send(
     encoded: Encoded,
     fault: Option<&Fault>,
 ) -> After {
+    if let Some(Fault::Stall { at: None, lasting }) = fault
+        && !connection.wait(*lasting).await
+    {
+        return After::Fin;
+    }
     let mut after = if encoded.closes { After::Fin } else { After::KeepAlive };
     let mut end = encoded.body.len();
     let mut pause: Option<(usize, Option<Duration>)> = None;
@@ -530,11 +535,6 @@ async fn send(
         Some(Fault::Cut { at, reset, .. }) => {
             end = encoded.offset(*at);
             after = if *reset { After::Reset } else { After::Fin };
-        }
-        Some(Fault::Stall { at: None, lasting }) => {
-            if !connection.wait(*lasting).await {
-                return After::Fin;
-            }
         }
         Some(Fault::Stall { at: Some(at), lasting }) => pause = Some((encoded.offset(*at), *lasting)),
         Some(Fault::Drip { bytes_per_second }) => pace = Some(*bytes_per_second),

@@ -326,7 +326,7 @@ mod tests {
             (&[0, 1000], 1),
             (&[0, 500, 1000, 1499], 3),
             (&[0, 0, 0, 1000, 1000], 3),
-            (&[0, 10, 990, 1005, 1009, 1010], 5),
+            (&[0, 10, 990, 1005, 1009, 1010], 4),
         ];
         for (times, most) in table {
             let arrivals: Vec<Duration> = times.iter().map(|ms| Duration::from_millis(*ms)).collect();

@@ -95,4 +95,4 @@ pub use wire::{Framing, Place};
 pub use world::Deleted;
 
 #[cfg(test)]
-mod tests;
+mod proof;

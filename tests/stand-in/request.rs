@@ -161,7 +161,8 @@ mod tests {
 
     #[test]
     fn a_path_is_taken_apart_at_its_first_dot() {
-        let table: &[(&str, &str, Option<u8>, &[&str], Option<&str>)] = &[
+        type Line<'a> = (&'a str, &'a str, Option<u8>, &'a [&'a str], Option<&'a str>);
+        let table: &[Line<'_>] = &[
             ("/api/organisationUnits", "", None, &["organisationUnits"], None),
             ("/api/40/organisationUnits.json", "", Some(40), &["organisationUnits"], Some("json")),
             ("/api/organisationUnits.json.gz", "", None, &["organisationUnits"], Some("json.gz")),
