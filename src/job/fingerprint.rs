@@ -1,0 +1,181 @@
+//! Which parts of a job decide about rows: a run can only go on while they stay the same.
+
+use std::collections::BTreeMap;
+
+use super::{
+    AnalyticsKind, Collections, Compression, Confirm, CredentialSource, Extract, Format, Job, Names, Roots, Shared,
+    TrackerFields, TrackerScope,
+};
+
+/// Characters of a value that a sentence quotes.
+const QUOTED_CHARACTERS_MAX: usize = 120;
+
+impl Job {
+    /// The parts that decide about rows, as a flat map.
+    ///
+    /// Left out: limits, page sizes, how work is split and how often it is confirmed, none of which change a row; and
+    /// every secret. The user name is in it: a user sees the collections, subtrees and values shared with them, and a
+    /// run that two users fetched would be what neither of them sees.
+    pub fn fingerprint(&self) -> BTreeMap<String, String> {
+        let mut parts = BTreeMap::new();
+        let mut put = |key: String, value: String| drop(parts.insert(key, value));
+        put("source.url".to_owned(), self.source.url.to_string());
+        match &self.source.credentials {
+            CredentialSource::Basic { username, .. } => put("source.username".to_owned(), username.clone()),
+            CredentialSource::Token(_) | CredentialSource::Bearer(_) => {}
+        }
+        for (index, extract) in self.extracts.iter().enumerate() {
+            put(format!("extract[{}].kind", index + 1), extract.kind().to_owned());
+            for (key, value) in semantic_keys(extract) {
+                put(format!("extract[{}].{key}", index + 1), value);
+            }
+        }
+        put("sink.directory".to_owned(), self.sink.directory.display().to_string());
+        let format = match self.sink.format {
+            Format::Ndjson => "ndjson",
+        };
+        put("sink.format".to_owned(), format.to_owned());
+        let compression = match self.sink.compression {
+            Compression::None => "none",
+        };
+        put("sink.compression".to_owned(), compression.to_owned());
+        put("sink.files".to_owned(), self.sink.files.to_string());
+        parts
+    }
+}
+
+/// What of an extract decides about its rows.
+fn semantic_keys(extract: &Extract) -> Vec<(&'static str, String)> {
+    match extract {
+        Extract::Metadata { collections, fields, filters, page_size: _, incremental, include_deleted, stream } => {
+            let collections = match collections {
+                Collections::All => "*".to_owned(),
+                Collections::Named(names) => sorted(names),
+            };
+            let shared =
+                Shared { stream: stream.clone(), incremental: *incremental, include_deleted: *include_deleted };
+            let mut keys =
+                vec![("collections", collections), ("fields", fields.clone()), ("filters", filters.join(" "))];
+            keys.extend(shared_keys(&shared));
+            keys
+        }
+        Extract::DataValues { data_sets, org_units, start, end, split: _, confirm, shared } => {
+            // `confirm` changes no row; naming it here keeps the match exhaustive.
+            let (Confirm::Empty | Confirm::All | Confirm::None) = confirm;
+            scope_keys(data_sets, org_units, start.to_string(), end.to_string(), shared)
+        }
+        Extract::CompleteRegistrations { data_sets, org_units, start, end, shared } => {
+            scope_keys(data_sets, org_units, start.to_string(), end.to_string(), shared)
+        }
+        Extract::Tracker { kind: _, scope, org_units, program_stages, fields, nested, page_size: _, shared } => {
+            let mut keys = vec![
+                match scope {
+                    TrackerScope::Program(program) => ("program", program.clone()),
+                    TrackerScope::TrackedEntityType(entity_type) => ("tracked_entity_type", entity_type.clone()),
+                },
+                ("org_units", roots(org_units)),
+                ("program_stages", sorted(program_stages)),
+                ("nested", nested.to_string()),
+            ];
+            if let TrackerFields::Given(fields) = fields {
+                keys.push(("fields", fields.clone()));
+            }
+            keys.extend(shared_keys(shared));
+            keys
+        }
+        Extract::Analytics { kind, dimensions, number, page_size: _, shared } => {
+            let mut keys = vec![("dimensions", dimensions.join(" ")), ("number", number.to_string())];
+            if let AnalyticsKind::Events(program) | AnalyticsKind::Enrollments(program) = kind {
+                keys.push(("program", program.clone()));
+            }
+            keys.extend(shared_keys(shared));
+            keys
+        }
+        Extract::DataStore { namespaces, page_size: _, shared } => {
+            let mut keys = vec![("namespaces", names(namespaces))];
+            keys.extend(shared_keys(shared));
+            keys
+        }
+        Extract::SqlView { view, criteria, variables, page_size: _, shared } => {
+            let variables: Vec<String> = variables.iter().map(|(name, value)| format!("{name}={value}")).collect();
+            let mut keys =
+                vec![("view", view.clone()), ("criteria", criteria.join(" ")), ("variables", variables.join(" "))];
+            keys.extend(shared_keys(shared));
+            keys
+        }
+    }
+}
+
+/// What decides about rows in every kind.
+fn shared_keys(shared: &Shared) -> Vec<(&'static str, String)> {
+    let mode = if shared.incremental { "incremental" } else { "full" };
+    let mut keys = vec![("mode", mode.to_owned()), ("include_deleted", shared.include_deleted.to_string())];
+    keys.extend(shared.stream.iter().map(|stream| ("stream", stream.clone())));
+    keys
+}
+
+/// What decides about rows of data sets.
+fn scope_keys(
+    data_sets: &Names,
+    org_units: &Roots,
+    start: String,
+    end: String,
+    shared: &Shared,
+) -> Vec<(&'static str, String)> {
+    let mut keys =
+        vec![("data_sets", names(data_sets)), ("org_units", roots(org_units)), ("start", start), ("end", end)];
+    keys.extend(shared_keys(shared));
+    keys
+}
+
+/// A list whose order decides nothing.
+fn sorted(names: &[String]) -> String {
+    let mut names = names.to_vec();
+    names.sort_unstable();
+    names.join(" ")
+}
+
+/// Names or all of them.
+fn names(names: &Names) -> String {
+    match names {
+        Names::All => "*".to_owned(),
+        Names::Named(names) => sorted(names),
+    }
+}
+
+/// Roots of subtrees.
+fn roots(roots: &Roots) -> String {
+    match roots {
+        Roots::OfUser => "the user's own".to_owned(),
+        Roots::Named(names) => sorted(names),
+    }
+}
+
+/// What differs between the fingerprint a run began with and the job's present one: a sentence each, without full stop.
+/// Empty when the run can go on.
+pub fn differences(began_with: &BTreeMap<String, String>, now: &BTreeMap<String, String>) -> Vec<String> {
+    let keys: std::collections::BTreeSet<&String> = began_with.keys().chain(now.keys()).collect();
+    keys.into_iter()
+        .filter_map(|key| {
+            let sentence = match (began_with.get(key), now.get(key)) {
+                (Some(before), Some(now)) if before != now => {
+                    format!("{key} was {}, is {}", quoted(before), quoted(now))
+                }
+                (Some(before), None) => format!("{key} was {}, is not given any more", quoted(before)),
+                (None, Some(now)) => format!("{key} was not given, is {}", quoted(now)),
+                _ => return None,
+            };
+            let note = if key == "source.username" { " (another user may see other rows)" } else { "" };
+            Some(sentence + note)
+        })
+        .collect()
+}
+
+/// A value in a sentence.
+fn quoted(value: &str) -> String {
+    if value.chars().count() <= QUOTED_CHARACTERS_MAX {
+        return format!("`{value}`");
+    }
+    let cut: String = value.chars().take(QUOTED_CHARACTERS_MAX).collect();
+    format!("`{cut}…`")
+}

@@ -1,0 +1,456 @@
+//! What is wanted: a job as it is meant, with every default filled in.
+//!
+//! ```text
+//! text ─document─▶ tree with places ─check─▶ mistakes of single keys ─meaning─▶ mistakes between keys ─▶ Job
+//! ```
+
+mod check;
+mod document;
+mod file;
+mod fingerprint;
+mod load;
+mod meaning;
+mod mistake;
+pub mod schema;
+pub mod secret;
+
+#[cfg(test)]
+mod tests;
+
+use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
+
+pub use fingerprint::differences;
+pub use jiff::civil::Date;
+pub use load::{AVAILABLE, Available, JobError};
+pub use meaning::base_url;
+pub use mistake::{Mistakes, Place};
+pub use secret::{Secret, SecretSource};
+use url::Url;
+
+/// A job as it is meant.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Job {
+    /// `[A-Za-z0-9][A-Za-z0-9._-]{0,63}`.
+    pub name: String,
+    /// The job file as the person named it: for messages and for the next command to type.
+    pub path: PathBuf,
+    /// Where the data comes from.
+    pub source: Source,
+    /// How hard the source may be worked.
+    pub limits: Limits,
+    /// What is fetched, in the file's order; at least one.
+    pub extracts: Vec<Extract>,
+    /// Where the data goes.
+    pub sink: SinkSettings,
+    /// What a person should think about although nothing is wrong, as lower-case fragments.
+    pub warnings: Vec<String>,
+    /// What the file asks for that not every version offers, with its place.
+    asks: Vec<load::Ask>,
+}
+
+/// Where the data comes from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Source {
+    /// The base url: `http` or `https`, a host, perhaps a context path; neither `/api`, nor a slash at the end of the
+    /// path, nor user, query or fragment.
+    pub url: Url,
+    /// Who asks.
+    pub credentials: CredentialSource,
+    /// Certificates to trust besides the system's roots.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// Who asks, and where the secret comes from.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum CredentialSource {
+    /// User name and password.
+    Basic {
+        /// Has no colon.
+        username: String,
+        /// Where the password comes from.
+        password: SecretSource,
+    },
+    /// A personal access token.
+    Token(SecretSource),
+    /// An OAuth2 or JWT bearer token.
+    Bearer(SecretSource),
+}
+
+/// Who asks, with the secret.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Credentials {
+    /// User name and password.
+    Basic {
+        /// Has no colon.
+        username: String,
+        /// The password.
+        password: Secret,
+    },
+    /// A personal access token: `Authorization: ApiToken …`.
+    Token(Secret),
+    /// An OAuth2 or JWT bearer token: `Authorization: Bearer …`.
+    Bearer(Secret),
+}
+
+impl CredentialSource {
+    /// Fetches the secret, and what is wrong with how it is kept. Blocks.
+    ///
+    /// # Errors
+    /// As [`SecretSource::resolve`].
+    pub fn resolve(
+        &self,
+        environment: secret::Environment<'_>,
+    ) -> Result<(Credentials, Option<String>), secret::SecretError> {
+        match self {
+            CredentialSource::Basic { username, password } => {
+                let resolved = password.resolve("source.password", environment)?;
+                let username = username.clone();
+                Ok((Credentials::Basic { username, password: resolved.secret }, resolved.warning))
+            }
+            CredentialSource::Token(token) => {
+                let resolved = token.resolve("source.token", environment)?;
+                Ok((Credentials::Token(resolved.secret), resolved.warning))
+            }
+            CredentialSource::Bearer(bearer) => {
+                let resolved = bearer.resolve("source.bearer", environment)?;
+                Ok((Credentials::Bearer(resolved.secret), resolved.warning))
+            }
+        }
+    }
+}
+
+/// How hard the source may be worked.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Limits {
+    /// Requests within any one second, at most: 1 to 10 000.
+    pub requests_per_second: u32,
+    /// Requests at once, at most: 1 to 64.
+    pub in_flight: u32,
+    /// How long a connection may take to come about.
+    pub connect_timeout: Duration,
+    /// How long the server may think before it answers.
+    pub first_byte_timeout: Duration,
+    /// How long an answer may be silent once it has begun.
+    pub stall_timeout: Duration,
+    /// Further attempts at a page before it may be given up.
+    pub retries: u32,
+    /// How long the source may be gone before the run gives up, resumably.
+    pub outage: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        meaning::limits(None)
+    }
+}
+
+/// One `[[extract]]`.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Extract {
+    /// Metadata collections.
+    Metadata {
+        /// Which.
+        collections: Collections,
+        /// As the API takes them; holds `id`.
+        fields: String,
+        /// As the API takes them; all must hold.
+        filters: Vec<String>,
+        /// Rows a page: 1 to 100 000.
+        page_size: u32,
+        /// Only what changed since the last complete run.
+        incremental: bool,
+        /// Deletions too, where the API tells them.
+        include_deleted: bool,
+        /// The stream's name where the file gives one (then there is exactly one collection); `None`: each
+        /// collection's rows go to a stream of the collection's name.
+        stream: Option<String>,
+    },
+    /// Aggregate data values.
+    DataValues {
+        /// Which data sets.
+        data_sets: Names,
+        /// Which subtrees.
+        org_units: Roots,
+        /// First day.
+        start: Date,
+        /// Last day, included.
+        end: Date,
+        /// At which level subtrees become partitions.
+        split: SplitLevel,
+        /// Which slices are asked for again.
+        confirm: Confirm,
+        /// What every kind has.
+        shared: Shared,
+    },
+    /// Events, enrollments or tracked entities.
+    Tracker {
+        /// Which of them.
+        kind: TrackerKind,
+        /// Of what.
+        scope: TrackerScope,
+        /// Which subtrees.
+        org_units: Roots,
+        /// Program stages of events; empty: all.
+        program_stages: Vec<String>,
+        /// Which fields.
+        fields: TrackerFields,
+        /// Whether objects keep what belongs to them inside of them.
+        nested: bool,
+        /// Rows a page.
+        page_size: u32,
+        /// What every kind has.
+        shared: Shared,
+    },
+    /// Analytics, row by row.
+    Analytics {
+        /// Of what.
+        kind: AnalyticsKind,
+        /// As the API takes them.
+        dimensions: Vec<String>,
+        /// Its place among all analytics extracts of the file, counted from 1.
+        number: usize,
+        /// Rows a page, where it is paged.
+        page_size: u32,
+        /// What every kind has.
+        shared: Shared,
+    },
+    /// Entries of the data store.
+    DataStore {
+        /// Which namespaces.
+        namespaces: Names,
+        /// Rows a page.
+        page_size: u32,
+        /// What every kind has.
+        shared: Shared,
+    },
+    /// Rows of an SQL view.
+    SqlView {
+        /// Its uid.
+        view: String,
+        /// `column:value`.
+        criteria: Vec<String>,
+        /// Values of the view's variables.
+        variables: BTreeMap<String, String>,
+        /// Rows a page.
+        page_size: u32,
+        /// What every kind has.
+        shared: Shared,
+    },
+    /// Complete data set registrations.
+    CompleteRegistrations {
+        /// Which data sets.
+        data_sets: Names,
+        /// Which subtrees.
+        org_units: Roots,
+        /// First day.
+        start: Date,
+        /// Last day, included.
+        end: Date,
+        /// What every kind has.
+        shared: Shared,
+    },
+}
+
+/// What every kind of extract has.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Shared {
+    /// The stream's name where the file gives one; `None`: the kind's own.
+    pub stream: Option<String>,
+    /// Only what changed since the last complete run.
+    pub incremental: bool,
+    /// Deletions too, where the API tells them.
+    pub include_deleted: bool,
+}
+
+/// Metadata collections.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Collections {
+    /// Every one that `/api/schemas` offers.
+    All,
+    /// These: at least one, none twice, `[A-Za-z][A-Za-z0-9]*`.
+    Named(Vec<String>),
+}
+
+/// Uids or other names.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Names {
+    /// All there are.
+    All,
+    /// These: at least one, none twice.
+    Named(Vec<String>),
+}
+
+/// Roots of organisation unit subtrees.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Roots {
+    /// The user's own.
+    OfUser,
+    /// These.
+    Named(Vec<String>),
+}
+
+/// At which level subtrees become partitions.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum SplitLevel {
+    /// Chosen by size.
+    BySize,
+    /// This one.
+    Level(u32),
+}
+
+/// Which slices of data values are asked for again.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Confirm {
+    /// Those that are empty or below 20 % of their siblings' median.
+    Empty,
+    /// Each, until two readings agree.
+    All,
+    /// None.
+    None,
+}
+
+/// What of tracker is fetched.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum TrackerKind {
+    /// Events.
+    Events,
+    /// Enrollments.
+    Enrollments,
+    /// Tracked entities.
+    TrackedEntities,
+}
+
+/// Of what tracker objects are fetched: a uid.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum TrackerScope {
+    /// Of this program.
+    Program(String),
+    /// Of this tracked entity type.
+    TrackedEntityType(String),
+}
+
+/// Which fields of tracker objects are fetched.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum TrackerFields {
+    /// All that can be imported again, by version.
+    Importable,
+    /// These, as the API takes them.
+    Given(String),
+}
+
+/// Of what analytics are asked.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum AnalyticsKind {
+    /// Aggregate data.
+    Aggregate,
+    /// Events of this program.
+    Events(String),
+    /// Enrollments of this program.
+    Enrollments(String),
+}
+
+/// Where the data goes.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct SinkSettings {
+    /// As written, perhaps with `{run}`; see [`SinkSettings::directory_for`].
+    pub directory: PathBuf,
+    /// Format of the files.
+    pub format: Format,
+    /// Compression of the files.
+    pub compression: Compression,
+    /// Whether file resources that rows refer to are fetched as well.
+    pub files: bool,
+}
+
+impl SinkSettings {
+    /// The folder of a run, relative to the working directory.
+    pub fn directory_for(&self, run_id: &str) -> PathBuf {
+        // It comes from a text file, so nothing is lost here.
+        PathBuf::from(self.directory.to_string_lossy().replace("{run}", run_id))
+    }
+
+    /// Whether every run has a folder of its own.
+    pub fn is_per_run(&self) -> bool {
+        self.directory.to_string_lossy().contains("{run}")
+    }
+}
+
+/// Format of the files.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Format {
+    /// A row a line.
+    Ndjson,
+}
+
+/// Compression of the files.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Compression {
+    /// As they are.
+    None,
+}
+
+impl Extract {
+    /// The word behind `kind =`.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Extract::Metadata { .. } => "metadata",
+            Extract::DataValues { .. } => "data_values",
+            Extract::Tracker { kind: TrackerKind::Events, .. } => "events",
+            Extract::Tracker { kind: TrackerKind::Enrollments, .. } => "enrollments",
+            Extract::Tracker { kind: TrackerKind::TrackedEntities, .. } => "tracked_entities",
+            Extract::Analytics { kind: AnalyticsKind::Aggregate, .. } => "analytics",
+            Extract::Analytics { kind: AnalyticsKind::Events(_), .. } => "analytics_events",
+            Extract::Analytics { kind: AnalyticsKind::Enrollments(_), .. } => "analytics_enrollments",
+            Extract::DataStore { .. } => "data_store",
+            Extract::SqlView { .. } => "sql_view",
+            Extract::CompleteRegistrations { .. } => "complete_registrations",
+        }
+    }
+
+    /// The streams it gives as far as the file tells: `*` ones are known only to the server.
+    pub fn streams(&self) -> Vec<String> {
+        let or = |shared: &Shared, own: String| vec![shared.stream.clone().unwrap_or(own)];
+        match self {
+            Extract::Metadata { stream: Some(stream), .. } => vec![stream.clone()],
+            Extract::Metadata { collections: Collections::Named(collections), .. } => collections.clone(),
+            Extract::Metadata { collections: Collections::All, .. } => Vec::new(),
+            Extract::DataValues { shared, .. } => or(shared, "dataValues".to_owned()),
+            Extract::Tracker { kind, scope, shared, .. } => {
+                let (TrackerScope::Program(of) | TrackerScope::TrackedEntityType(of)) = scope;
+                let kind = match kind {
+                    TrackerKind::Events => "events",
+                    TrackerKind::Enrollments => "enrollments",
+                    TrackerKind::TrackedEntities => "trackedEntities",
+                };
+                or(shared, format!("{kind}-{of}"))
+            }
+            Extract::Analytics { number, shared, .. } => or(shared, format!("analytics-{number}")),
+            Extract::DataStore { shared: Shared { stream: Some(stream), .. }, .. } => vec![stream.clone()],
+            Extract::DataStore { namespaces: Names::Named(namespaces), .. } => {
+                namespaces.iter().map(|namespace| format!("dataStore-{namespace}")).collect()
+            }
+            Extract::DataStore { namespaces: Names::All, .. } => Vec::new(),
+            Extract::SqlView { view, shared, .. } => or(shared, format!("sqlView-{view}")),
+            Extract::CompleteRegistrations { shared, .. } => or(shared, "completeDataSetRegistrations".to_owned()),
+        }
+    }
+
+    /// Whether only what changed since the last complete run is wanted.
+    pub fn is_incremental(&self) -> bool {
+        match self {
+            Extract::Metadata { incremental, .. } => *incremental,
+            Extract::DataValues { shared, .. }
+            | Extract::Tracker { shared, .. }
+            | Extract::Analytics { shared, .. }
+            | Extract::DataStore { shared, .. }
+            | Extract::SqlView { shared, .. }
+            | Extract::CompleteRegistrations { shared, .. } => shared.incremental,
+        }
+    }
+}
+
+impl fmt::Display for Job {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
+}

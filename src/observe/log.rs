@@ -1,0 +1,225 @@
+//! Events become log lines, at the level of whoever has to read them.
+//!
+//! error: act now, or data was lost; warn: recovered; info: once per job or phase; debug: per partition; trace: per page.
+//! Other people's crates are heard from `warn` up and never below, whatever is asked for: at `trace`, an HTTP library
+//! writes headers, and headers hold credentials.
+
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use harvester_actors::{
+    events::{Event, Listener},
+    report::Outcome,
+};
+use tokio::time::Instant;
+use tracing::{Level, debug, error, info, level_filters::LevelFilter, trace, warn};
+use tracing_subscriber::{Layer as _, filter::Targets, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _};
+
+use super::{
+    block::plain_line,
+    progress::Progress,
+    screen::{PLAIN_INTERVAL, ProgressMode, Screen},
+};
+use crate::exit_code::outcome_word;
+
+/// Our own crates.
+const OURS: [&str; 5] = ["dhis2_harvester", "harvester", "harvester_actors", "harvester_pacing", "dhis2"];
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line. Everything on stderr is one then: progress and report too.
+    Json,
+}
+
+/// Which lines are wanted.
+///
+/// - `quiet`: how often `-q` was given; once leaves warnings and errors, twice errors.
+/// - `verbose`: how often `-v` was given; once adds partitions, twice pages.
+pub fn level(quiet: u8, verbose: u8, mode: ProgressMode) -> Level {
+    match (quiet, verbose) {
+        (0, 0) if mode == ProgressMode::Bar => Level::WARN,
+        (0, 0) => Level::INFO,
+        (0, 1) => Level::DEBUG,
+        (0, _) => Level::TRACE,
+        (1, _) => Level::WARN,
+        (_, _) => Level::ERROR,
+    }
+}
+
+/// Which crates are heard at which level.
+fn targets(level: Level) -> Targets {
+    let others = LevelFilter::from_level(level.min(Level::WARN));
+    OURS.into_iter().fold(Targets::new().with_default(others), |targets, ours| targets.with_target(ours, level))
+}
+
+/// Sets the log up, once a process; a second call changes nothing.
+///
+/// - `colours`: stderr is a terminal and nobody asked for `NO_COLOR`.
+pub fn init(format: LogFormat, level: Level, colours: bool, screen: &Screen) {
+    let targets = targets(level);
+    let registry = tracing_subscriber::registry();
+    // Somebody who embeds the library may have set up a log of their own: theirs stays.
+    let _ = match format {
+        LogFormat::Text => {
+            let layer = fmt::layer().with_writer(screen.clone()).with_ansi(colours).with_target(level >= Level::DEBUG);
+            registry.with(layer.with_filter(targets)).try_init()
+        }
+        LogFormat::Json => {
+            let layer = fmt::layer().json().flatten_event(true).with_current_span(false).with_span_list(false);
+            registry.with(layer.with_writer(screen.clone()).with_filter(targets)).try_init()
+        }
+    };
+}
+
+/// Writes a log line for each event that is worth one.
+#[derive(Debug)]
+pub struct LogListener {
+    /// The job.
+    job: String,
+    /// For the lines that tell sums.
+    picture: Mutex<Picture>,
+    /// Whether progress itself goes to the log: with JSON, where nothing else may stand on stderr.
+    tells_progress: bool,
+}
+
+/// What the listener keeps between events.
+#[derive(Debug)]
+struct Picture {
+    /// When it began.
+    began: Instant,
+    /// How far the run has come.
+    progress: Progress,
+    /// When progress was last told.
+    told: Duration,
+}
+
+impl LogListener {
+    /// A listener for one run.
+    pub fn new(job: &str, tells_progress: bool) -> Self {
+        let picture = Picture { began: Instant::now(), progress: Progress::default(), told: Duration::ZERO };
+        LogListener { job: job.to_owned(), picture: Mutex::new(picture), tells_progress }
+    }
+}
+
+impl Listener for LogListener {
+    fn hear(&self, event: &Event) {
+        let mut picture = self.picture.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = picture.began.elapsed();
+        picture.progress.hear(event, now);
+        let (job, progress) = (self.job.as_str(), &picture.progress);
+        match event {
+            Event::Recovered { resumed_run, cut_bytes, rebuilt } => {
+                if let Some(why) = rebuilt {
+                    warn!(job, why, "checkpoint store rebuilt from the spool");
+                }
+                match resumed_run {
+                    Some(run) => info!(job, run, cut_bytes, "going on with an unfinished run"),
+                    None => info!(job, "beginning a new run"),
+                }
+            }
+            Event::SourceIdentified(source) => {
+                info!(job, url = %source.url, version = %source.version, "source answers");
+            }
+            Event::PlanMade { run_id, plan, committed } => {
+                let finished = committed.iter().filter(|(_, _, is_finished)| *is_finished).count();
+                let (streams, partitions) = (plan.streams.len(), plan.partitions.len());
+                info!(job, run = %run_id, streams, partitions, finished, "plan is fixed");
+                for left in &plan.left_out {
+                    warn!(job, stream = %left.stream, reason = %left.reason, "left out");
+                }
+            }
+            Event::PlanGrown(plan) => debug!(job, partitions = plan.partitions.len(), "plan has grown"),
+            Event::PageWritten(span) => {
+                let partition = progress.partition_key(span.partition);
+                trace!(job, %partition, page = span.seq, rows = span.counts.kept, bytes = span.counts.bytes, "page written");
+                if !span.rejects.is_empty() {
+                    warn!(job, %partition, page = span.seq, rows = span.counts.rejected, "rows rejected");
+                }
+            }
+            Event::SpanCommitted { pages, rows, spool_bytes } => trace!(job, pages, rows, spool_bytes, "committed"),
+            Event::PartitionFinished(partition) => {
+                debug!(job, partition = %progress.partition_key(*partition), "partition finished");
+            }
+            Event::PartitionReturned { partition, class, message, attempt, delay } => {
+                let partition = progress.partition_key(*partition);
+                let (class, delay_s) = (class.as_str(), delay.as_secs_f64());
+                warn!(job, %partition, class, attempt, delay_s, error = %message, "page failed, will be asked for again");
+            }
+            Event::PartitionLost { partition, left_out, class, message } => {
+                let (partition, class) = (progress.partition_key(*partition), class.as_str());
+                if *left_out {
+                    warn!(job, %partition, class, error = %message, "left out");
+                } else {
+                    error!(job, %partition, class, error = %message, "partition given up");
+                }
+            }
+            Event::FetcherDied { partition } => {
+                let partition = partition.map(|partition| progress.partition_key(partition)).unwrap_or_default();
+                error!(job, %partition, "a fetcher died of a bug; its partition was handed back");
+            }
+            Event::Reconciled { stream, appeared, vanished } => {
+                info!(job, stream = stream.0, appeared, vanished, "numbers compared with the server's");
+            }
+            Event::Pace(_) => {}
+            Event::Finishing { stream } => info!(job, stream = stream.0, "writing files"),
+            Event::Stopping { reason } => info!(job, reason = %reason, "stopping; pages in flight are being finished"),
+            Event::RunEnded(report) => {
+                let outcome = outcome_word(report.outcome);
+                let rows: u64 = report.streams.values().map(|stream| stream.rows).sum();
+                let (requests, retries, seconds) = (report.requests, report.retries, report.seconds);
+                match (&report.error, report.outcome) {
+                    (_, Outcome::Complete) => info!(job, outcome, rows, requests, retries, seconds, "run ended"),
+                    (Some(failure), _) if self.tells_progress => {
+                        let (message, next) = (&failure.message, &failure.next);
+                        error!(job, outcome, exit_code = report.exit_code, rows, requests, retries, seconds,
+                            error = %message, next = %next, "run ended");
+                    }
+                    _ => {
+                        info!(job, outcome, exit_code = report.exit_code, rows, requests, retries, seconds, "run ended")
+                    }
+                }
+            }
+        }
+        if self.tells_progress && now.saturating_sub(picture.told) >= PLAIN_INTERVAL {
+            picture.told = now;
+            let progress = plain_line(job, &picture.progress, now);
+            info!(job, %progress, "progress");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_flags_decide_the_level() {
+        use ProgressMode::{Bar, Plain};
+        let table = [
+            (0, 0, Bar, Level::WARN),
+            (0, 0, Plain, Level::INFO),
+            (0, 1, Bar, Level::DEBUG),
+            (0, 2, Plain, Level::TRACE),
+            (1, 0, Plain, Level::WARN),
+            (2, 0, Plain, Level::ERROR),
+        ];
+        for (quiet, verbose, mode, expected) in table {
+            assert_eq!(level(quiet, verbose, mode), expected);
+        }
+    }
+
+    #[test]
+    fn nobody_elses_headers_are_logged_at_trace() {
+        let targets = targets(Level::TRACE);
+        assert!(targets.would_enable("dhis2::transport", &Level::TRACE));
+        for other in ["awc::client", "actix_http::h1", "h2::codec", "rustls::conn"] {
+            assert!(!targets.would_enable(other, &Level::INFO), "{other}");
+        }
+        assert!(targets.would_enable("sled", &Level::WARN));
+    }
+}

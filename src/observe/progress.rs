@@ -1,0 +1,405 @@
+//! How far a run has come: a picture made of events alone, without a clock or a screen of its own.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use harvester_actors::{
+    events::{Event, Pace},
+    page::PageCounts,
+    partition::{PartitionId, PartitionRole, Plan, SourceIdentity},
+    report::{Report, StreamReport},
+};
+
+/// Speeds are those of the last this much time.
+const SPEED_WINDOW: Duration = Duration::from_secs(20);
+/// Samples are at least this far apart, which bounds how many there are.
+const SAMPLE_INTERVAL: Duration = Duration::from_millis(500);
+/// An estimate from less than this is a guess nobody should read.
+const ESTIMATE_AFTER: Duration = Duration::from_secs(3);
+
+/// In which part of its life a run is.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Phase {
+    /// Reading the checkpoint, asking the source, planning.
+    #[default]
+    Starting,
+    /// Fetching.
+    Running,
+    /// Preparing the files of this stream.
+    Finishing(String),
+    /// A stop was asked for; why.
+    Stopping(String),
+    /// Over.
+    Ended(Arc<Report>),
+}
+
+/// Sums at one moment.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sample {
+    /// Time since the process began.
+    at: Duration,
+    /// Rows fetched by this process.
+    rows: u64,
+    /// Requests sent by this process.
+    requests: u64,
+}
+
+/// How far a run has come.
+#[derive(Clone, Debug, Default)]
+pub struct Progress {
+    /// The run; empty before there is one.
+    pub run_id: String,
+    /// Whether it goes on from a checkpoint.
+    pub resumed: bool,
+    /// Who answers.
+    pub source: Option<SourceIdentity>,
+    /// In which part of its life it is.
+    pub phase: Phase,
+    /// Per stream: rows kept and so on, over all starts of the run.
+    pub streams: BTreeMap<String, StreamReport>,
+    /// What `["*"]` did not reach, and why.
+    pub left_out: BTreeMap<String, String>,
+    /// Partitions of the plan.
+    pub partitions: u64,
+    /// Partitions that are through.
+    pub partitions_finished: u64,
+    /// Partitions given up.
+    pub partitions_lost: u64,
+    /// Pages asked for again by this process.
+    pub retries: u64,
+    /// The last failure that was not final, for people.
+    pub last_failure: Option<String>,
+    /// The last pace that was told.
+    pub pace: Pace,
+    /// When that was.
+    pace_at: Duration,
+    /// Rows fetched by this process.
+    rows_here: u64,
+    /// The plan, to find a partition's stream.
+    plan: Arc<Plan>,
+    /// Speeds.
+    samples: VecDeque<Sample>,
+}
+
+impl Progress {
+    /// Takes one event into account.
+    ///
+    /// - `now`: time since the process began.
+    pub fn hear(&mut self, event: &Event, now: Duration) {
+        match event {
+            Event::Recovered { resumed_run, .. } => {
+                self.resumed = resumed_run.is_some();
+                self.run_id = resumed_run.clone().unwrap_or_default();
+            }
+            Event::SourceIdentified(source) => self.source = Some(source.clone()),
+            Event::PlanMade { run_id, plan, committed } => {
+                self.run_id.clone_from(run_id);
+                self.take_plan(plan);
+                for (partition, counts, is_finished) in committed {
+                    self.count(*partition, counts);
+                    self.partitions_finished += u64::from(*is_finished);
+                }
+                if self.phase == Phase::Starting {
+                    self.phase = Phase::Running;
+                }
+            }
+            Event::PlanGrown(plan) => self.take_plan(plan),
+            Event::PageWritten(span) => {
+                self.count(span.partition, &span.counts);
+                if self.role(span.partition) != PartitionRole::Listing {
+                    self.rows_here += span.counts.fetched;
+                }
+            }
+            Event::PartitionFinished(_) => self.partitions_finished += 1,
+            Event::PartitionReturned { partition, message, .. } => {
+                self.retries += 1;
+                let key = self.partition_key(*partition);
+                self.last_failure = Some(format!("{key}: {message}"));
+            }
+            Event::PartitionLost { partition, left_out, message, .. } => {
+                self.partitions_lost += 1;
+                if *left_out {
+                    let stream = self.stream_name(*partition).to_owned();
+                    self.left_out.insert(stream, message.clone());
+                }
+            }
+            Event::Reconciled { stream, appeared, vanished } => {
+                if let Some(stream) = self.plan.streams.get(stream.0 as usize) {
+                    let report = self.streams.entry(stream.name.clone()).or_default();
+                    report.appeared = Some(*appeared);
+                    report.vanished = Some(*vanished);
+                }
+            }
+            Event::Pace(pace) => {
+                self.pace = pace.clone();
+                self.pace_at = now;
+                self.sample(now);
+            }
+            Event::Finishing { stream } => {
+                let name = self.plan.streams.get(stream.0 as usize).map(|stream| stream.name.clone());
+                self.phase = Phase::Finishing(name.unwrap_or_default());
+            }
+            Event::Stopping { reason } => self.phase = Phase::Stopping(reason.clone()),
+            Event::RunEnded(report) => {
+                self.phase = Phase::Ended(Arc::clone(report));
+                self.pace.waiting = None;
+            }
+            Event::SpanCommitted { .. } | Event::FetcherDied { .. } => {}
+        }
+    }
+
+    /// Takes a plan over, and what it says about its streams.
+    fn take_plan(&mut self, plan: &Arc<Plan>) {
+        self.plan = Arc::clone(plan);
+        self.partitions = plan.partitions.len() as u64;
+        for stream in &plan.streams {
+            self.streams.entry(stream.name.clone()).or_default().expected = stream.expected_rows;
+        }
+        self.left_out.extend(plan.left_out.iter().map(|left| (left.stream.clone(), left.reason.clone())));
+    }
+
+    /// Adds a page, or all committed pages of a partition, to its stream.
+    fn count(&mut self, partition: PartitionId, counts: &PageCounts) {
+        if self.role(partition) == PartitionRole::Listing {
+            return;
+        }
+        let name = self.stream_name(partition).to_owned();
+        let stream = self.streams.entry(name).or_default();
+        stream.rows += counts.kept;
+        stream.bytes += counts.bytes;
+        stream.filtered += counts.filtered;
+        stream.rejected += counts.rejected;
+        stream.pages += 1;
+    }
+
+    /// What a partition's rows are for.
+    fn role(&self, partition: PartitionId) -> PartitionRole {
+        self.plan.partitions.get(partition.0 as usize).map(|partition| partition.role).unwrap_or_default()
+    }
+
+    /// A partition's stream, for people.
+    fn stream_name(&self, partition: PartitionId) -> &str {
+        let partition = self.plan.partitions.get(partition.0 as usize);
+        partition.map_or("", |partition| self.plan.stream_of(partition).name.as_str())
+    }
+
+    /// A partition's name, for people.
+    pub fn partition_key(&self, partition: PartitionId) -> String {
+        match self.plan.partitions.get(partition.0 as usize) {
+            Some(partition) => partition.key.clone(),
+            None => format!("partition {partition}"),
+        }
+    }
+
+    /// Remembers the sums of this moment.
+    fn sample(&mut self, now: Duration) {
+        if self.samples.back().is_some_and(|last| now.saturating_sub(last.at) < SAMPLE_INTERVAL) {
+            return;
+        }
+        self.samples.push_back(Sample { at: now, rows: self.rows_here, requests: self.pace.requests });
+        while self.samples.len() > 2
+            && self.samples.get(1).is_some_and(|second| now.saturating_sub(second.at) >= SPEED_WINDOW)
+        {
+            self.samples.pop_front();
+        }
+    }
+
+    /// Rows kept so far, over all starts.
+    pub fn rows(&self) -> u64 {
+        self.streams.values().map(|stream| stream.rows).sum()
+    }
+
+    /// Rows the server announced, where it did for every stream.
+    pub fn expected_rows(&self) -> Option<u64> {
+        if self.streams.is_empty() {
+            return None;
+        }
+        self.streams.values().map(|stream| stream.expected).sum()
+    }
+
+    /// Speed over the last 20 s, by what is counted.
+    fn speed(&self, now: Duration, of: impl Fn(&Sample) -> u64, sum_now: u64) -> f64 {
+        let Some(first) = self.samples.front() else { return 0.0 };
+        let elapsed = now.saturating_sub(first.at).as_secs_f64();
+        #[expect(clippy::cast_precision_loss, reason = "shown with three digits")]
+        let grown = sum_now.saturating_sub(of(first)) as f64;
+        if elapsed < 0.5 { 0.0 } else { grown / elapsed }
+    }
+
+    /// Rows a second.
+    pub fn rows_per_second(&self, now: Duration) -> f64 {
+        self.speed(now, |sample| sample.rows, self.rows_here)
+    }
+
+    /// Requests a second.
+    pub fn requests_per_second(&self, now: Duration) -> f64 {
+        // Requests are known as of the last pace.
+        self.speed(now.min(self.pace_at), |sample| sample.requests, self.pace.requests)
+    }
+
+    /// How much is done, 0 to 1, by rows where their number is known, else by partitions.
+    pub fn fraction(&self) -> Option<f64> {
+        #[expect(clippy::cast_precision_loss, reason = "a bar has fewer steps than that")]
+        let part = |done: u64, all: u64| (all > 0).then(|| (done as f64 / all as f64).min(1.0));
+        match self.expected_rows() {
+            Some(expected) if expected > 0 => part(self.rows(), expected),
+            _ => part(self.partitions_finished + self.partitions_lost, self.partitions),
+        }
+    }
+
+    /// How long it will still take, where that can be said.
+    pub fn remaining(&self, now: Duration) -> Option<Duration> {
+        let first = self.samples.front()?;
+        if self.phase != Phase::Running || now.saturating_sub(first.at) < ESTIMATE_AFTER || self.waiting(now).is_some()
+        {
+            return None;
+        }
+        let left = self.expected_rows()?.checked_sub(self.rows())?;
+        let speed = self.rows_per_second(now);
+        #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+        let seconds = left as f64 / speed;
+        (speed > 0.0 && seconds < 1e9).then(|| Duration::from_secs_f64(seconds))
+    }
+
+    /// What everything waits for, and how long still.
+    pub fn waiting(&self, now: Duration) -> Option<(String, Option<Duration>)> {
+        let waiting = self.pace.waiting.as_ref()?;
+        let since = now.saturating_sub(self.pace_at);
+        Some((waiting.reason.clone(), waiting.remaining.map(|remaining| remaining.saturating_sub(since))))
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use harvester_actors::{
+        events::Waiting,
+        failure::FailureClass,
+        page::{FrameRange, Span},
+        partition::{Next, Partition, Stream, StreamId, StreamOrder},
+    };
+
+    use super::*;
+
+    fn stream(name: &str, expected_rows: Option<u64>) -> Stream {
+        serde_json::from_value(serde_json::json!({
+            "name": name, "order": StreamOrder::Keyset, "expected_rows": expected_rows, "optional": false,
+        }))
+        .unwrap()
+    }
+
+    fn partition(id: u32, stream: u32, role: PartitionRole) -> Partition {
+        Partition {
+            id: PartitionId(id),
+            stream: StreamId(stream),
+            key: format!("part/{id}"),
+            role,
+            selection: serde_json::Value::Null,
+            requests: None,
+            expected_rows: None,
+        }
+    }
+
+    fn page(partition: u32, rows: u64) -> Event {
+        Event::PageWritten(Arc::new(Span {
+            partition: PartitionId(partition),
+            seq: 0,
+            next: Next::Start,
+            counts: PageCounts { fetched: rows, kept: rows, bytes: rows * 100, ..PageCounts::default() },
+            rejects: Vec::new(),
+            frame: FrameRange::default(),
+        }))
+    }
+
+    /// A run of two streams, 30 s old: 30 000 of 100 000 rows, 300 requests.
+    pub(in crate::observe) fn half_way() -> (Progress, Duration) {
+        let mut progress = Progress::default();
+        let plan = Plan {
+            streams: vec![stream("organisationUnits", Some(80_000)), stream("dataElements", Some(20_000))],
+            partitions: vec![
+                partition(0, 0, PartitionRole::Rows),
+                partition(1, 1, PartitionRole::Rows),
+                partition(2, 1, PartitionRole::Listing),
+            ],
+            left_out: Vec::new(),
+        };
+        let run_id = "20260101T000000Z".to_owned();
+        progress.hear(&Event::PlanMade { run_id, plan: Arc::new(plan), committed: Vec::new() }, Duration::ZERO);
+        for second in 0..=30 {
+            let now = Duration::from_secs(second);
+            if second > 0 {
+                progress.hear(&page(0, 1000), now);
+            }
+            let pace = Pace {
+                requests: second * 10,
+                requests_per_second_limit: 200,
+                peak_requests_per_second: 12,
+                in_flight: 7,
+                in_flight_limit: 8,
+                waiting: None,
+            };
+            progress.hear(&Event::Pace(pace), now);
+        }
+        progress.hear(&Event::PartitionFinished(PartitionId(1)), Duration::from_secs(30));
+        (progress, Duration::from_secs(30))
+    }
+
+    #[test]
+    fn speeds_and_the_estimate_are_those_of_the_last_seconds() {
+        let (progress, now) = half_way();
+        assert_eq!((progress.rows(), progress.expected_rows()), (30_000, Some(100_000)));
+        assert!((progress.rows_per_second(now) - 1000.0).abs() < 50.0, "{}", progress.rows_per_second(now));
+        assert!((progress.requests_per_second(now) - 10.0).abs() < 0.5);
+        assert_eq!(progress.fraction(), Some(0.3));
+        let remaining = progress.remaining(now).unwrap().as_secs();
+        assert!((66..=74).contains(&remaining), "{remaining}");
+        assert!(progress.samples.len() < 50);
+    }
+
+    #[test]
+    fn a_wait_counts_down_and_stops_the_estimate() {
+        let (mut progress, now) = half_way();
+        let waiting = Waiting { reason: "Retry-After".to_owned(), remaining: Some(Duration::from_secs(40)) };
+        progress.hear(&Event::Pace(Pace { waiting: Some(waiting), ..Pace::default() }), now);
+        let later = now + Duration::from_secs(15);
+        assert_eq!(progress.waiting(later), Some(("Retry-After".to_owned(), Some(Duration::from_secs(25)))));
+        assert_eq!(progress.remaining(later), None);
+    }
+
+    #[test]
+    fn listed_keys_are_no_rows() {
+        let (mut progress, now) = half_way();
+        progress.hear(&page(2, 500), now);
+        assert_eq!(progress.rows(), 30_000);
+    }
+
+    #[test]
+    fn a_resumed_run_begins_with_what_is_committed_and_with_no_speed() {
+        let (half, _) = half_way();
+        let mut progress = Progress::default();
+        let counts = PageCounts { fetched: 500, kept: 500, ..PageCounts::default() };
+        let committed = vec![(PartitionId(0), counts, false), (PartitionId(1), counts, true)];
+        let plan = Arc::clone(&half.plan);
+        progress
+            .hear(&Event::Recovered { resumed_run: Some("r".to_owned()), cut_bytes: 0, rebuilt: None }, Duration::ZERO);
+        progress.hear(&Event::PlanMade { run_id: "r".to_owned(), plan, committed }, Duration::ZERO);
+        assert_eq!((progress.rows(), progress.partitions_finished, progress.resumed), (1000, 1, true));
+        assert!(progress.rows_per_second(Duration::from_secs(5)) < 1.0);
+    }
+
+    #[test]
+    fn a_failure_is_counted_and_kept_with_its_partition() {
+        let (mut progress, now) = half_way();
+        let returned = Event::PartitionReturned {
+            partition: PartitionId(1),
+            class: FailureClass::Transient,
+            message: "503".to_owned(),
+            attempt: 1,
+            delay: Duration::from_secs(1),
+        };
+        progress.hear(&returned, now);
+        assert_eq!((progress.retries, progress.last_failure.as_deref()), (1, Some("part/1: 503")));
+    }
+}

@@ -1,0 +1,8 @@
+//! How the process lives among others: the lock, the signals, the service manager.
+
+pub mod lock;
+pub mod signals;
+pub mod systemd;
+
+pub use lock::StateLock;
+pub use signals::{Signals, StopReason};

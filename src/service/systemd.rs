@@ -1,0 +1,307 @@
+//! Tells the service manager how the run is doing, and that it is alive.
+//!
+//! Alive means: something has been heard from the engine lately that shows progress, or a known wait with an end. The
+//! watchdog is fed from events, not from a timer of its own: when the engine hangs, no event comes, and the service
+//! manager restarts the process, which resumes.
+
+use std::{
+    io,
+    os::unix::{ffi::OsStrExt as _, net::UnixDatagram},
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use harvester_actors::events::{Event, Listener};
+use tokio::time::Instant;
+
+use crate::observe::{fetched_bytes, numbers::count, progress::Phase, progress::Progress, waits};
+
+/// `STATUS=` is told at most this often, unless the phase changes.
+const STATUS_INTERVAL: Duration = Duration::from_secs(10);
+/// Asked for while recovering or draining, which may take longer than the unit's timeouts.
+const EXTENSION: Duration = Duration::from_secs(60);
+/// Without any progress and without a known wait for this long, the watchdog is no longer fed: longer than the longest
+/// answer a server may think about at the defaults.
+const PATIENCE_MIN: Duration = Duration::from_secs(900);
+
+/// Where the service manager listens.
+#[derive(Debug)]
+enum Address {
+    /// A socket in the file system.
+    Path(PathBuf),
+    /// A socket in Linux's abstract name space.
+    Abstract(Vec<u8>),
+}
+
+/// Tells the service manager what happens. Does nothing where there is none.
+#[derive(Debug)]
+pub struct SystemdListener {
+    /// Where to, and through what; `None` outside of a service.
+    socket: Option<(UnixDatagram, Address)>,
+    /// How often the watchdog wants to be fed; `None`: never.
+    watchdog: Option<Duration>,
+    /// How long nothing may happen before it is a hang.
+    patience: Duration,
+    /// What is kept between events.
+    picture: Mutex<Picture>,
+}
+
+/// What the listener keeps between events.
+#[derive(Debug)]
+struct Picture {
+    /// When it began.
+    began: Instant,
+    /// How far the run has come.
+    progress: Progress,
+    /// When something last showed that the run is alive.
+    alive: Duration,
+    /// Requests sent and in flight when last told: a change shows life.
+    pulse: (u64, u32),
+    /// When the watchdog was last fed.
+    fed: Option<Duration>,
+    /// When `STATUS=` was last told.
+    told: Option<Duration>,
+    /// `READY=1` has been said.
+    is_ready: bool,
+}
+
+impl SystemdListener {
+    /// A listener for the service manager of this process.
+    ///
+    /// - `notify_socket`, `watchdog_usec`: the environment variables `NOTIFY_SOCKET` and `WATCHDOG_USEC`.
+    /// - `first_byte_timeout`: how long the job lets the server think; the watchdog is at least that patient.
+    ///
+    /// # Errors
+    /// When the service manager cannot be reached although it says it can.
+    pub fn new(
+        notify_socket: Option<&std::ffi::OsStr>,
+        watchdog_usec: Option<&str>,
+        first_byte_timeout: Duration,
+    ) -> io::Result<Self> {
+        let socket = match notify_socket.filter(|path| !path.is_empty()) {
+            None => None,
+            Some(path) => {
+                let address = match path.as_bytes() {
+                    [b'@', name @ ..] => Address::Abstract(name.to_vec()),
+                    _ => Address::Path(Path::new(path).to_owned()),
+                };
+                Some((UnixDatagram::unbound()?, address))
+            }
+        };
+        let usec: Option<u64> = watchdog_usec.and_then(|text| text.parse().ok()).filter(|usec| *usec > 0);
+        let picture = Picture {
+            began: Instant::now(),
+            progress: Progress::default(),
+            alive: Duration::ZERO,
+            pulse: (0, 0),
+            fed: None,
+            told: None,
+            is_ready: false,
+        };
+        let listener = SystemdListener {
+            socket,
+            // Half of what the service manager waits: one message may be late.
+            watchdog: usec.map(|usec| Duration::from_micros(usec) / 2),
+            patience: PATIENCE_MIN.max(first_byte_timeout + Duration::from_secs(60)),
+            picture: Mutex::new(picture),
+        };
+        listener.send(&format!("STATUS=reading the checkpoint\nEXTEND_TIMEOUT_USEC={}", EXTENSION.as_micros()));
+        Ok(listener)
+    }
+
+    /// Sends one message. A service manager that does not listen is no reason to stop a harvest.
+    fn send(&self, message: &str) {
+        use std::os::linux::net::SocketAddrExt as _;
+        let Some((socket, address)) = &self.socket else { return };
+        let sent = match address {
+            Address::Path(path) => socket.send_to(message.as_bytes(), path),
+            Address::Abstract(name) => std::os::unix::net::SocketAddr::from_abstract_name(name)
+                .and_then(|address| socket.send_to_addr(message.as_bytes(), &address)),
+        };
+        if let Err(error) = sent {
+            tracing::debug!(%error, "the service manager does not listen");
+        }
+    }
+
+    /// The messages for an event, given the time since the beginning.
+    fn messages(&self, picture: &mut Picture, event: &Event, now: Duration) -> Vec<String> {
+        let mut messages = Vec::new();
+        let has_wait_with_end = |progress: &Progress| {
+            progress.waiting(now).is_some_and(|(_, remaining)| remaining.is_some_and(|left| !left.is_zero()))
+        };
+        picture.progress.hear(event, now);
+        let shows_life = match event {
+            // A pace comes by the clock: it shows life only when it tells of something new.
+            Event::Pace(pace) => {
+                let pulse = (pace.requests, pace.in_flight);
+                std::mem::replace(&mut picture.pulse, pulse) != pulse || has_wait_with_end(&picture.progress)
+            }
+            _ => true,
+        };
+        if shows_life {
+            picture.alive = now;
+        }
+        let extension = format!("EXTEND_TIMEOUT_USEC={}", EXTENSION.as_micros());
+        match event {
+            Event::PlanMade { .. } if !picture.is_ready => {
+                picture.is_ready = true;
+                messages.push("READY=1".to_owned());
+            }
+            Event::Recovered { .. } | Event::SourceIdentified(_) if !picture.is_ready => messages.push(extension),
+            Event::Stopping { .. } => messages.extend(["STOPPING=1".to_owned(), extension]),
+            Event::RunEnded(_) => messages.push("STOPPING=1".to_owned()),
+            // Draining may take a page's time.
+            Event::Pace(_) if matches!(picture.progress.phase, Phase::Stopping(_)) && shows_life => {
+                messages.push(extension);
+            }
+            _ => {}
+        }
+        let is_turn = matches!(
+            event,
+            Event::PlanMade { .. } | Event::Finishing { .. } | Event::Stopping { .. } | Event::RunEnded(_)
+        );
+        if is_turn || picture.told.is_none_or(|told| now.saturating_sub(told) >= STATUS_INTERVAL) {
+            picture.told = Some(now);
+            messages.push(format!("STATUS={}", status(&picture.progress, now)));
+        }
+        if let Some(interval) = self.watchdog {
+            let is_due = picture.fed.is_none_or(|fed| now.saturating_sub(fed) >= interval);
+            if is_due && now.saturating_sub(picture.alive) < self.patience {
+                picture.fed = Some(now);
+                messages.push("WATCHDOG=1".to_owned());
+            }
+        }
+        messages
+    }
+}
+
+/// `12/40 partitions, 1 234 567 rows (1.1 GiB), waits 40 s: Retry-After`
+fn status(progress: &Progress, now: Duration) -> String {
+    let sums = format!(
+        "{}/{} partitions, {} rows ({})",
+        progress.partitions_finished,
+        progress.partitions,
+        count(progress.rows()),
+        fetched_bytes(progress)
+    );
+    let phase = match &progress.phase {
+        Phase::Starting => return "asking the source".to_owned(),
+        Phase::Running => waits(progress, now),
+        Phase::Finishing(stream) => Some(format!("writing {stream}")),
+        Phase::Stopping(reason) => Some(format!("stopping: {reason}")),
+        Phase::Ended(report) => Some(crate::exit_code::outcome_word(report.outcome).to_owned()),
+    };
+    // One line: a line end would begin another message.
+    let text = phase.map_or(sums.clone(), |phase| format!("{sums}, {phase}"));
+    text.replace(['\n', '\r'], " ")
+}
+
+impl Listener for SystemdListener {
+    fn hear(&self, event: &Event) {
+        if self.socket.is_none() {
+            return;
+        }
+        let messages = {
+            let mut picture = self.picture.lock().unwrap_or_else(PoisonError::into_inner);
+            let now = picture.began.elapsed();
+            self.messages(&mut picture, event, now)
+        };
+        if !messages.is_empty() {
+            self.send(&messages.join("\n"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use harvester_actors::{
+        events::{Pace, Waiting},
+        partition::Plan,
+        report::Outcome,
+    };
+
+    use super::*;
+    use crate::observe::report::without_run;
+
+    fn plan_made() -> Event {
+        Event::PlanMade { run_id: "r".to_owned(), plan: Arc::new(Plan::default()), committed: Vec::new() }
+    }
+
+    fn pace(requests: u64, waiting: Option<Duration>) -> Event {
+        let waiting = waiting.map(|left| Waiting { reason: "Retry-After".to_owned(), remaining: Some(left) });
+        Event::Pace(Pace { requests, waiting, ..Pace::default() })
+    }
+
+    /// How often the watchdog is fed within an hour of events, one a second.
+    fn feedings(event: impl Fn(u64) -> Event) -> Vec<u64> {
+        let listener = SystemdListener::new(None, Some("60000000"), Duration::from_secs(600)).unwrap();
+        let mut picture = listener.picture.lock().unwrap();
+        let mut fed = Vec::new();
+        for second in 0..3600 {
+            let messages = listener.messages(&mut picture, &event(second), Duration::from_secs(second));
+            if messages.iter().any(|message| message == "WATCHDOG=1") {
+                fed.push(second);
+            }
+        }
+        fed
+    }
+
+    #[test]
+    fn the_watchdog_is_fed_while_there_is_progress_or_a_known_wait_and_not_in_a_hang() {
+        let working = feedings(|second| pace(second, None));
+        let waiting = feedings(|second| pace(0, Some(Duration::from_secs(3601 - second))));
+        for fed in [&working, &waiting] {
+            assert!(fed.windows(2).all(|pair| pair[1] - pair[0] <= 30), "{fed:?}");
+            assert!(*fed.last().unwrap() >= 3570);
+        }
+        let hanging = feedings(|_| pace(7, None));
+        assert!(*hanging.last().unwrap() <= PATIENCE_MIN.as_secs(), "{hanging:?}");
+        assert!(!hanging.is_empty());
+    }
+
+    #[test]
+    fn the_service_manager_hears_ready_status_and_stopping() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("notify");
+        let manager = UnixDatagram::bind(&path).unwrap();
+        let listener = SystemdListener::new(Some(path.as_os_str()), None, Duration::ZERO).unwrap();
+        let hear = || {
+            let mut buffer = [0; 4096];
+            let length = manager.recv(&mut buffer).unwrap();
+            String::from_utf8(buffer[..length].to_vec()).unwrap()
+        };
+        assert!(hear().starts_with("STATUS=reading the checkpoint\nEXTEND_TIMEOUT_USEC="));
+        listener.hear(&plan_made());
+        assert_eq!(hear(), "READY=1\nSTATUS=0/0 partitions, 0 rows (0 B)");
+        listener.hear(&Event::Stopping { reason: "SIGTERM".to_owned() });
+        let said = hear();
+        assert!(
+            said.starts_with("STOPPING=1\nEXTEND_TIMEOUT_USEC=60000000\nSTATUS=")
+                && said.ends_with("stopping: SIGTERM")
+        );
+        listener.hear(&Event::RunEnded(Arc::new(without_run("x", Outcome::Interrupted, "", ""))));
+        assert!(hear().contains("STOPPING=1"));
+    }
+
+    #[test]
+    fn an_abstract_socket_is_heard_too() {
+        use std::os::linux::net::SocketAddrExt as _;
+        let name = format!("harvester-test-{}", std::process::id());
+        let address = std::os::unix::net::SocketAddr::from_abstract_name(&name).unwrap();
+        let manager = UnixDatagram::bind_addr(&address).unwrap();
+        let path = std::ffi::OsString::from(format!("@{name}"));
+        let _listener = SystemdListener::new(Some(&path), None, Duration::ZERO).unwrap();
+        let mut buffer = [0; 4096];
+        assert!(manager.recv(&mut buffer).unwrap() > 0);
+    }
+
+    #[test]
+    fn outside_of_a_service_nothing_is_sent() {
+        let listener = SystemdListener::new(None, None, Duration::ZERO).unwrap();
+        listener.hear(&plan_made());
+        assert!(!listener.picture.lock().unwrap().is_ready);
+    }
+}
