@@ -1,1 +1,20 @@
-//! One test binary.
+//! The proofs, in one binary: the program as people run it, against the stand-in. One file per promise.
+
+/// The dependency arrows that must not exist.
+mod architecture;
+/// Whatever the server does: complete and exact, or the right code and resumable.
+mod faults;
+/// Every file in `jobs/` is read by the program that documents it.
+mod jobs;
+/// Killed at any instant, the same command goes on and the files are the same.
+mod kills;
+/// Never above the limit, close to it, and kind.
+mod pace;
+/// The README's commands work as written.
+mod readme;
+/// No secret and no row in anything but the data files.
+mod secrets;
+/// One collection from a job file to a finished file, in every dialect.
+mod spine;
+/// A folder, a job file, the program.
+mod support;

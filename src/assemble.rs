@@ -1,0 +1,404 @@
+//! From a job to a harvest: picks source, sink and store, and is the only file that knows all kinds.
+
+use std::{
+    fs::{self, DirBuilder},
+    io,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use actix::Addr;
+use dhis2::Client;
+use harvester_actors::{
+    events::{Event, Listener},
+    failure::{Failure, FailureClass},
+    harvest::{self, Harvest},
+    planner::Patience,
+    rate_limiter::{RateLimiter, RateLimiterSettings},
+    report::{Outcome, Report, ReportError},
+    supervisor::Stop,
+};
+use jiff::Timestamp;
+use tokio::sync::watch;
+
+use crate::{
+    checkpoints::SledStore,
+    exit_code,
+    extract::{Contact, Dhis2Source, Extract, LimiterGate, MetadataExtract, OutageProbe, SourceGate, classify},
+    job::{self, Collections, Credentials, Job, differences},
+    job_record::JobRecord,
+    service::{
+        StopReason,
+        lock::{LockError, StateLock},
+    },
+    sinks::{FilesSettings, FilesSink},
+};
+
+/// Seconds during which requests of a predecessor may still count: the window of the rate limiter, rounded up.
+const WINDOW_S: i64 = 2;
+
+/// What `run` was asked to do.
+pub(crate) struct RunRequest {
+    /// The job.
+    pub(crate) job: Job,
+    /// Its credentials.
+    pub(crate) credentials: Credentials,
+    /// The folder of all jobs' state.
+    pub(crate) state_dir: PathBuf,
+    /// Forget the checkpoint.
+    pub(crate) restart: bool,
+    /// Who shows what happens.
+    pub(crate) listener: Arc<dyn Listener>,
+    /// Why to stop, once there is a reason.
+    pub(crate) stop: watch::Receiver<Option<StopReason>>,
+}
+
+/// A job's state folder.
+pub(crate) fn state_folder(state_dir: &Path, job: &str) -> PathBuf {
+    state_dir.join(job)
+}
+
+/// Runs a job to its end, and tells the listener how it ended. Never fails: what went wrong is in the report.
+pub(crate) fn run(request: RunRequest) -> Report {
+    let listener = Arc::clone(&request.listener);
+    let stop = request.stop.clone();
+    let job = request.job.name.clone();
+    let mut report = match Prepared::new(&request) {
+        Ok(prepared) => actix::System::new().block_on(prepared.run(request)),
+        Err(refusal) => refusal.report(job),
+    };
+    report.exit_code = exit_code::exit_code(report.outcome, *stop.borrow());
+    listener.hear(&Event::RunEnded(Arc::new(report.clone())));
+    report
+}
+
+/// Why a run does not even begin.
+struct Refusal {
+    outcome: Outcome,
+    class: &'static str,
+    message: String,
+    next: String,
+}
+
+impl Refusal {
+    /// This machine cannot.
+    fn storage(message: String) -> Self {
+        let next = "check the folder's permissions and free space, or choose another with --state-dir".to_owned();
+        Refusal { outcome: Outcome::Storage, class: FailureClass::Local.as_str(), message, next }
+    }
+
+    /// The report of a run that did not begin.
+    fn report(self, job: String) -> Report {
+        Report {
+            outcome: self.outcome,
+            exit_code: 0,
+            resumed: false,
+            job,
+            run_id: String::new(),
+            streams: Default::default(),
+            requests: 0,
+            retries: 0,
+            seconds: 0.0,
+            peak_requests_per_second: 0,
+            error: Some(ReportError { class: self.class.to_owned(), message: self.message, next: self.next }),
+            left_out: Default::default(),
+            watermarks: Default::default(),
+            warnings: Vec::new(),
+        }
+    }
+}
+
+impl From<Failure> for Refusal {
+    fn from(failure: Failure) -> Self {
+        let next = failure.next.unwrap_or_else(|| "correct the job file".to_owned());
+        Refusal {
+            outcome: harvest::outcome_of(failure.class),
+            class: failure.class.as_str(),
+            message: failure.message,
+            next,
+        }
+    }
+}
+
+/// A state folder that is ours.
+struct Prepared {
+    folder: PathBuf,
+    record: JobRecord,
+    /// Whether nobody knows what a predecessor sent in the last second.
+    cold_start: bool,
+    /// Held until the run has ended.
+    _lock: StateLock,
+}
+
+impl Prepared {
+    /// Takes the state folder, and looks who was there before.
+    fn new(request: &RunRequest) -> Result<Self, Refusal> {
+        let job = &request.job;
+        let folder = state_folder(&request.state_dir, &job.name);
+        let mut builder = DirBuilder::new();
+        builder.recursive(true).mode(0o700);
+        let at = |error: io::Error| Refusal::storage(format!("cannot make `{}`: {error}", folder.display()));
+        builder.create(&folder).map_err(at)?;
+        let lock = StateLock::take(&folder).map_err(|error| match error {
+            LockError::Held { .. } => Refusal {
+                outcome: Outcome::Locked,
+                class: "locked",
+                message: error.to_string(),
+                next: format!("wait for it or stop it; `harvester status {}` shows what it does", job.path.display()),
+            },
+            LockError::Storage { .. } => Refusal::storage(error.to_string()),
+        })?;
+        let path = fs::canonicalize(&job.path).unwrap_or_else(|_| job.path.clone());
+        let before = JobRecord::load(&folder);
+        let cold_start = before.as_ref().is_some_and(|record| !ended_long_ago(record));
+        let mut record = before.unwrap_or_else(|| JobRecord::new(path.clone()));
+        if record.path != path && !request.restart {
+            return Err(Refusal {
+                outcome: Outcome::Changed,
+                class: FailureClass::Changed.as_str(),
+                message: format!(
+                    "two job files are named `{}`: the state in `{}` belongs to `{}`, this is `{}`",
+                    job.name,
+                    folder.display(),
+                    record.path.display(),
+                    path.display()
+                ),
+                next: "give one of them another name = \"…\"; if the file was moved, run with --restart".to_owned(),
+            });
+        }
+        record.path = path;
+        record.clean_end_at = None;
+        if request.restart {
+            record.watermarks.clear();
+            forget(&folder)?;
+        }
+        record.save(&folder).map_err(|error| {
+            Refusal::storage(format!("cannot write `{}`: {error}", folder.join(crate::job_record::FILE).display()))
+        })?;
+        Ok(Prepared { folder, record, cold_start, _lock: lock })
+    }
+
+    /// Runs the job within its folder.
+    async fn run(mut self, request: RunRequest) -> Report {
+        let job = request.job.name.clone();
+        let harvest = match self.harvest(request) {
+            Ok(harvest) => harvest,
+            Err(refusal) => return refusal.report(job),
+        };
+        let source = Arc::clone(&harvest.source);
+        let report = harvest::run(harvest).await;
+        source.close();
+        self.remember(&report);
+        report
+    }
+
+    /// Wires everything up.
+    fn harvest(&self, request: RunRequest) -> Result<Harvest, Refusal> {
+        let job = request.job;
+        let now = Timestamp::now();
+        let run_id = now.strftime("%Y%m%dT%H%M%SZ").to_string();
+        let connected = Connected::new(&job, &request.credentials, self.cold_start)?;
+        let extracts = job.extracts.iter().map(extract).collect::<Result<Vec<_>, _>>()?;
+        let watermarks = self.record.watermarks.clone();
+        let source = connected.source(extracts, job.limits.in_flight, watermarks);
+        let sink = FilesSink::new(FilesSettings {
+            job: job.name.clone(),
+            spool_dir: self.folder.join("spool"),
+            out_dir: job.sink.directory.clone().into(),
+        });
+        let store = SledStore::open(self.folder.join("checkpoint"));
+        let arbiters = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Ok(Harvest {
+            run_id,
+            now: || Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+            fingerprint: job.fingerprint(),
+            differences,
+            source: Arc::new(source),
+            sink: Arc::new(sink),
+            store: Arc::new(store),
+            limiter: Some(connected.limiter),
+            listener: request.listener,
+            stop: stops(request.stop),
+            fetchers: job.limits.in_flight,
+            arbiters,
+            patience: Patience {
+                retries: job.limits.retries,
+                outage: job.limits.outage,
+                seed: u64::from(std::process::id()),
+            },
+            job: job.name,
+        })
+    }
+
+    /// Writes down what the next run needs to know.
+    fn remember(&mut self, report: &Report) {
+        self.record.clean_end_at = Some(Timestamp::now().to_string());
+        if report.outcome == Outcome::Complete {
+            self.record.watermarks.extend(report.watermarks.clone());
+        }
+        if let Err(error) = self.record.save(&self.folder) {
+            tracing::warn!(%error, "cannot write what is to be remembered of this job");
+        }
+    }
+}
+
+/// A client behind the limiter of its origin.
+pub(crate) struct Connected {
+    /// Who owns the budget.
+    pub(crate) limiter: Addr<RateLimiter>,
+    /// The client.
+    pub(crate) client: Client,
+    /// The same behind the gate of probes.
+    probe_client: Client,
+    /// What closes both.
+    gate: SourceGate,
+    /// Who looks after the source during an outage.
+    probe: Arc<OutageProbe>,
+}
+
+impl Connected {
+    /// A client for the job's source. Sends nothing.
+    fn new(job: &Job, credentials: &Credentials, cold_start: bool) -> Result<Self, Refusal> {
+        Self::with_limits(&job.source.url, job.source.ca_file.as_deref(), &job.limits, credentials, cold_start)
+            .map_err(Refusal::from)
+    }
+
+    /// A client for a server. Sends nothing.
+    ///
+    /// # Errors
+    /// `Rejected` when url, credentials or certificate file cannot be used.
+    pub(crate) fn with_limits(
+        url: &url::Url,
+        ca_file: Option<&Path>,
+        limits: &job::Limits,
+        credentials: &Credentials,
+        cold_start: bool,
+    ) -> Result<Self, Failure> {
+        let mut builder = Client::builder(url.as_str())
+            .connect_timeout(limits.connect_timeout)
+            .first_byte_timeout(limits.first_byte_timeout)
+            .stall_timeout(limits.stall_timeout)
+            .retries(0)
+            .credentials(client_credentials(credentials));
+        if let Some(ca_file) = ca_file {
+            builder = builder.ca_file(ca_file);
+        }
+        let client = builder.build().map_err(|error| classify(&error, Contact::First))?;
+        let probe = Arc::new(OutageProbe::default());
+        let settings = RateLimiterSettings {
+            requests_per_second: limits.requests_per_second,
+            in_flight: limits.in_flight,
+            cold_start,
+            seed: u64::from(std::process::id()),
+        };
+        let limiter = RateLimiter::for_origin(client.origin(), settings, Arc::clone(&probe) as _);
+        let gate = SourceGate::new();
+        Ok(Connected {
+            probe_client: client.with_gate(Arc::new(LimiterGate::new(limiter.clone(), true, &gate))),
+            client: client.with_gate(Arc::new(LimiterGate::new(limiter.clone(), false, &gate))),
+            limiter,
+            gate,
+            probe,
+        })
+    }
+
+    /// A source over this client.
+    pub(crate) fn source(
+        &self,
+        extracts: Vec<Extract>,
+        in_flight: u32,
+        watermarks: std::collections::BTreeMap<String, String>,
+    ) -> Dhis2Source {
+        Dhis2Source::new(
+            self.client.clone(),
+            self.probe_client.clone(),
+            self.gate.clone(),
+            extracts,
+            in_flight,
+            watermarks,
+            Arc::clone(&self.probe),
+        )
+    }
+}
+
+/// Whether a record says that its process ended cleanly, longer ago than a window.
+fn ended_long_ago(record: &JobRecord) -> bool {
+    let Some(Ok(ended)) = record.clean_end_at.as_ref().map(|text| text.parse::<Timestamp>()) else { return false };
+    let ago = Timestamp::now().as_second() - ended.as_second();
+    // An end in the future means that the clock was set back: then nobody knows.
+    ago >= WINDOW_S
+}
+
+/// Forgets checkpoint and spool.
+fn forget(folder: &Path) -> Result<(), Refusal> {
+    for name in ["checkpoint", "spool"] {
+        let path = folder.join(name);
+        match fs::remove_dir_all(&path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(Refusal::storage(format!("cannot remove `{}`: {error}", path.display()))),
+        }
+    }
+    Ok(())
+}
+
+/// The client's form of credentials.
+fn client_credentials(credentials: &Credentials) -> dhis2::Credentials {
+    let secret = |secret: &job::Secret| dhis2::Secret::new(secret.reveal());
+    match credentials {
+        Credentials::Basic { username, password } => {
+            dhis2::Credentials::Basic { username: username.clone(), password: secret(password) }
+        }
+        Credentials::Token(token) => dhis2::Credentials::Token(secret(token)),
+        Credentials::Bearer(bearer) => dhis2::Credentials::Bearer(secret(bearer)),
+    }
+}
+
+/// The source's form of an extract.
+pub(crate) fn extract(extract: &job::Extract) -> Result<Extract, Refusal> {
+    match extract {
+        job::Extract::Metadata { collections, fields, filters, page_size, incremental, include_deleted, stream } => {
+            Ok(Extract::Metadata(MetadataExtract {
+                collections: match collections {
+                    Collections::All => None,
+                    Collections::Named(names) => Some(names.clone()),
+                },
+                fields: fields.clone(),
+                filters: filters.clone(),
+                page_size: *page_size,
+                incremental: *incremental,
+                include_deleted: *include_deleted,
+                stream: stream.clone(),
+            }))
+        }
+        // `Job::runnable` refuses these with their line; this is for whoever forgets to ask it.
+        other => Err(Refusal {
+            outcome: Outcome::Invalid,
+            class: "invalid",
+            message: format!("kind `{}` is not available in this version", other.kind()),
+            next: "take it out of the job file".to_owned(),
+        }),
+    }
+}
+
+/// The engine's form of a reason to stop.
+fn stops(mut reasons: watch::Receiver<Option<StopReason>>) -> watch::Receiver<Option<Stop>> {
+    let (sender, stop) = watch::channel(None);
+    actix::spawn(async move {
+        let reason = match reasons.wait_for(Option::is_some).await {
+            Ok(reason) => *reason,
+            Err(_) => None,
+        };
+        if let Some(reason) = reason {
+            let outcome = match reason {
+                StopReason::MaxSeconds => Outcome::Limit,
+                StopReason::Sigint | StopReason::Sigterm | StopReason::Sighup => Outcome::Interrupted,
+            };
+            sender.send_replace(Some(Stop { reason: reason.as_str().to_owned(), outcome }));
+        }
+        // As long as the run may wait for a stop, its channel stays open.
+        sender.closed().await;
+    });
+    stop
+}

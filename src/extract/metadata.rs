@@ -1,0 +1,645 @@
+//! Metadata collections: which there are, how each is cut into ranges, and how one page of a range is fetched.
+//!
+//! 2.31 and later page in the database, so a collection is walked by keyset (`order=id:asc`, `filter=id:gt:<last>`), which
+//! no insert or delete can shift; a large one is cut into ranges at ids taken from the server. Ids are never compared
+//! here: their order is the database's collation. A range ends when its last id is seen or an answer is empty; rows
+//! behind that id belong to the next range and are dropped. Where the id has vanished meanwhile, the range runs on, and
+//! the finish removes the overlap.
+//!
+//! 2.30 and earlier load whole tables for every list request, whatever the page: there a collection is one answer
+//! (`paging=false`), streamed, and sorted by us.
+//!
+//! Source: `dhis2-api.md` §3; measured: 2.25 to 2.30 repeat the last page for ever, so nothing here walks until empty there.
+
+use std::borrow::Cow;
+
+use dhis2::{
+    Error,
+    metadata::{DeletedObjects, MetadataList, MetadataRows, Schema},
+    split::{Row, RowFault},
+};
+use futures_util::stream::{self, StreamExt};
+use harvester_actors::{
+    failure::{Failure, FailureClass},
+    page::{Page, Reject},
+    partition::{
+        LeftOut, Next, Partition, PartitionId, PartitionRole, Plan, Position, SourceIdentity, Stream, StreamId,
+        StreamOrder,
+    },
+    source::PageSize,
+};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    page_builder::PageBuilder,
+    source::{Selection, SourceContext},
+};
+
+/// The first version whose lists are paged by the database.
+const PAGED_SINCE: u16 = 31;
+
+/// The first version that tells deletions.
+const DELETIONS_SINCE: u16 = 27;
+
+/// The least pages in a range: finding its last id costs one small request, which is then at most a quarter.
+const RANGE_PAGES_MIN: u64 = 4;
+
+/// Ranges for each request in flight: enough for the last ones to end together, few enough to be cheap to find.
+const RANGES_PER_FETCHER: u64 = 2;
+
+/// Ids in one request for missing rows: its url stays below 2,000 bytes.
+const REPAIR_IDS_MAX: usize = 100;
+
+/// How far an incremental run reaches behind the last one: more than any daylight saving shift and clock error. Rows
+/// that come twice are one by their key.
+const OVERLAP_HOURS: i64 = 2;
+
+/// What a job wants of metadata.
+#[derive(Clone, Debug)]
+pub(crate) struct MetadataExtract {
+    /// Which collections; `None` for all that the server offers.
+    pub(crate) collections: Option<Vec<String>>,
+    /// As the API takes them.
+    pub(crate) fields: String,
+    /// As the API takes them.
+    pub(crate) filters: Vec<String>,
+    /// Rows a page.
+    pub(crate) page_size: u32,
+    /// Only what changed since the last complete run.
+    pub(crate) incremental: bool,
+    /// Deletions too.
+    pub(crate) include_deleted: bool,
+    /// The stream's name, where it is not the collection's.
+    pub(crate) stream: Option<String>,
+}
+
+/// What one partition fetches.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub(crate) struct MetadataSelection {
+    /// The collection, and the array's name in its answers.
+    collection: String,
+    /// Its path, where that is another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    endpoint: Option<String>,
+    /// As the API takes them.
+    fields: String,
+    /// As the API takes them.
+    filters: Vec<String>,
+    /// Rows a page; `None` for one answer without pages.
+    page_size: Option<u32>,
+    /// The range begins behind this id; `None` at the collection's beginning.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    after: Option<String>,
+    /// The range ends with this id; `None` at the collection's end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    until: Option<String>,
+    /// What of it is wanted.
+    #[serde(default)]
+    want: Want,
+}
+
+/// What of a collection is wanted.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Want {
+    /// Its rows.
+    #[default]
+    Rows,
+    /// Its ids alone.
+    Listing,
+    /// The rows with these ids.
+    Ids(Vec<String>),
+}
+
+/// What one partition fetches of what was deleted.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub(crate) struct DeletedSelection {
+    /// Only what was deleted at or after this time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    deleted_at: Option<String>,
+    /// Simple class names that are wanted; empty for all.
+    classes: Vec<String>,
+}
+
+/// A collection to be planned.
+struct Candidate {
+    name: String,
+    endpoint: Option<String>,
+}
+
+/// How many rows a collection has and where it is cut, as far as the server tells.
+#[derive(Default)]
+struct Size {
+    total: Option<u64>,
+    cuts: Vec<String>,
+}
+
+impl MetadataExtract {
+    /// Adds this extract's streams and partitions to `plan`.
+    pub(crate) async fn plan(
+        &self,
+        source: &SourceContext<'_>,
+        identity: &SourceIdentity,
+        plan: &mut Plan,
+    ) -> Result<(), Failure> {
+        let optional = self.collections.is_none();
+        let mut schemas = Vec::new();
+        if optional || self.include_deleted {
+            schemas = source.retried(|client| async move { client.schemas().await }).await?;
+        }
+        let candidates = match &self.collections {
+            Some(names) => {
+                names.iter().map(|name| Candidate { name: name.clone(), endpoint: None }).collect::<Vec<_>>()
+            }
+            None => offered(&schemas, &mut plan.left_out),
+        };
+        let is_paged = identity.minor >= PAGED_SINCE;
+        let sizes: Vec<Result<Size, Failure>> = if is_paged {
+            let sizes = stream::iter(&candidates).map(|candidate| async {
+                let filters = self.filters_for(source, self.stream.as_deref().unwrap_or(&candidate.name))?;
+                self.size(source, candidate, &filters).await
+            });
+            sizes.buffered(source.in_flight as usize).collect().await
+        } else {
+            candidates.iter().map(|_| Ok(Size::default())).collect()
+        };
+        for (candidate, size) in candidates.into_iter().zip(sizes) {
+            let size = match size {
+                Ok(size) => size,
+                Err(failure) => match failure.class {
+                    FailureClass::Rejected | FailureClass::Forbidden if optional => {
+                        plan.left_out.push(LeftOut { stream: candidate.name, reason: failure.message });
+                        continue;
+                    }
+                    // The page itself will say what is wrong, with its own patience.
+                    FailureClass::Rejected
+                    | FailureClass::Forbidden
+                    | FailureClass::TooHeavy
+                    | FailureClass::Garbled => {
+                        tracing::debug!(collection = candidate.name, error = %failure, "cannot count it before fetching");
+                        Size::default()
+                    }
+                    _ => return Err(failure),
+                },
+            };
+            self.add_collection(source, identity, candidate, size, plan)?;
+        }
+        if self.include_deleted {
+            self.add_deletions(source, identity, &schemas, plan)?;
+        }
+        Ok(())
+    }
+
+    /// The job's filters, and the watermark's where the run is incremental and there is one.
+    fn filters_for(&self, source: &SourceContext<'_>, stream: &str) -> Result<Vec<String>, Failure> {
+        let mut filters = self.filters.clone();
+        if let Some(since) = self.since(source, stream)? {
+            filters.push(format!("lastUpdated:ge:{since}"));
+        }
+        Ok(filters)
+    }
+
+    /// From when on changes are wanted, in the server's own time.
+    fn since(&self, source: &SourceContext<'_>, stream: &str) -> Result<Option<String>, Failure> {
+        let Some(watermark) = source.watermarks.get(stream).filter(|_| self.incremental) else { return Ok(None) };
+        let unreadable = |error: jiff::Error| {
+            let message = format!("the watermark `{watermark}` of {stream} cannot be read: {error}");
+            Failure::new(FailureClass::Damaged, message).with_next("run again with --restart to fetch everything anew")
+        };
+        let watermark: jiff::civil::DateTime = watermark.parse().map_err(unreadable)?;
+        let since = watermark.checked_sub(jiff::Span::new().hours(OVERLAP_HOURS)).map_err(unreadable)?;
+        Ok(Some(since.strftime("%Y-%m-%dT%H:%M:%S").to_string()))
+    }
+
+    /// Asks how many rows a collection has, and for the last id of each range.
+    async fn size(
+        &self,
+        source: &SourceContext<'_>,
+        candidate: &Candidate,
+        filters: &[String],
+    ) -> Result<Size, Failure> {
+        let list = MetadataList {
+            endpoint: candidate.endpoint.as_deref(),
+            filters,
+            ..MetadataList::new(&candidate.name)
+        };
+        let first = source.retried(|client| {
+            let list = list.clone();
+            async move { client.id_at(&list, 1).await }
+        });
+        let total = first.await?.pager.total;
+        let ends = range_ends(total.unwrap_or(0), self.page_size, source.in_flight);
+        let cuts = stream::iter(ends).map(|place| {
+            let list = list.clone();
+            async move {
+                let cut = source.retried(|client| {
+                    let list = list.clone();
+                    async move { client.id_at(&list, place).await }
+                });
+                cut.await.map(|at| at.id)
+            }
+        });
+        let cuts: Vec<Result<Option<String>, Failure>> = cuts.buffered(source.in_flight as usize).collect().await;
+        // A place that is past the end by now is no cut; the range before it takes what is left.
+        let cuts = cuts.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect();
+        Ok(Size { total, cuts })
+    }
+
+    /// Adds one collection: a stream, and a partition for each of its ranges.
+    fn add_collection(
+        &self,
+        source: &SourceContext<'_>,
+        identity: &SourceIdentity,
+        candidate: Candidate,
+        size: Size,
+        plan: &mut Plan,
+    ) -> Result<(), Failure> {
+        let name = self.stream.clone().unwrap_or_else(|| candidate.name.clone());
+        if plan.streams.iter().any(|stream| stream.name == name) {
+            let message = format!("two extracts give a stream named `{name}`");
+            return Err(Failure::new(FailureClass::Rejected, message)
+                .with_next("name one of them with stream = \"…\" in the job file"));
+        }
+        let is_paged = identity.minor >= PAGED_SINCE;
+        let filters = self.filters_for(source, &name)?;
+        let stream = StreamId(plan.streams.len() as u32);
+        plan.streams.push(Stream {
+            name: name.clone(),
+            order: if is_paged { StreamOrder::Keyset } else { StreamOrder::Sorted },
+            expected_rows: size.total,
+            optional: self.collections.is_none(),
+            watermark: identity.server_date.clone().filter(|_| self.incremental),
+        });
+        let range_rows = range_pages(size.total.unwrap_or(0), self.page_size, source.in_flight) * u64::from(self.page_size);
+        let begins = std::iter::once(None).chain(size.cuts.iter().cloned().map(Some));
+        let ends = size.cuts.iter().cloned().map(Some).chain(std::iter::once(None));
+        let ranges = size.cuts.len() + 1;
+        for (range, (after, until)) in begins.zip(ends).enumerate() {
+            let expected_rows = size.total.map(|total| {
+                let before = range as u64 * range_rows;
+                if range + 1 == ranges { total.saturating_sub(before) } else { range_rows }
+            });
+            let selection = MetadataSelection {
+                collection: candidate.name.clone(),
+                endpoint: candidate.endpoint.clone(),
+                fields: self.fields.clone(),
+                filters: filters.clone(),
+                page_size: is_paged.then_some(self.page_size),
+                after,
+                until,
+                want: Want::Rows,
+            };
+            // The last range of a collection ends with an empty page; the others end with their last id.
+            let requests = expected_rows.map(|rows| rows.div_ceil(u64::from(self.page_size)) + u64::from(range + 1 == ranges));
+            plan.partitions.push(Partition {
+                id: PartitionId(plan.partitions.len() as u32),
+                stream,
+                key: if ranges == 1 { name.clone() } else { format!("{name}/{range}") },
+                role: PartitionRole::Rows,
+                selection: Selection::Metadata(selection).to_value(),
+                requests: if is_paged { requests } else { Some(1) },
+                expected_rows,
+            });
+        }
+        Ok(())
+    }
+
+    /// Adds the stream of deletions, where this version tells them.
+    fn add_deletions(
+        &self,
+        source: &SourceContext<'_>,
+        identity: &SourceIdentity,
+        schemas: &[Schema],
+        plan: &mut Plan,
+    ) -> Result<(), Failure> {
+        const NAME: &str = "deletedObjects";
+        if identity.minor < DELETIONS_SINCE {
+            let reason = format!("version 2.{} does not tell deletions; 2.{DELETIONS_SINCE} and later do", identity.minor);
+            plan.left_out.push(LeftOut { stream: NAME.to_owned(), reason });
+            return Ok(());
+        }
+        let wanted = |schema: &&Schema| match (&self.collections, schema.collection()) {
+            (Some(names), Some((name, _))) => names.iter().any(|wanted| wanted == name),
+            _ => false,
+        };
+        let classes = schemas.iter().filter(wanted).filter_map(|schema| schema.klass.as_deref()).map(simple_name);
+        let selection = DeletedSelection { deleted_at: self.since(source, NAME)?, classes: classes.collect() };
+        let stream = StreamId(plan.streams.len() as u32);
+        plan.streams.push(Stream {
+            name: NAME.to_owned(),
+            order: StreamOrder::Sorted,
+            expected_rows: None,
+            // Only superusers get it from 2.29 on; without it the rest is still worth having, and the report says so.
+            optional: true,
+            watermark: identity.server_date.clone().filter(|_| self.incremental),
+        });
+        plan.partitions.push(Partition {
+            id: PartitionId(plan.partitions.len() as u32),
+            stream,
+            key: NAME.to_owned(),
+            role: PartitionRole::Rows,
+            selection: Selection::DeletedObjects(selection).to_value(),
+            requests: Some(1),
+            expected_rows: None,
+        });
+        Ok(())
+    }
+}
+
+/// The collections that the server offers, by name, and why the rest is left out.
+fn offered(schemas: &[Schema], left_out: &mut Vec<LeftOut>) -> Vec<Candidate> {
+    let mut candidates: Vec<Candidate> = Vec::new();
+    for schema in schemas {
+        match schema.collection() {
+            Some((name, path)) => {
+                let endpoint = (path != name).then(|| path.to_owned());
+                candidates.push(Candidate { name: name.to_owned(), endpoint });
+            }
+            None => {
+                let name = schema.collection_name.as_ref().or(schema.plural.as_ref()).or(schema.name.as_ref());
+                let reason = if schema.embedded_object {
+                    "only exists as a part of other objects"
+                } else if !schema.persisted {
+                    "is not kept in the database"
+                } else if !schema.identifiable_object {
+                    "has no ids"
+                } else {
+                    "has no list of its own"
+                };
+                if let Some(name) = name {
+                    left_out.push(LeftOut { stream: name.clone(), reason: reason.to_owned() });
+                }
+            }
+        }
+    }
+    candidates.sort_by(|a, b| a.name.cmp(&b.name));
+    candidates.dedup_by(|a, b| a.name == b.name);
+    left_out.sort_by(|a, b| a.stream.cmp(&b.stream));
+    left_out.dedup_by(|a, b| a.stream == b.stream);
+    left_out.retain(|left| candidates.iter().all(|candidate| candidate.name != left.stream));
+    candidates
+}
+
+/// Pages in each range of a collection with `total` rows.
+fn range_pages(total: u64, page_size: u32, in_flight: u32) -> u64 {
+    let pages = total.div_ceil(u64::from(page_size.max(1)));
+    pages.div_ceil(u64::from(in_flight.max(1)) * RANGES_PER_FETCHER).max(RANGE_PAGES_MIN)
+}
+
+/// The places, from 1, of the last row of each range but the last. Whole pages, so that no page straddles two ranges.
+fn range_ends(total: u64, page_size: u32, in_flight: u32) -> Vec<u64> {
+    if in_flight <= 1 {
+        return Vec::new();
+    }
+    let rows = range_pages(total, page_size, in_flight) * u64::from(page_size.max(1));
+    (1..).map(|range| range * rows).take_while(|end| *end < total).collect()
+}
+
+/// `DataElement` of `org.hisp.dhis.dataelement.DataElement`.
+fn simple_name(class: &str) -> String {
+    class.rsplit('.').next().unwrap_or(class).to_owned()
+}
+
+/// What is read of every row.
+#[derive(Deserialize)]
+struct Head<'a> {
+    #[serde(borrow)]
+    id: Cow<'a, str>,
+}
+
+/// Fetches the page of a collection that begins at `position`.
+pub(crate) async fn fetch(
+    source: &SourceContext<'_>,
+    selection: &MetadataSelection,
+    partition: &Partition,
+    position: &Position,
+    size: PageSize,
+) -> Result<Page, Failure> {
+    let mut filters = Cow::Borrowed(selection.filters.as_slice());
+    let mut page_size = selection.page_size.map(|rows| size.of(rows));
+    let fields = if selection.want == Want::Listing { "id" } else { &selection.fields };
+    let id_gt = match (&selection.want, &position.next) {
+        (Want::Ids(ids), _) => {
+            filters.to_mut().push(format!("id:in:[{}]", ids.join(",")));
+            page_size = Some(ids.len() as u32);
+            None
+        }
+        (_, Next::After(last)) => Some(last.as_str()),
+        _ => selection.after.as_deref(),
+    };
+    let list = MetadataList {
+        endpoint: selection.endpoint.as_deref(),
+        fields,
+        filters: &filters,
+        id_gt,
+        // Without pages we sort ourselves, and the server need not.
+        order_id_asc: page_size.is_some(),
+        page_size,
+        ..MetadataList::new(&selection.collection)
+    };
+    let mut rows = list.send(source.client).await.map_err(|error| source.failure(&error))?;
+    let mut reader = PageReader::new(selection, partition);
+    while reader.read(&mut rows).await.map_err(|error| source.failure(&error))? {
+        reader.page.spill().await?;
+    }
+    let answer = rows.finish().map_err(|error| source.failure(&error))?;
+    let next = match (&selection.want, page_size, reader.last) {
+        (Want::Ids(_), _, _) | (_, None, _) => Next::End,
+        _ if reader.ended => Next::End,
+        (_, _, None) if answer.rows == 0 => Next::End,
+        (_, _, Some(last)) => Next::After(last),
+        (_, _, None) => {
+            let message = format!("no row of a page of {} shows its id, so nobody knows where to go on", partition.key);
+            return Err(Failure::new(FailureClass::Rejected, message)
+                .with_next("take `id` into the fields of the job"));
+        }
+    };
+    reader.page.finish(partition.id, position.seq, next).await
+}
+
+/// Takes the rows of one answer.
+struct PageReader<'a> {
+    selection: &'a MetadataSelection,
+    partition: &'a Partition,
+    page: PageBuilder,
+    /// The last id seen.
+    last: Option<String>,
+    /// Whether the range's last id has been seen: what follows belongs to others.
+    ended: bool,
+    /// A row as one line; kept for its memory.
+    line: Vec<u8>,
+}
+
+impl<'a> PageReader<'a> {
+    fn new(selection: &'a MetadataSelection, partition: &'a Partition) -> Self {
+        PageReader { selection, partition, page: PageBuilder::new(), last: None, ended: false, line: Vec::new() }
+    }
+
+    /// Takes the rows that are complete with the next chunk; false at the answer's end.
+    async fn read(&mut self, rows: &mut MetadataRows) -> Result<bool, Error> {
+        rows.read(&mut |row| self.take(row)).await
+    }
+
+    fn take(&mut self, row: Row<'_>) -> Result<(), RowFault> {
+        match row {
+            Row::Whole(row) => {
+                let head: Head<'_> = row.head()?;
+                if self.ended {
+                    self.page.filter();
+                    return Ok(());
+                }
+                self.seen(&head.id);
+                if self.selection.want == Want::Listing {
+                    self.page.keep(&head.id, b"");
+                } else if row.has_newline() {
+                    self.line.clear();
+                    row.write_line(&mut self.line);
+                    self.page.keep(&head.id, &self.line);
+                } else {
+                    self.page.keep(&head.id, row.text().as_bytes());
+                }
+            }
+            Row::Oversize { prefix, bytes } => self.unfit(prefix, bytes, "too_large", "the row is larger than 16 MiB"),
+            Row::TooDeep { prefix, bytes } => self.unfit(prefix, bytes, "too_deep", "the row is nested too deeply"),
+            _ => return Err(RowFault::Stopped("the client hands out a kind of row this program does not know".into())),
+        }
+        Ok(())
+    }
+
+    /// Notes where the walk is, and whether it is at its range's end.
+    fn seen(&mut self, id: &str) {
+        self.ended = self.selection.until.as_deref() == Some(id);
+        let last = self.last.get_or_insert_default();
+        last.clear();
+        last.push_str(id);
+    }
+
+    /// Rejects a row that cannot be taken; its id is looked for in what is there of it.
+    fn unfit(&mut self, prefix: &[u8], bytes: u64, class: &str, message: &str) {
+        if self.ended {
+            self.page.filter();
+            return;
+        }
+        let id = id_in(prefix);
+        if let Some(id) = &id {
+            self.seen(id);
+        }
+        let (class, message) = (class.to_owned(), message.to_owned());
+        self.page.reject(Reject { partition: self.partition.key.clone(), class, message, id, bytes: Some(bytes) });
+    }
+}
+
+/// The value of the member `id` at the top of an object of which only the beginning is there.
+fn id_in(prefix: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(prefix);
+    let mut depth = 0_u32;
+    let mut rest = text.as_ref();
+    loop {
+        let at = rest.find(['"', '{', '[', '}', ']'])?;
+        let sign = rest.as_bytes()[at];
+        rest = &rest[at..];
+        match sign {
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' => depth = depth.saturating_sub(1),
+            _ => {
+                let mut strings = serde_json::Deserializer::from_str(rest).into_iter::<Cow<'_, str>>();
+                let string = strings.next()?.ok()?;
+                let behind = rest[strings.byte_offset()..].trim_start();
+                if depth == 1 && string == "id" && behind.starts_with(':') {
+                    let value = behind[1..].trim_start();
+                    return serde_json::Deserializer::from_str(value).into_iter::<String>().next()?.ok();
+                }
+                rest = &rest[strings.byte_offset()..];
+                continue;
+            }
+        }
+        rest = &rest[1..];
+    }
+}
+
+/// The selection of a listing of the same collection.
+pub(crate) fn listing(selection: &MetadataSelection) -> Option<MetadataSelection> {
+    selection.page_size?;
+    Some(MetadataSelection { after: None, until: None, want: Want::Listing, ..selection.clone() })
+}
+
+/// The selections that fetch the rows with these ids.
+pub(crate) fn repair(selection: &MetadataSelection, missing: &[String]) -> Vec<MetadataSelection> {
+    let ids = missing.chunks(REPAIR_IDS_MAX).map(<[String]>::to_vec);
+    ids.map(|ids| MetadataSelection { after: None, until: None, want: Want::Ids(ids), ..selection.clone() }).collect()
+}
+
+/// Fetches what was deleted, in one answer.
+pub(crate) async fn fetch_deleted(
+    source: &SourceContext<'_>,
+    selection: &DeletedSelection,
+    partition: &Partition,
+    position: &Position,
+) -> Result<Page, Failure> {
+    #[derive(Deserialize)]
+    struct Deleted<'a> {
+        #[serde(borrow)]
+        klass: Cow<'a, str>,
+        #[serde(borrow)]
+        uid: Cow<'a, str>,
+    }
+    let request =
+        DeletedObjects { klass: None, deleted_at: selection.deleted_at.as_deref(), page_size: None, page: 1 };
+    let mut rows = request.send(source.client).await.map_err(|error| source.failure(&error))?;
+    let mut page = PageBuilder::new();
+    let mut line = Vec::new();
+    let mut take = |row: Row<'_>| {
+        let Row::Whole(row) = row else {
+            return Err(RowFault::Stopped("a deletion is larger than any deletion can be".to_owned()));
+        };
+        let deleted: Deleted<'_> = row.head()?;
+        let class = simple_name(&deleted.klass);
+        if !selection.classes.is_empty() && !selection.classes.contains(&class) {
+            page.filter();
+            return Ok(());
+        }
+        line.clear();
+        row.write_line(&mut line);
+        page.keep(&format!("{class} {}", deleted.uid), &line);
+        Ok(())
+    };
+    while rows.read(&mut take).await.map_err(|error| source.failure(&error))? {}
+    rows.finish().map_err(|error| source.failure(&error))?;
+    page.finish(partition.id, position.seq, Next::End).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_large_collection_is_cut_into_whole_pages_and_a_small_one_is_not() {
+        for (total, page_size, in_flight, ends) in [
+            (0, 1000, 8, vec![]),
+            (3_999, 1000, 8, vec![]),
+            (4_000, 1000, 8, vec![]),
+            (4_001, 1000, 8, vec![4_000]),
+            (20_000, 1000, 8, vec![4_000, 8_000, 12_000, 16_000]),
+            (200_000, 1000, 8, (1..=15).map(|range| range * 13_000).collect()),
+            (200_000, 1000, 1, vec![]),
+            (1_000, 50, 4, vec![200, 400, 600, 800]),
+        ] {
+            assert_eq!(range_ends(total, page_size, in_flight), ends, "{total} rows, pages of {page_size}, {in_flight}");
+        }
+    }
+
+    #[test]
+    fn the_id_of_a_row_that_is_too_large_is_found_where_it_can_be() {
+        for (prefix, id) in [
+            (r#"{"id":"abc","name":"x"#, Some("abc")),
+            (r#"{"name":"id","id" : "a\u0062c","big":"#, Some("abc")),
+            (r#"{"parent":{"id":"no"},"id":"yes""#, Some("yes")),
+            (r#"{"list":["id",{"id":"no"}],"n":1.5e3,"id":"yes""#, Some("yes")),
+            (r#"{"name":"never ends"#, None),
+            (r#"{"parent":{"id":"no"},"i"#, None),
+            ("", None),
+        ] {
+            assert_eq!(id_in(prefix.as_bytes()).as_deref(), id, "{prefix}");
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! The rooms where each area of the API becomes partitions and pages. No file here knows of sinks or checkpoints.
+
+mod classify;
+mod gate;
+mod metadata;
+mod page_builder;
+mod source;
+
+pub(crate) use classify::{Contact, classify};
+pub(crate) use gate::{LimiterGate, SourceGate};
+pub(crate) use metadata::MetadataExtract;
+pub(crate) use source::{Dhis2Source, Extract, OutageProbe};

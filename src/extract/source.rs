@@ -1,0 +1,289 @@
+//! The engine's source over the client: identifies, plans and fetches, and hands each kind to its room.
+
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use dhis2::{Client, Error, Version};
+use futures_util::future::LocalBoxFuture;
+use harvester_actors::{
+    failure::{Failure, FailureClass},
+    page::Page,
+    partition::{Partition, Plan, Position, SourceIdentity},
+    rate_limiter::SourceProbe,
+    source::{PageSize, Source},
+};
+use harvester_pacing::Backoff;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{
+    classify::{Contact, classify},
+    gate::SourceGate,
+    metadata::{self, DeletedSelection, MetadataExtract, MetadataSelection},
+};
+
+/// How often a request of the plan is repeated before the whole plan is made anew, later.
+const PLAN_RETRIES: u32 = 3;
+
+/// What a job wants, kind by kind.
+#[derive(Clone, Debug)]
+pub(crate) enum Extract {
+    /// Metadata collections.
+    Metadata(MetadataExtract),
+}
+
+/// What a partition of any kind fetches, as it is kept in the plan.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub(crate) enum Selection {
+    /// A range of a metadata collection.
+    Metadata(MetadataSelection),
+    /// What was deleted.
+    DeletedObjects(DeletedSelection),
+}
+
+impl Selection {
+    /// As the plan keeps it.
+    pub(crate) fn to_value(&self) -> Value {
+        serde_json::to_value(self).unwrap_or_default()
+    }
+
+    /// As it was planned.
+    fn of(value: &Value) -> Result<Selection, Failure> {
+        Selection::deserialize(value).map_err(|error| {
+            Failure::new(FailureClass::Damaged, format!("the plan holds a partition that cannot be read: {error}"))
+        })
+    }
+}
+
+/// What the rooms of the kinds work with.
+pub(crate) struct SourceContext<'a> {
+    /// The client.
+    pub(crate) client: &'a Client,
+    /// Requests at once, at most.
+    pub(crate) in_flight: u32,
+    /// From when on each stream's changes are wanted.
+    pub(crate) watermarks: &'a BTreeMap<String, String>,
+    /// Whether the source has ever answered.
+    contact: Contact,
+}
+
+impl SourceContext<'_> {
+    /// What an error means now.
+    pub(crate) fn failure(&self, error: &Error) -> Failure {
+        classify(error, self.contact)
+    }
+
+    /// Makes a small request of the plan, and repeats it a few times where that may help.
+    pub(crate) async fn retried<'c, T, F>(&'c self, request: impl Fn(&'c Client) -> F) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        let mut backoff = Backoff::new(rand_seed());
+        let mut left = PLAN_RETRIES;
+        loop {
+            let failure = match request(self.client).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => self.failure(&error),
+            };
+            let may_help = matches!(failure.class, FailureClass::Transient | FailureClass::Garbled);
+            if left == 0 || !may_help || failure.retry_after.is_some() {
+                return Err(failure);
+            }
+            left -= 1;
+            tokio::time::sleep(backoff.next(None)).await;
+        }
+    }
+}
+
+/// What makes the waits of several processes differ.
+fn rand_seed() -> u64 {
+    u64::from(std::process::id())
+}
+
+/// See the module.
+pub(crate) struct Dhis2Source {
+    /// The client, whose gate is the limiter.
+    client: Client,
+    /// What closes that gate.
+    gate: SourceGate,
+    /// What is wanted.
+    extracts: Vec<Extract>,
+    /// Requests at once, at most.
+    in_flight: u32,
+    /// From when on each stream's changes are wanted.
+    watermarks: BTreeMap<String, String>,
+    /// Whether it has ever answered.
+    answered: AtomicBool,
+    /// Who looks after it during an outage.
+    probe: Arc<OutageProbe>,
+}
+
+impl Dhis2Source {
+    /// A source that fetches `extracts`. `probe_client` is the same client behind the gate of probes.
+    pub(crate) fn new(
+        client: Client,
+        probe_client: Client,
+        gate: SourceGate,
+        extracts: Vec<Extract>,
+        in_flight: u32,
+        watermarks: BTreeMap<String, String>,
+        probe: Arc<OutageProbe>,
+    ) -> Self {
+        // A probe serves one source; a second client for it would be a mistake of ours without effect.
+        let _ = probe.client.set(probe_client);
+        Dhis2Source { client, gate, extracts, in_flight, watermarks, answered: AtomicBool::new(false), probe }
+    }
+
+    fn context(&self) -> SourceContext<'_> {
+        let contact = if self.answered.load(Ordering::Relaxed) { Contact::Later } else { Contact::First };
+        SourceContext { client: &self.client, in_flight: self.in_flight, watermarks: &self.watermarks, contact }
+    }
+}
+
+impl Source for Dhis2Source {
+    fn identify(&self) -> LocalBoxFuture<'_, Result<SourceIdentity, Failure>> {
+        Box::pin(async move {
+            let identity = identify(&self.client).await.map_err(|error| self.context().failure(&error))?;
+            self.answered.store(true, Ordering::Relaxed);
+            *self.probe.expected.lock().unwrap_or_else(PoisonError::into_inner) = Some(identity.clone());
+            match self.client.me().await {
+                Ok(me) if me.is_superuser() == Some(false) => tracing::info!(
+                    user = me.username,
+                    "this user is no superuser: objects it may not see are missing, and are not counted"
+                ),
+                Ok(_) => {}
+                Err(error) => {
+                    let failure = self.context().failure(&error);
+                    if failure.class == FailureClass::Denied {
+                        return Err(failure);
+                    }
+                    tracing::debug!(error = %failure, "cannot read /api/me");
+                }
+            }
+            Ok(identity)
+        })
+    }
+
+    fn plan<'a>(&'a self, identity: &'a SourceIdentity) -> LocalBoxFuture<'a, Result<Plan, Failure>> {
+        Box::pin(async move {
+            let mut plan = Plan::default();
+            for extract in &self.extracts {
+                match extract {
+                    Extract::Metadata(metadata) => metadata.plan(&self.context(), identity, &mut plan).await?,
+                }
+            }
+            Ok(plan)
+        })
+    }
+
+    fn fetch<'a>(
+        &'a self,
+        _: &'a SourceIdentity,
+        partition: &'a Partition,
+        position: &'a Position,
+        size: PageSize,
+    ) -> LocalBoxFuture<'a, Result<Page, Failure>> {
+        Box::pin(async move {
+            if let Some(changed) = self.probe.changed.get() {
+                return Err(changed.clone());
+            }
+            let context = self.context();
+            let page = match Selection::of(&partition.selection)? {
+                Selection::Metadata(selection) => {
+                    metadata::fetch(&context, &selection, partition, position, size).await
+                }
+                Selection::DeletedObjects(selection) => {
+                    metadata::fetch_deleted(&context, &selection, partition, position).await
+                }
+            };
+            // What came while the source turned into another one is not of this run.
+            match self.probe.changed.get() {
+                Some(changed) => Err(changed.clone()),
+                None => page,
+            }
+        })
+    }
+
+    fn listing(&self, selection: &Value) -> Option<Value> {
+        match Selection::of(selection).ok()? {
+            Selection::Metadata(selection) => Some(Selection::Metadata(metadata::listing(&selection)?).to_value()),
+            Selection::DeletedObjects(_) => None,
+        }
+    }
+
+    fn repair(&self, selection: &Value, missing: &[String]) -> Vec<Value> {
+        match Selection::of(selection) {
+            Ok(Selection::Metadata(selection)) => {
+                let repairs = metadata::repair(&selection, missing);
+                repairs.into_iter().map(|repair| Selection::Metadata(repair).to_value()).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    fn close(&self) {
+        self.gate.close();
+    }
+
+    fn requests(&self) -> u64 {
+        self.client.requests_sent()
+    }
+}
+
+/// Asks who is there.
+async fn identify(client: &Client) -> Result<SourceIdentity, Error> {
+    let info = client.system_info().await?;
+    Ok(SourceIdentity {
+        url: client.url().to_owned(),
+        system_id: info.system_id,
+        version: info.version.raw().to_owned(),
+        minor: info.version.minor(),
+        server_date: info.server_date,
+    })
+}
+
+/// Finds out during an outage whether the source is back, and whether it is still the same.
+#[derive(Default)]
+pub(crate) struct OutageProbe {
+    /// The client behind the gate of probes; set once, when there is a source.
+    client: OnceLock<Client>,
+    /// Who answered before the outage.
+    expected: Mutex<Option<SourceIdentity>>,
+    /// Set once another source has answered.
+    changed: OnceLock<Failure>,
+}
+
+impl SourceProbe for OutageProbe {
+    fn probe(&self) -> LocalBoxFuture<'_, bool> {
+        Box::pin(async move {
+            let Some(client) = self.client.get() else { return true };
+            let expected = self.expected.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let version: Option<Version> = expected.as_ref().and_then(|expected| expected.version.parse().ok());
+            if client.ping(version.as_ref()).await.is_err() {
+                return false;
+            }
+            let Some(expected) = expected else { return true };
+            match identify(client).await {
+                Ok(identity) => {
+                    if let Some(difference) = expected.difference(&identity) {
+                        let failure = Failure::new(FailureClass::Changed, difference);
+                        // The first difference is the one to report.
+                        let _ = self.changed.set(failure.with_next(
+                            "check the server; run again with --restart to begin anew with it as it is now",
+                        ));
+                    }
+                    true
+                }
+                // It pings, but does not say who it is: still starting.
+                Err(_) => false,
+            }
+        })
+    }
+}

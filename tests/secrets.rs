@@ -1,0 +1,70 @@
+use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
+
+use dhis2_stand_in::{Fault, FaultRule, Match};
+
+use crate::support::{PASSWORD, Place, stand_in};
+
+/// All files below a folder.
+fn files(folder: &Path, found: &mut Vec<std::path::PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { files(&path, found) } else { found.push(path) }
+    }
+}
+
+#[test]
+fn no_secret_and_no_row_is_in_anything_but_the_data() {
+    let faults = FaultRule::on(Match::every(5)).act(Fault::Garble(dhis2_stand_in::Garble::InvalidUtf8));
+    let stand_in = stand_in().org_units(400).fault(faults).start().unwrap();
+    let place = Place::new();
+    let extract = "[[extract]]\nkind = \"metadata\"\ncollections = [\"organisationUnits\"]\npage_size = 50";
+    place.job(stand_in.url(), "", extract);
+    let ended = place.ends(&["-vvv", "run", "job.toml"]);
+    ended.assert_code(0, "with every log line there is");
+    let truth = stand_in.truth("organisationUnits", ":owner");
+    let names: Vec<String> = truth
+        .iter()
+        .filter_map(|row| serde_json::from_str::<serde_json::Value>(row).unwrap()["name"].as_str().map(str::to_owned))
+        .filter(|name| name.len() > 12)
+        .collect();
+    assert!(names.len() > 100);
+    let encoded = "YWRtaW46ZGlzdHJpY3QtY2FuYXJ5LXB3";
+    for secret in [PASSWORD, encoded].into_iter().chain(names.iter().map(String::as_str)) {
+        assert!(!ended.stderr.contains(secret), "`{secret}` is in the log");
+        assert!(!ended.stdout.contains(secret), "`{secret}` is on stdout");
+    }
+    let mut left = Vec::new();
+    files(&place.file("state"), &mut left);
+    files(&place.file("out"), &mut left);
+    assert!(left.len() >= 4, "{left:?}");
+    for path in left {
+        let mode = fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+        assert!(mode & 0o077 == 0, "{} may be read by others: {mode:o}", path.display());
+        let text = String::from_utf8_lossy(&fs::read(&path).unwrap()).into_owned();
+        assert!(!text.contains(PASSWORD) && !text.contains(encoded), "{} holds the password", path.display());
+        if path.extension().is_none_or(|extension| extension != "ndjson") {
+            let row = names.iter().find(|name| text.contains(name.as_str()));
+            assert_eq!(row, None, "{} holds a row", path.display());
+        }
+    }
+}
+
+#[test]
+fn credentials_never_go_to_another_origin() {
+    let elsewhere = stand_in().org_units(60).start().unwrap();
+    for fault in [
+        Fault::RedirectToLogin(Some(elsewhere.url().to_owned())),
+        Fault::Redirect(format!("{}/api/organisationUnits", elsewhere.url())),
+    ] {
+        let stand_in = stand_in()
+            .org_units(400)
+            .next_page_base(elsewhere.url())
+            .fault(FaultRule::on(Match::nth(5)).act(fault).times(1))
+            .start()
+            .unwrap();
+        let place = Place::new();
+        let extract = "[[extract]]\nkind = \"metadata\"\ncollections = [\"organisationUnits\"]\npage_size = 50";
+        place.job(stand_in.url(), "outage_s = 3", extract).run();
+        assert_eq!(elsewhere.ledger().count(), 0, "a request went to another origin");
+    }
+}
