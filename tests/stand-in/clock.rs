@@ -60,30 +60,26 @@ fn civil(days: i64) -> (i64, i64, i64) {
     (yoe + era * 400 + i64::from(month <= 2), month, doy - (153 * mp + 2) / 5 + 1)
 }
 
-fn push_digits(out: &mut Vec<u8>, value: i64, width: u32) {
-    for place in (0..width).rev() {
-        let digit = (value / 10i64.pow(place)) % 10;
-        out.push(b'0' + u8::try_from(digit).unwrap_or(0));
-    }
-}
-
 /// Appends `2024-05-01T10:11:12.345`.
 pub(crate) fn write_local(out: &mut Vec<u8>, ms: i64) {
     let (year, month, day) = civil(ms.div_euclid(MS_PER_DAY));
     let rest = ms.rem_euclid(MS_PER_DAY);
-    push_digits(out, year, 4);
-    out.push(b'-');
-    push_digits(out, month, 2);
-    out.push(b'-');
-    push_digits(out, day, 2);
-    out.push(b'T');
-    push_digits(out, rest / 3_600_000, 2);
-    out.push(b':');
-    push_digits(out, rest / 60_000 % 60, 2);
-    out.push(b':');
-    push_digits(out, rest / 1000 % 60, 2);
-    out.push(b'.');
-    push_digits(out, rest % 1000, 3);
+    let mut text = *b"0000-00-00T00:00:00.000";
+    let mut put = |at: usize, width: usize, value: i64| {
+        let mut rest = u32::try_from(value).unwrap_or(0);
+        for slot in text[at..at + width].iter_mut().rev() {
+            *slot = b'0' + u8::try_from(rest % 10).unwrap_or(0);
+            rest /= 10;
+        }
+    };
+    put(0, 4, year);
+    put(5, 2, month);
+    put(8, 2, day);
+    put(11, 2, rest / 3_600_000);
+    put(14, 2, rest / 60_000 % 60);
+    put(17, 2, rest / 1000 % 60);
+    put(20, 3, rest % 1000);
+    out.extend_from_slice(&text);
 }
 
 /// `2024-05-01T10:11:12.345`.

@@ -43,9 +43,19 @@ pub(crate) struct Country {
     pub(crate) seed: u64,
     /// Number of organisation units; the other collections' sizes follow from it.
     pub(crate) org_units: u32,
+    /// Children per organisation unit: the cube root of their number, so that there are four levels from 15 units on.
+    pub(crate) branching: u32,
 }
 
 impl Country {
+    pub(crate) fn new(seed: u64, org_units: u32) -> Self {
+        let mut branching = 2u32;
+        while u64::from(branching + 1).pow(3) <= u64::from(org_units) {
+            branching += 1;
+        }
+        Self { seed, org_units, branching }
+    }
+
     /// A number for one row of one collection; `salt` tells the questions about a row apart.
     pub(crate) fn hash(&self, collection_salt: u64, index: u32, salt: u64) -> u64 {
         mix(mix(self.seed ^ collection_salt.rotate_left(17) ^ salt.wrapping_mul(0x2545_f491_4f6c_dd1d))
@@ -57,22 +67,13 @@ impl Country {
         uid_of(mix(u64::from(index) ^ mix(self.seed ^ collection_salt)))
     }
 
-    /// Children per organisation unit: the cube root of their number, so that there are four levels from 15 units on.
-    pub(crate) fn branching(&self) -> u32 {
-        let mut branching = 2u32;
-        while u64::from(branching + 1).pow(3) <= u64::from(self.org_units) {
-            branching += 1;
-        }
-        branching
-    }
-
     /// The parent of an organisation unit; `None` for the root. Units born later hang below one that had children
     /// from the start.
     pub(crate) fn parent(&self, index: u32) -> Option<u32> {
         if index == 0 {
             None
         } else if index < self.org_units {
-            Some((index - 1) / self.branching())
+            Some((index - 1) / self.branching)
         } else {
             let inner = self.inner_units();
             Some(u32::try_from(mix(self.seed ^ u64::from(index)) % u64::from(inner)).unwrap_or(0))
@@ -81,7 +82,7 @@ impl Country {
 
     /// How many units, counted from the first, have children.
     pub(crate) fn inner_units(&self) -> u32 {
-        (self.org_units.saturating_sub(2) / self.branching() + 1).max(1)
+        (self.org_units.saturating_sub(2) / self.branching + 1).max(1)
     }
 
     /// Root first, the unit itself last.
@@ -149,7 +150,7 @@ mod tests {
 
     #[test]
     fn ids_look_like_ids_and_none_comes_twice() {
-        let country = Country { seed: 3, org_units: 50_000 };
+        let country = Country::new(3, 50_000);
         let mut seen = HashSet::new();
         for index in 0..50_000 {
             let uid = country.uid(9, index);
@@ -161,7 +162,7 @@ mod tests {
     #[test]
     fn the_tree_has_one_root_and_four_levels() {
         for org_units in [15, 100, 1000, 20_000] {
-            let country = Country { seed: 1, org_units };
+            let country = Country::new(1, org_units);
             let levels: Vec<usize> = (0..org_units).map(|index| country.ancestors(index).len()).collect();
             assert_eq!(levels.iter().filter(|level| **level == 1).count(), 1, "{org_units}");
             assert!((4..=5).contains(levels.iter().max().unwrap()), "{org_units}");

@@ -23,6 +23,7 @@ use crate::world::World;
 
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 const BODY_BYTES_MAX: usize = 64 * 1024 * 1024;
+const FIRST_SEGMENT_BYTES: usize = 16 * 1024;
 const TARGET_BYTES_MAX: usize = 8192;
 
 /// How answers go over the wire when no fault says otherwise.
@@ -549,13 +550,21 @@ async fn send(
     let mut first = encoded.head;
     let mut from = 0;
     if pace.is_none() {
-        first.extend_from_slice(&encoded.body[..before_pause]);
-        from = before_pause;
+        // A small answer is one segment, a large one is not copied.
+        from = before_pause.min(FIRST_SEGMENT_BYTES);
+        first.extend_from_slice(&encoded.body[..from]);
     }
     if connection.stream.write_all(&first).await.is_err() {
         return After::Fin;
     }
     sent(from);
+    if pace.is_none() && from < before_pause {
+        if connection.stream.write_all(&encoded.body[from..before_pause]).await.is_err() {
+            return After::Fin;
+        }
+        sent(before_pause - from);
+        from = before_pause;
+    }
     if let Some((_, lasting)) = pause
         && !connection.wait(lasting).await
     {

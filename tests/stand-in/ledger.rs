@@ -71,6 +71,8 @@ impl Seen {
 #[derive(Debug, Default)]
 struct Book {
     seen: Vec<Seen>,
+    /// Requests forgotten by [`Ledger::clear`]; numbers go on behind them.
+    forgotten: u64,
     in_flight: usize,
     connections: u64,
     file: Option<std::fs::File>,
@@ -122,7 +124,7 @@ impl Ledger {
         let copy = |name: &str| request.header(name).map(str::to_owned);
         let mut book = self.lock();
         book.in_flight += 1;
-        let number = u64::try_from(book.seen.len()).unwrap_or(u64::MAX) + 1;
+        let number = book.forgotten + u64::try_from(book.seen.len()).unwrap_or(u64::MAX) + 1;
         let seen = Seen {
             number,
             arrived,
@@ -153,9 +155,7 @@ impl Ledger {
     }
 
     pub(crate) fn note(&self, number: u64, change: impl FnOnce(&mut Seen)) {
-        let mut book = self.lock();
-        if let Some(seen) = usize::try_from(number).ok().and_then(|number| book.seen.get_mut(number.saturating_sub(1)))
-        {
+        if let Some(seen) = self.lock().find(number) {
             change(seen);
         }
     }
@@ -163,11 +163,11 @@ impl Ledger {
     pub(crate) fn ended(&self, number: u64) {
         let mut book = self.lock();
         book.in_flight = book.in_flight.saturating_sub(1);
-        if let Some(at) = usize::try_from(number).ok().and_then(|number| number.checked_sub(1))
-            && at < book.seen.len()
-        {
-            book.seen[at].ended = Some(Instant::now());
-            let seen = book.seen[at].clone();
+        let ended = book.find(number).map(|seen| {
+            seen.ended = Some(Instant::now());
+            seen.clone()
+        });
+        if let Some(seen) = ended {
             book.append("ended", &seen);
         }
         self.book.1.notify_all();
@@ -243,25 +243,27 @@ impl Ledger {
         self.lock().seen.iter().filter(|seen| seen.fault.is_some()).count()
     }
 
-    /// Forgets what was seen up to now. To be called in quiet moments: an answer under way loses its line.
+    /// Forgets what was seen up to now; numbers go on.
     pub fn clear(&self) {
         let mut book = self.lock();
+        book.forgotten += u64::try_from(book.seen.len()).unwrap_or(0);
         book.seen.clear();
     }
 
     /// Waits until the book satisfies a condition: true, or false after `timeout`.
     pub fn wait_until(&self, timeout: Duration, mut condition: impl FnMut(&[Seen]) -> bool) -> bool {
-        let deadline = Instant::now() + timeout;
+        // The wall clock: the caller's tokio clock may be paused.
+        let timeout_ms = i64::try_from(timeout.as_millis()).unwrap_or(i64::MAX / 2);
+        let deadline_ms = wall_ms() + timeout_ms;
         let mut book = self.lock();
         loop {
             if condition(&book.seen) {
                 return true;
             }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            if wall_ms() >= deadline_ms {
                 return false;
             }
-            let wait = left.min(Duration::from_millis(50));
+            let wait = Duration::from_millis(50);
             book = self.book.1.wait_timeout(book, wait).unwrap_or_else(std::sync::PoisonError::into_inner).0;
         }
     }
@@ -274,6 +276,11 @@ impl Ledger {
 }
 
 impl Book {
+    fn find(&mut self, number: u64) -> Option<&mut Seen> {
+        let at = number.checked_sub(self.forgotten + 1)?;
+        self.seen.get_mut(usize::try_from(at).ok()?)
+    }
+
     fn append(&mut self, event: &'static str, seen: &Seen) {
         let Some(file) = &mut self.file else { return };
         let line = Line {
@@ -350,5 +357,12 @@ mod tests {
         assert_eq!(ledger.per_second(), [3]);
         assert!(ledger.requests().iter().all(|seen| seen.ended.is_some()));
         assert!(!format!("{:?}", ledger.requests()).contains("Basic"));
+        let under_way = ledger.arrived(&request("/c"));
+        ledger.clear();
+        let next = ledger.arrived(&request("/d"));
+        ledger.ended(under_way);
+        ledger.ended(next);
+        assert_eq!((ledger.count(), next, ledger.requests()[0].number), (1, 5, 5));
+        assert!(ledger.requests()[0].ended.is_some() && ledger.in_flight() == 0);
     }
 }

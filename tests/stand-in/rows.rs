@@ -222,7 +222,7 @@ impl<'a> Pen<'a> {
                 if row >= world.country.org_units {
                     return Some(Vec::new());
                 }
-                let branching = world.country.branching();
+                let branching = world.country.branching;
                 let from = row.saturating_mul(branching).saturating_add(1).min(there);
                 Some((from..from.saturating_add(branching).min(there)).filter(|child| here.is_alive(*child)).collect())
             }

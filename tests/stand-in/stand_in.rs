@@ -304,7 +304,7 @@ impl Builder {
         door.session_timeout = self.session_timeout;
         door.seed = self.seed;
         let plan = WorldPlan {
-            country: Country { seed: self.seed, org_units: self.org_units },
+            country: Country::new(self.seed, self.org_units),
             minor,
             version,
             system_id: self.system_id,
