@@ -1,0 +1,529 @@
+//! The checkpoint store on disk: what a commit has acknowledged survives a kill and a power cut, and damage is seen.
+//!
+//! ```text
+//! <state>/<job>/checkpoint/      0700; one sled database per run
+//!   conf  db  blobs/  snap.*     sled's own; 0600
+//! <state>/<job>/checkpoint.old/  only while a new run replaces an old one
+//! ```
+//!
+//! sled 0.34 does not fsync on Linux (`flush` is a `sync_file_range`; after power cuts it lost acknowledged commits or
+//! came up empty). So one function writes, [`commit_durable`], which syncs every file and folder of the database itself.
+//!
+//! sled may panic on damage, on open and later; it is called behind a guard. It may also come up with an older state,
+//! or without some values: [`Progress`](super::format::Progress) says what the values must add up to, and a load reads all of
+//! them. A state that is older and whole is no damage: the spool knows the rest.
+
+use std::{
+    cell::Cell,
+    collections::BTreeMap,
+    fs::{self, DirBuilder, File},
+    io,
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    panic::{self, AssertUnwindSafe},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, Once, PoisonError},
+    thread,
+};
+
+use futures_util::{FutureExt, future::BoxFuture};
+use harvester_actors::{
+    checkpoint::{Batch, Checkpoint, PartitionState, RunHeader},
+    checkpoint_store::CheckpointStore,
+    failure::{Failure, FailureClass},
+    page::Span,
+    partition::{Partition, PartitionId},
+    sink::{SpanIterator, SpanReader},
+};
+use sled::{Config, Db, Mode};
+use tokio::task::spawn_blocking;
+
+use super::format::{self, ENDED, Fault, HEADER, PROGRESS, Progress, plan_key, seal, span_key, state_key, unseal};
+
+/// sled's page cache. The default is 1 GiB.
+const CACHE_BYTES: u64 = 8 * 1024 * 1024;
+
+/// A [`CheckpointStore`] in a folder. All its work happens on blocking threads.
+#[derive(Debug)]
+pub struct SledStore {
+    dir: PathBuf,
+    state: Mutex<State>,
+}
+
+/// Where the store stands.
+#[derive(Debug)]
+enum State {
+    /// Nothing is open.
+    Closed,
+    /// The database is open.
+    Open(Opened),
+    /// It was not usable, or a commit failed: the same answer to everything, except that `begin` may start anew.
+    Lost { failure: Failure, may_begin: bool },
+}
+
+/// An open database, with what is known of it.
+#[derive(Clone, Debug)]
+struct Opened {
+    db: Db,
+    /// The unfinished run.
+    run_id: Option<String>,
+    progress: Progress,
+    partitions: BTreeMap<PartitionId, PartitionState>,
+}
+
+impl SledStore {
+    /// A store in this folder, which need not exist; touches nothing yet.
+    pub fn open(dir: impl Into<PathBuf>) -> Self {
+        SledStore { dir: dir.into(), state: Mutex::new(State::Closed) }
+    }
+
+    /// The state; a step that panics leaves it as it was before.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// See `CheckpointStore::load`.
+    fn load_now(&self) -> Result<Option<Checkpoint>, Failure> {
+        let mut state = self.lock();
+        *state = State::Closed;
+        match fs::read_dir(&self.dir).map(|mut entries| entries.next().is_none()) {
+            Ok(true) => return Ok(None),
+            Ok(false) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(local("read", &self.dir, &error)),
+        }
+        let loaded = guarded(|| {
+            let db = open_db(&self.dir).map_err(|error| self.fault(error))?;
+            let (opened, checkpoint) = read_all(db).map_err(|fault| self.damaged(fault))?;
+            Ok((opened, checkpoint))
+        });
+        match loaded.unwrap_or_else(|()| Err(self.damaged(Fault::Damaged("sled panicked over it".to_owned())))) {
+            Ok((opened, checkpoint)) => {
+                *state = State::Open(opened);
+                Ok(checkpoint)
+            }
+            Err(failure) => {
+                let may_begin = failure.class == FailureClass::Damaged && failure.next.is_none();
+                *state = State::Lost { failure: failure.clone(), may_begin };
+                Err(failure)
+            }
+        }
+    }
+
+    /// See `CheckpointStore::begin`.
+    fn begin_now(&self, mut header: RunHeader, spool_len: u64) -> Result<(), Failure> {
+        let mut state = self.lock();
+        if let State::Lost { failure, may_begin: false } = &*state {
+            return Err(failure.clone());
+        }
+        fail::fail_point!("store.begin.before");
+        *state = State::Closed;
+        // A new database for every run: it stays small, and nothing of an older one, damaged or not, shines through.
+        let old = self.dir.with_extension("old");
+        let parent = self.dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let io = |error: io::Error| local("write", &self.dir, &error);
+        remove_dir(&old).map_err(|error| local("remove", &old, &error))?;
+        match fs::rename(&self.dir, &old) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(local("rename", &self.dir, &error)),
+            _ => {}
+        }
+        fail::fail_point!("store.begin.moved");
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.dir).map_err(io)?;
+        let partitions = std::mem::take(&mut header.plan.partitions);
+        let progress = Progress { spool_len, partitions: partitions.len() as u64, ..Progress::default() };
+        let mut batch = sled::Batch::default();
+        put(&mut batch, HEADER.to_vec(), &header)?;
+        put(&mut batch, PROGRESS.to_vec(), &progress)?;
+        for partition in &partitions {
+            put(&mut batch, plan_key(partition.id), partition)?;
+        }
+        let db = guarded(|| {
+            let db = open_db(&self.dir).map_err(|error| self.fault(error))?;
+            commit_durable(&db, &self.dir, batch).map_err(|error| self.fault(error))?;
+            Ok(db)
+        })
+        .unwrap_or_else(|()| Err(self.panicked()))?;
+        File::open(parent).and_then(|parent| parent.sync_all()).map_err(|error| local("sync", parent, &error))?;
+        fail::fail_point!("store.begin.synced");
+        remove_dir(&old).map_err(|error| local("remove", &old, &error))?;
+        fail::fail_point!("store.begin.after");
+        *state = State::Open(Opened { db, run_id: Some(header.run_id), progress, partitions: BTreeMap::new() });
+        Ok(())
+    }
+
+    /// See `CheckpointStore::commit`.
+    fn commit_now(&self, batch: Batch) -> Result<(), Failure> {
+        let mut state = self.lock();
+        let opened = self.opened(&mut state)?;
+        if opened.run_id.is_none() {
+            return Err(no_run());
+        }
+        let mut progress = opened.progress;
+        let mut changed: BTreeMap<PartitionId, PartitionState> = BTreeMap::new();
+        let mut writes = sled::Batch::default();
+        for partition in &batch.grown {
+            if u64::from(partition.id.0) != progress.partitions {
+                return Err(bug(format!("partition {} does not follow the plan's last", partition.id)));
+            }
+            progress.partitions += 1;
+            put(&mut writes, plan_key(partition.id), partition)?;
+        }
+        for span in &batch.spans {
+            let known = || opened.partitions.get(&span.partition).cloned().unwrap_or_default();
+            let state = changed.entry(span.partition).or_insert_with(known);
+            let follows = span.seq == state.position.seq && !state.position.is_finished();
+            if !follows || u64::from(span.partition.0) >= progress.partitions {
+                return Err(bug(format!("page {} of partition {} is out of order", span.seq, span.partition)));
+            }
+            state.position.seq += 1;
+            state.position.next = span.next.clone();
+            state.counts.add(&span.counts);
+            progress.pages += 1;
+            progress.counts.add(&span.counts);
+            progress.spool_len = progress.spool_len.max(span.frame.to);
+            put(&mut writes, span_key(span.partition, span.seq), span)?;
+        }
+        for (partition, state) in &changed {
+            put(&mut writes, state_key(*partition), state)?;
+        }
+        progress.spool_len = progress.spool_len.max(batch.spool_len);
+        put(&mut writes, PROGRESS.to_vec(), &progress)?;
+        let done = guarded(|| commit_durable(&opened.db, &self.dir, writes).map_err(|error| self.fault(error)));
+        match done.unwrap_or_else(|()| Err(self.panicked())) {
+            Ok(()) => {
+                opened.progress = progress;
+                opened.partitions.append(&mut changed);
+                Ok(())
+            }
+            Err(failure) => Err(lose(&mut state, failure)),
+        }
+    }
+
+    /// See `CheckpointStore::end`.
+    fn end_now(&self) -> Result<(), Failure> {
+        let mut state = self.lock();
+        if matches!(*state, State::Closed) {
+            return Ok(());
+        }
+        let opened = self.opened(&mut state)?;
+        let Some(run_id) = opened.run_id.clone() else { return Ok(()) };
+        fail::fail_point!("store.end.before");
+        let mut writes = sled::Batch::default();
+        writes.remove(HEADER);
+        put(&mut writes, ENDED.to_vec(), &run_id)?;
+        let done = guarded(|| commit_durable(&opened.db, &self.dir, writes).map_err(|error| self.fault(error)));
+        match done.unwrap_or_else(|()| Err(self.panicked())) {
+            Ok(()) => {
+                opened.run_id = None;
+                fail::fail_point!("store.end.after");
+                Ok(())
+            }
+            Err(failure) => Err(lose(&mut state, failure)),
+        }
+    }
+
+    /// See `CheckpointStore::ended_run`.
+    fn ended_run_now(&self) -> Result<Option<String>, Failure> {
+        let mut state = self.lock();
+        if matches!(*state, State::Closed) {
+            return Ok(None);
+        }
+        let db = self.opened(&mut state)?.db.clone();
+        let found = guarded(|| db.get(ENDED).map_err(|error| self.fault(error)));
+        match found.unwrap_or_else(|()| Err(self.panicked()))? {
+            Some(value) => unseal(ENDED, &value).map(Some).map_err(|fault| self.damaged(fault)),
+            None => Ok(None),
+        }
+    }
+
+    /// The open database.
+    fn opened<'a>(&self, state: &'a mut State) -> Result<&'a mut Opened, Failure> {
+        match state {
+            State::Open(opened) => Ok(opened),
+            State::Closed => Err(no_run()),
+            State::Lost { failure, .. } => Err(failure.clone()),
+        }
+    }
+
+    /// What an error of sled means: this machine failed, or the stored bytes are wrong.
+    fn fault(&self, error: sled::Error) -> Failure {
+        match &error {
+            sled::Error::Io(cause) if cause.to_string().contains("could not acquire lock") => {
+                Failure::local(format!("`{}` is in use by another process", self.dir.display()))
+                    .with_next("wait for the other process, or stop it")
+            }
+            sled::Error::Io(cause) if is_damage(cause.kind()) => self.damaged(Fault::Damaged(error.to_string())),
+            sled::Error::Io(cause) => local("use", &self.dir, cause),
+            sled::Error::Unsupported(_)
+            | sled::Error::ReportableBug(_)
+            | sled::Error::CollectionNotFound(_)
+            | sled::Error::Corruption { .. } => self.damaged(Fault::Damaged(error.to_string())),
+        }
+    }
+
+    /// Stored bytes that are wrong.
+    fn damaged(&self, fault: Fault) -> Failure {
+        let dir = self.dir.display();
+        match fault {
+            Fault::Damaged(why) => {
+                Failure::new(FailureClass::Damaged, format!("the checkpoint store `{dir}` is damaged: {why}"))
+            }
+            Fault::Newer(version) => Failure::new(
+                FailureClass::Damaged,
+                format!(
+                    "`{dir}` was written by a newer program (format {version}, this one knows {})",
+                    format::VERSION
+                ),
+            )
+            .with_next(format!("go on with the newer program, or remove `{dir}` to have it rebuilt from the spool")),
+        }
+    }
+
+    /// sled panicked while it wrote.
+    fn panicked(&self) -> Failure {
+        Failure::local(format!("the checkpoint store `{}` failed: sled panicked", self.dir.display()))
+            .with_next("run the same command: the store is rebuilt from the spool when it is damaged")
+    }
+}
+
+/// Keeps the failure of a commit: what the database then holds, nobody knows.
+fn lose(state: &mut State, failure: Failure) -> Failure {
+    *state = State::Lost { failure: failure.clone(), may_begin: false };
+    failure
+}
+
+/// Whether a failed read or write says that the file is wrong, rather than the machine.
+fn is_damage(kind: io::ErrorKind) -> bool {
+    matches!(
+        kind,
+        io::ErrorKind::UnexpectedEof
+            | io::ErrorKind::InvalidData
+            | io::ErrorKind::InvalidInput
+            | io::ErrorKind::NotFound
+            | io::ErrorKind::IsADirectory
+            | io::ErrorKind::NotADirectory
+    )
+}
+
+/// A commit outside of a run.
+fn no_run() -> Failure {
+    bug("no run has begun in this store".to_owned())
+}
+
+/// A mistake of ours.
+fn bug(message: String) -> Failure {
+    Failure::new(FailureClass::Bug, message)
+}
+
+/// A failure of this machine.
+fn local(action: &str, path: &Path, error: &io::Error) -> Failure {
+    Failure::local(format!("cannot {action} `{}`: {error}", path.display()))
+}
+
+/// Adds one value to a batch.
+fn put(batch: &mut sled::Batch, key: Vec<u8>, value: &impl serde::Serialize) -> Result<(), Failure> {
+    let value = seal(&key, value)?;
+    batch.insert(key, value);
+    Ok(())
+}
+
+/// Opens the database, or makes an empty one.
+fn open_db(dir: &Path) -> sled::Result<Db> {
+    Config::new().path(dir).mode(Mode::LowSpace).cache_capacity(CACHE_BYTES).flush_every_ms(None).open()
+}
+
+/// Removes a folder, if it is there.
+fn remove_dir(dir: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Writes a batch, all or nothing, and returns when it is on the disk. The only function that writes.
+fn commit_durable(db: &Db, dir: &Path, batch: sled::Batch) -> sled::Result<()> {
+    fail::fail_point!("store.commit.before");
+    db.apply_batch(batch)?;
+    fail::fail_point!("store.commit.apply");
+    db.flush()?;
+    fail::fail_point!("store.commit.flush");
+    sync_tree(dir)?;
+    fail::fail_point!("store.commit.fsync");
+    fail::fail_point!("store.commit.after");
+    Ok(())
+}
+
+/// Syncs every file below a folder, then the folder; makes them private.
+fn sync_tree(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let found = entry.metadata()?;
+        if found.is_dir() {
+            sync_tree(&entry.path())?;
+            continue;
+        }
+        let file = match File::open(entry.path()) {
+            Ok(file) => file,
+            // sled removed an old snapshot meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        if found.permissions().mode() & 0o077 != 0 {
+            file.set_permissions(fs::Permissions::from_mode(0o600))?;
+        }
+        file.sync_all()?;
+    }
+    File::open(dir)?.sync_all()
+}
+
+/// Reads and checks everything: the checkpoint of an unfinished run, and what later commits need to know.
+fn read_all(db: Db) -> Result<(Opened, Option<Checkpoint>), Fault> {
+    let sled = |error: sled::Error| Fault::Damaged(error.to_string());
+    let wrong = |what: &str| Fault::Damaged(what.to_owned());
+    let get = |key: &[u8]| db.get(key).map_err(sled);
+    let Some(header) = get(HEADER)? else {
+        let ended = get(ENDED)?.map(|value| unseal::<String>(ENDED, &value)).transpose()?;
+        if ended.is_none() && db.iter().next().is_some() {
+            return Err(wrong("there are values of a run, but not its header"));
+        }
+        let opened = Opened { db, run_id: None, progress: Progress::default(), partitions: BTreeMap::new() };
+        return Ok((opened, None));
+    };
+    let mut header: RunHeader = unseal(HEADER, &header)?;
+    let progress: Progress = unseal(PROGRESS, &get(PROGRESS)?.ok_or_else(|| wrong("its progress is missing"))?)?;
+
+    for entry in db.scan_prefix(b"plan/") {
+        let (key, value) = entry.map_err(sled)?;
+        let partition: Partition = unseal(&key, &value)?;
+        if plan_key(partition.id) != key.as_ref() {
+            return Err(wrong("a partition of the plan stands under the key of another"));
+        }
+        header.plan.partitions.push(partition);
+    }
+    if header.plan.partitions.len() as u64 != progress.partitions {
+        return Err(wrong("partitions of the plan are missing"));
+    }
+    if let Some(fault) = header.plan.fault() {
+        return Err(Fault::Damaged(fault));
+    }
+
+    // The pages are gone through as a live run did; what comes out must be the stored states.
+    let mut replayed = Checkpoint::begun(header, 0);
+    let mut pages = 0;
+    for entry in db.scan_prefix(b"span/") {
+        let (key, value) = entry.map_err(sled)?;
+        let span: Span = unseal(&key, &value)?;
+        if span_key(span.partition, span.seq) != key.as_ref() {
+            return Err(wrong("a page stands under the key of another"));
+        }
+        replayed.apply(&span).map_err(|failure| Fault::Damaged(failure.message))?;
+        pages += 1;
+    }
+    let mut partitions = BTreeMap::new();
+    let mut total = Progress { partitions: progress.partitions, pages, ..Progress::default() };
+    for entry in db.scan_prefix(b"state/") {
+        let (key, value) = entry.map_err(sled)?;
+        let id: [u8; 4] = key["state/".len()..].try_into().map_err(|_| wrong("a key is too long"))?;
+        let state: PartitionState = unseal(&key, &value)?;
+        total.counts.add(&state.counts);
+        partitions.insert(PartitionId(u32::from_be_bytes(id)), state);
+    }
+    if partitions != replayed.partitions {
+        return Err(wrong("the pages do not add up to the states of their partitions"));
+    }
+    if total.pages != progress.pages || total.counts != progress.counts || replayed.spool_len > progress.spool_len {
+        return Err(wrong("the pages do not add up to the progress"));
+    }
+    replayed.spool_len = progress.spool_len;
+    let run_id = Some(replayed.header.run_id.clone());
+    Ok((Opened { db, run_id, progress, partitions }, Some(replayed)))
+}
+
+thread_local! {
+    /// Whether a panic of this thread is expected and caught.
+    static GUARDED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs something that may panic over damaged files; the panic is caught and says nothing on the terminal.
+fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, ()> {
+    static QUIET: Once = Once::new();
+    QUIET.call_once(|| {
+        let loud = panic::take_hook();
+        panic::set_hook(Box::new(move |panic| {
+            let is_sleds = thread::current().name().is_some_and(|name| name.starts_with("sled"));
+            if !GUARDED.get() && !is_sleds {
+                loud(panic);
+            }
+        }));
+    });
+    let before = GUARDED.replace(true);
+    let done = panic::catch_unwind(AssertUnwindSafe(work));
+    GUARDED.set(before);
+    done.map_err(drop)
+}
+
+/// Does `work` on a thread that may block.
+fn blocking<T: Send + 'static>(
+    store: Arc<SledStore>,
+    work: impl FnOnce(&SledStore) -> Result<T, Failure> + Send + 'static,
+) -> BoxFuture<'static, Result<T, Failure>> {
+    async move {
+        let panicked = |_| Err(bug("the checkpoint store panicked".to_owned()));
+        spawn_blocking(move || work(&store)).await.unwrap_or_else(panicked)
+    }
+    .boxed()
+}
+
+impl CheckpointStore for SledStore {
+    fn load(self: Arc<Self>) -> BoxFuture<'static, Result<Option<Checkpoint>, Failure>> {
+        blocking(self, SledStore::load_now)
+    }
+
+    fn begin(self: Arc<Self>, header: RunHeader, spool_len: u64) -> BoxFuture<'static, Result<(), Failure>> {
+        blocking(self, move |store| store.begin_now(header, spool_len))
+    }
+
+    fn commit(self: Arc<Self>, batch: Batch) -> BoxFuture<'static, Result<(), Failure>> {
+        blocking(self, move |store| store.commit_now(batch))
+    }
+
+    fn end(self: Arc<Self>) -> BoxFuture<'static, Result<(), Failure>> {
+        blocking(self, SledStore::end_now)
+    }
+
+    fn ended_run(self: Arc<Self>) -> BoxFuture<'static, Result<Option<String>, Failure>> {
+        blocking(self, SledStore::ended_run_now)
+    }
+
+    fn reader(self: Arc<Self>) -> Arc<dyn SpanReader> {
+        self
+    }
+}
+
+impl SpanReader for SledStore {
+    fn spans(&self, partition: PartitionId) -> SpanIterator {
+        let mut state = self.lock();
+        let (db, pages) = match self.opened(&mut state) {
+            Ok(opened) => {
+                let known = opened.partitions.get(&partition);
+                (opened.db.clone(), known.map_or(0, |state| state.position.seq))
+            }
+            Err(failure) => return Box::new(std::iter::once(Err(failure))),
+        };
+        let dir = self.dir.clone();
+        Box::new((0..pages).map(move |seq| {
+            let key = span_key(partition, seq);
+            let damaged = |why: String| {
+                Failure::new(
+                    FailureClass::Damaged,
+                    format!("the checkpoint store `{}` is damaged: {why}", dir.display()),
+                )
+            };
+            match guarded(|| db.get(&key)) {
+                Ok(Ok(Some(value))) => unseal(&key, &value).map_err(|fault| damaged(format!("{fault:?}"))),
+                Ok(Ok(None)) => Err(damaged(format!("page {seq} of partition {partition} is missing"))),
+                Ok(Err(error)) => Err(damaged(error.to_string())),
+                Err(()) => Err(damaged("sled panicked over it".to_owned())),
+            }
+        }))
+    }
+}
