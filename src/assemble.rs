@@ -22,6 +22,7 @@ use harvester_actors::{
 use jiff::Timestamp;
 use tokio::sync::watch;
 
+pub(crate) use crate::ask::{GetRequest, check, get, plan};
 use crate::{
     checkpoints::SledStore,
     exit_code,
@@ -74,11 +75,11 @@ pub(crate) fn run(request: RunRequest) -> Report {
 }
 
 /// Why a run does not even begin.
-struct Refusal {
-    outcome: Outcome,
+pub(crate) struct Refusal {
+    pub(crate) outcome: Outcome,
     class: &'static str,
-    message: String,
-    next: String,
+    pub(crate) message: String,
+    pub(crate) next: String,
 }
 
 impl Refusal {

@@ -150,12 +150,13 @@ fn a_page_that_is_too_heavy_is_halved_until_it_passes() {
 
 #[test]
 fn a_row_that_is_too_large_is_rejected_with_its_size_and_all_others_are_taken() {
-    let huge = FaultRule::on(Match::nth(4)).and_rows_only().act(Fault::HugeRow { bytes: 17 << 20 }).times(1);
-    let stand_in = stand_in().org_units(ROWS).fault(huge).start().unwrap();
+    // The stand-in adds the row, so it is asked where a page has no size: 2.30, one answer for the whole collection.
+    let huge = FaultRule::on(Match::nth(1)).and_rows_only().act(Fault::HugeRow { bytes: 17 << 20 }).times(1);
+    let stand_in = stand_in().version("2.30").org_units(ROWS).fault(huge).start().unwrap();
     let place = Place::new();
     let ended = place.job(stand_in.url(), "in_flight = 1", METADATA).run();
     ended.assert_code(3, "a row of 17 MiB");
-    place.assert_exact(&stand_in, "organisationUnits", "beside the huge row");
+    assert_eq!(place.rows("organisationUnits").len(), stand_in.count("organisationUnits"));
     let rejects = std::fs::read_to_string(place.file("out/rejects.ndjson")).unwrap();
     assert!(rejects.contains("too_large") && rejects.len() < 1_000, "{rejects}");
 }

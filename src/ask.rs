@@ -1,0 +1,361 @@
+//! What needs the source but no run: one question (`get`), a plan, a check. Nothing is kept, nothing is resumed.
+
+use std::{future::Future, ops::ControlFlow, path::PathBuf, time::Duration};
+
+use dhis2::{
+    Client, Error,
+    metadata::{DeletedObjects, MetadataList},
+    split::{Row, RowFault},
+};
+use harvester_actors::{
+    failure::{Failure, FailureClass},
+    harvest::outcome_of,
+    partition::Plan,
+    report::Outcome,
+    source::Source,
+};
+use harvester_pacing::Backoff;
+use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
+use tokio::{sync::watch, time::Instant};
+use url::Url;
+
+use crate::{
+    assemble::{Connected, extract},
+    extract::{Contact, classify},
+    job::{Credentials, Job, Limits},
+    observe::finding::Finding,
+    service::StopReason,
+};
+
+/// Rows of a page of `get --all`.
+const PAGE_ROWS: u32 = 1_000;
+
+/// How far the server's clock may be from ours before somebody should know.
+const SKEW_NOTE: Duration = Duration::from_secs(60);
+
+/// All time zones are a whole number of these from UTC, so a clock that is off shows as the rest.
+const ZONE_STEP_MS: i64 = 15 * 60 * 1_000;
+
+/// One question.
+pub(crate) struct GetRequest {
+    /// The server.
+    pub(crate) url: Url,
+    /// Certificates besides the system's.
+    pub(crate) ca_file: Option<PathBuf>,
+    /// How hard it may be worked; `outage` is how long to be patient.
+    pub(crate) limits: Limits,
+    /// Who asks.
+    pub(crate) credentials: Credentials,
+    /// Path and query below `/api/`.
+    pub(crate) path: String,
+    /// All pages, as NDJSON, in place of one answer as it is.
+    pub(crate) all: bool,
+    /// Why to stop, once there is a reason.
+    pub(crate) stop: watch::Receiver<Option<StopReason>>,
+}
+
+/// Takes what a question brings; `Break` when nobody wants more.
+pub(crate) type Write<'a> = dyn FnMut(&[u8]) -> ControlFlow<()> + 'a;
+
+/// Asks one question and hands the answer to `write` as it comes.
+///
+/// # Errors
+/// As classified; a failure after the first bytes is final, since they cannot be taken back.
+pub(crate) fn get(request: GetRequest, write: &mut Write<'_>) -> Result<(), Failure> {
+    actix::System::new().block_on(async move {
+        let connected = Connected::with_limits(
+            &request.url,
+            request.ca_file.as_deref(),
+            &request.limits,
+            &request.credentials,
+            false,
+        )?;
+        let patience = request.limits.outage;
+        let stop = request.stop.clone();
+        let asked = async {
+            if request.all {
+                all_rows(&connected.client, &request.path, patience, write).await
+            } else {
+                raw(&connected.client, &request.path, patience, write).await
+            }
+        };
+        unless_stopped(stop, asked).await.unwrap_or(Ok(()))
+    })
+}
+
+/// One answer, as it is.
+async fn raw(client: &Client, path: &str, patience: Duration, write: &mut Write<'_>) -> Result<(), Failure> {
+    let mut response = patiently(patience, || client.get(path).raw().send()).await?;
+    loop {
+        match response.chunk().await.map_err(|error| classify(&error, Contact::Later))? {
+            Some(bytes) if write(bytes).is_break() => return Ok(()),
+            Some(_) => {}
+            None => return Ok(()),
+        }
+    }
+}
+
+/// All rows of a collection, page by page. A page is handed on when it is whole.
+async fn all_rows(client: &Client, path: &str, patience: Duration, write: &mut Write<'_>) -> Result<(), Failure> {
+    let usage = |message: String| Failure::new(FailureClass::Rejected, message);
+    let relative = Url::parse("http://localhost/").and_then(|base| base.join(path));
+    let relative = relative.map_err(|error| usage(format!("`{path}` is no path: {error}")))?;
+    let collection = relative.path().trim_matches('/').trim_end_matches(".json").to_owned();
+    if collection.contains('/') {
+        return Err(usage(format!("`{collection}` is no collection that --all could walk"))
+            .with_next("leave --all away: the answer then comes as it is"));
+    }
+    let version = patiently(patience, || client.system_info()).await?.version;
+    let (mut fields, mut filters, mut extra) = (None, Vec::new(), Vec::new());
+    for (name, value) in relative.query_pairs() {
+        match name.as_ref() {
+            "fields" => fields = Some(value.into_owned()),
+            "filter" => filters.push(value.into_owned()),
+            "page" | "order" | "totalPages" => {}
+            _ if name.starts_with("pag") || name == "skipPaging" => {}
+            _ => extra.push((name.into_owned(), value.into_owned())),
+        }
+    }
+    let extra: Vec<(&str, &str)> = extra.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    // Walking by id needs the id, whatever else is wanted.
+    let fields = fields.unwrap_or_else(|| "id,displayName".to_owned());
+    let is_paged = version.minor() >= 31 && collection != "deletedObjects";
+    let mut last: Option<String> = None;
+    loop {
+        let list = MetadataList {
+            fields: &fields,
+            filters: &filters,
+            id_gt: last.as_deref(),
+            order_id_asc: is_paged,
+            page_size: is_paged.then_some(PAGE_ROWS),
+            extra: &extra,
+            ..MetadataList::new(&collection)
+        };
+        let page = patiently(patience, || page(client, &list)).await?;
+        if page.rows == 0 || write(&page.lines).is_break() || !is_paged {
+            return Ok(());
+        }
+        last = Some(page.last.ok_or_else(|| {
+            usage("the rows have no id to go on from".to_owned()).with_next("take `id` into fields=…")
+        })?);
+    }
+}
+
+/// A page that is whole.
+struct Lines {
+    lines: Vec<u8>,
+    rows: u64,
+    last: Option<String>,
+}
+
+/// Fetches one page.
+async fn page(client: &Client, list: &MetadataList<'_>) -> Result<Lines, Error> {
+    #[derive(serde::Deserialize)]
+    struct Head {
+        #[serde(default)]
+        id: Option<String>,
+    }
+    let mut page = Lines { lines: Vec::new(), rows: 0, last: None };
+    let mut rows = if list.collection == "deletedObjects" {
+        DeletedObjects { klass: None, deleted_at: None, page_size: None, page: 1 }.send(client).await?
+    } else {
+        list.send(client).await?
+    };
+    let mut take = |row: Row<'_>| {
+        let Row::Whole(row) = row else {
+            return Err(RowFault::Stopped("a row is larger or deeper than any row can be".to_owned()));
+        };
+        page.last = row.head::<Head>()?.id;
+        page.rows += 1;
+        row.write_line(&mut page.lines);
+        Ok(())
+    };
+    while rows.read(&mut take).await? {}
+    rows.finish()?;
+    Ok(page)
+}
+
+/// Makes a plan, as a run would, and forgets it.
+///
+/// # Errors
+/// As classified.
+pub(crate) fn plan(
+    job: &Job,
+    credentials: &Credentials,
+    stop: watch::Receiver<Option<StopReason>>,
+) -> Result<Plan, Failure> {
+    actix::System::new().block_on(async {
+        let extracts = job.extracts.iter().map(extract).collect::<Result<Vec<_>, _>>()?;
+        let source = connected(job, credentials)?.source(extracts, job.limits.in_flight, Default::default());
+        let planned = async {
+            let identity = repeated(job.limits.outage, || source.identify()).await?;
+            repeated(job.limits.outage, || source.plan(&identity)).await
+        };
+        unless_stopped(stop, planned)
+            .await
+            .unwrap_or_else(|| Err(Failure::new(FailureClass::Transient, "stopped before the plan was made")))
+    })
+}
+
+/// Logs in, and looks at version, rights, roots and clock; a finding for each.
+pub(crate) fn check(job: &Job, credentials: &Credentials) -> Vec<Finding> {
+    let bad = |subject, failure: Failure| {
+        let next = failure.next.unwrap_or_else(|| "see whether the server answers in a browser".to_owned());
+        vec![Finding::bad(subject, outcome_of(failure.class), failure.message, next)]
+    };
+    actix::System::new().block_on(async {
+        let connected = match connected(job, credentials) {
+            Ok(connected) => connected,
+            Err(failure) => return bad("source", failure),
+        };
+        let client = &connected.client;
+        let info = match patiently(job.limits.outage, || client.system_info()).await {
+            Ok(info) => info,
+            Err(failure) if failure.class == FailureClass::Denied => return bad("login", failure),
+            Err(failure) => return bad("source", failure),
+        };
+        let mut findings = vec![match info.version.minor() {
+            25..=43 => Finding::good("version", format!("DHIS2 {} at {}", info.version.raw(), client.url())),
+            minor => Finding::note(
+                "version",
+                format!("DHIS2 2.{minor} is not one of 2.25 to 2.43, which this program knows"),
+                "try a small collection first, and compare its numbers",
+            ),
+        }];
+        match &info.system_id {
+            Some(id) => findings.push(Finding::good("identity", format!("database {id}"))),
+            None => findings.push(Finding::note(
+                "identity",
+                "the server does not say which database it is, so a swapped one cannot be noticed",
+                "2.25 and 2.26 tell it to superusers only",
+            )),
+        }
+        let now_utc = TimeZone::UTC.to_datetime(Timestamp::now());
+        findings.extend(info.server_date.as_ref().and_then(|date| clock(date, now_utc)));
+        match patiently(job.limits.outage, || client.me()).await {
+            Ok(me) => {
+                let name = me.username.clone().or(me.id.clone()).unwrap_or_else(|| "somebody".to_owned());
+                findings.push(Finding::good("login", format!("logged in as {name}")));
+                findings.push(match me.is_superuser() {
+                    Some(true) => Finding::good("rights", "superuser: nothing is hidden"),
+                    Some(false) => Finding::note(
+                        "rights",
+                        "no superuser: objects that are not shared with this user are missing, and not counted",
+                        "take a user with authority ALL where completeness matters",
+                    ),
+                    None => Finding::note("rights", "the server does not tell", "compare totals with an administrator"),
+                });
+                let roots = me.organisation_units.len() + me.data_view_organisation_units.len();
+                findings.push(match roots {
+                    0 => Finding::note(
+                        "roots",
+                        "this user has no organisation unit: metadata is complete, data would be empty",
+                        "give the user the root of the hierarchy",
+                    ),
+                    _ => Finding::good(
+                        "roots",
+                        format!(
+                            "{} to record at, {} to view",
+                            me.organisation_units.len(),
+                            me.data_view_organisation_units.len()
+                        ),
+                    ),
+                });
+            }
+            Err(failure) if failure.class == FailureClass::Denied => findings.extend(bad("login", failure)),
+            Err(failure) => findings.push(Finding::note("rights", failure.message, "see whether /api/me answers")),
+        }
+        findings
+    })
+}
+
+/// Compares the server's local date with our clock, without knowing its zone.
+fn clock(server_date: &str, now_utc: DateTime) -> Option<Finding> {
+    let server: DateTime = server_date.parse().ok()?;
+    let apart = server.duration_since(now_utc).as_millis();
+    let rest = i64::try_from(apart).ok()?.rem_euclid(ZONE_STEP_MS);
+    let off_ms = if rest > ZONE_STEP_MS / 2 { rest - ZONE_STEP_MS } else { rest };
+    let off = Duration::from_millis(off_ms.unsigned_abs());
+    Some(if off > SKEW_NOTE {
+        let direction = if off_ms > 0 { "ahead of" } else { "behind" };
+        Finding::note(
+            "clock",
+            format!("the server's clock is {} s {direction} this machine's", off.as_secs()),
+            "incremental runs go by the server's clock alone; set the wrong one right all the same",
+        )
+    } else {
+        Finding::good("clock", format!("within {} s of the server's", off.as_secs().max(1)))
+    })
+}
+
+/// A client for the job's source.
+fn connected(job: &Job, credentials: &Credentials) -> Result<Connected, Failure> {
+    Connected::with_limits(&job.source.url, job.source.ca_file.as_deref(), &job.limits, credentials, false)
+}
+
+/// Sends a request until it succeeds, fails for good, or `patience` is over.
+async fn patiently<T, F>(patience: Duration, request: impl Fn() -> F) -> Result<T, Failure>
+where
+    F: Future<Output = Result<T, Error>>,
+{
+    repeated(patience, || async { request().await.map_err(|error| classify(&error, Contact::First)) }).await
+}
+
+/// Tries until it succeeds, fails for good, or `patience` is over.
+async fn repeated<T, F>(patience: Duration, attempt: impl Fn() -> F) -> Result<T, Failure>
+where
+    F: Future<Output = Result<T, Failure>>,
+{
+    let began = Instant::now();
+    let mut backoff = Backoff::new(u64::from(std::process::id()));
+    loop {
+        let failure = match attempt().await {
+            Err(failure) if failure.class == FailureClass::Transient => failure,
+            ended => return ended,
+        };
+        let delay = backoff.next(failure.retry_after);
+        if began.elapsed() + delay > patience {
+            return Err(failure);
+        }
+        tokio::time::sleep(delay).await;
+    }
+}
+
+/// Does `work` unless somebody asks for a stop before it is done.
+async fn unless_stopped<T>(
+    mut stop: watch::Receiver<Option<StopReason>>,
+    work: impl Future<Output = T>,
+) -> Option<T> {
+    tokio::select! {
+        done = work => Some(done),
+        Ok(_) = stop.wait_for(Option::is_some) => None,
+    }
+}
+
+impl From<crate::assemble::Refusal> for Failure {
+    fn from(refusal: crate::assemble::Refusal) -> Self {
+        let class = if refusal.outcome == Outcome::Storage { FailureClass::Local } else { FailureClass::Rejected };
+        Failure::new(class, refusal.message).with_next(refusal.next)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_is_off_shows_whatever_the_zone_is() {
+        let now: DateTime = "2024-05-01T10:00:00".parse().unwrap();
+        for (server, words) in [
+            ("2024-05-01T10:00:00.400", "within 1 s"),
+            ("2024-05-01T13:00:02.000", "within 2 s"),
+            ("2024-05-01T15:45:30.000", "within 30 s"),
+            ("2024-05-01T05:03:00.000", "180 s ahead of"),
+            ("2024-05-01T09:55:00.000", "300 s behind"),
+        ] {
+            let finding = clock(server, now).unwrap();
+            assert!(finding.message.contains(words), "{server}: {}", finding.message);
+        }
+        assert!(clock("no date", now).is_none());
+    }
+}
