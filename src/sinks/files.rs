@@ -1,0 +1,153 @@
+//! The sink that ends in files: a spool while rows arrive, one file per stream when all are there.
+
+use std::{path::PathBuf, sync::Arc};
+
+use futures_util::{FutureExt, future::BoxFuture};
+use harvester_actors::{
+    checkpoint::RunHeader,
+    failure::{Failure, FailureClass},
+    page::{FrameRange, Page, Reject, Span},
+    partition::{Partition, Plan, StreamId},
+    report::Manifest,
+    sink::{Comparison, PreparedStream, Recovered, Sink, SpanReader, SpoolEntry},
+};
+use tokio::task::spawn_blocking;
+
+use super::{compare, finish::Finish, publish, spool::Spool};
+
+/// What stands in `out_dir` for the id of the run.
+const RUN_PLACEHOLDER: &str = "{run}";
+
+/// Where a [`FilesSink`] works.
+#[derive(Clone, Debug)]
+pub struct FilesSettings {
+    /// `<state dir>/<job>/spool`; made when needed. Temporary files of a sort go here too.
+    pub spool_dir: PathBuf,
+    /// `sink.directory`; `{run}` in it stands for the run's id. Made when needed.
+    pub out_dir: PathBuf,
+    /// The job's name, as manifests say it.
+    pub job: String,
+}
+
+/// A [`Sink`] that writes files. All its work happens on blocking threads.
+#[derive(Debug)]
+pub struct FilesSink {
+    settings: FilesSettings,
+    spool: Spool,
+}
+
+impl FilesSink {
+    /// A sink for one job; touches nothing yet.
+    pub fn new(settings: FilesSettings) -> Self {
+        FilesSink { spool: Spool::new(settings.spool_dir.clone()), settings }
+    }
+
+    /// Where the files of this run go.
+    pub fn out_dir(&self, run_id: &str) -> PathBuf {
+        match self.settings.out_dir.to_str() {
+            Some(dir) => PathBuf::from(dir.replace(RUN_PLACEHOLDER, run_id)),
+            None => self.settings.out_dir.clone(),
+        }
+    }
+
+    /// Fails when a file that this job did not write stands under a name that these streams need: better at the start
+    /// of a run than at its end. A folder of the run's own is always free. Blocks for a moment.
+    ///
+    /// # Errors
+    /// `Local`; nothing is touched.
+    pub fn check_foreign<'a>(&self, streams: impl IntoIterator<Item = &'a str>) -> Result<(), Failure> {
+        if self.settings.out_dir.to_str().is_some_and(|dir| dir.contains(RUN_PLACEHOLDER)) {
+            return Ok(());
+        }
+        publish::check_foreign(&self.settings.out_dir, &self.settings.job, streams)
+    }
+
+    /// Creates and removes one file where files would go, for `harvester check`; in the nearest folder above where that
+    /// one does not exist yet. Blocks for a moment.
+    ///
+    /// # Errors
+    /// `Local` when no file can be created there.
+    pub fn probe_directory(&self) -> Result<(), Failure> {
+        publish::probe_directory(&self.settings.out_dir)
+    }
+
+    /// The folder of the run in hand.
+    fn out_dir_now(&self) -> Result<PathBuf, Failure> {
+        let run_id = self.spool.run_id().ok_or_else(|| Failure::new(FailureClass::Bug, "no run has begun"))?;
+        Ok(self.out_dir(&run_id))
+    }
+}
+
+/// Does `work` on a thread that may block.
+fn blocking<T: Send + 'static>(
+    sink: Arc<FilesSink>,
+    work: impl FnOnce(&FilesSink) -> Result<T, Failure> + Send + 'static,
+) -> BoxFuture<'static, Result<T, Failure>> {
+    async move {
+        // A panic's own text stays with the panic hook: it could quote anything.
+        let panicked = |_| Err(Failure::new(FailureClass::Bug, "the files sink panicked"));
+        spawn_blocking(move || work(&sink)).await.unwrap_or_else(panicked)
+    }
+    .boxed()
+}
+
+impl Sink for FilesSink {
+    fn recover(
+        self: Arc<Self>,
+        behind: u64,
+        mut visit: Box<dyn FnMut(SpoolEntry) -> Result<(), Failure> + Send>,
+    ) -> BoxFuture<'static, Result<Option<Recovered>, Failure>> {
+        blocking(self, move |sink| sink.spool.recover(behind, &mut *visit))
+    }
+
+    fn begin(self: Arc<Self>, header: RunHeader) -> BoxFuture<'static, Result<FrameRange, Failure>> {
+        blocking(self, move |sink| sink.spool.begin(&header))
+    }
+
+    fn append(self: Arc<Self>, page: Page) -> BoxFuture<'static, Result<Span, Failure>> {
+        blocking(self, move |sink| sink.spool.append(page))
+    }
+
+    fn grow(self: Arc<Self>, partitions: Vec<Partition>) -> BoxFuture<'static, Result<FrameRange, Failure>> {
+        blocking(self, move |sink| sink.spool.grow(&partitions))
+    }
+
+    fn sync(self: Arc<Self>) -> BoxFuture<'static, Result<(), Failure>> {
+        blocking(self, |sink| sink.spool.sync())
+    }
+
+    fn compare(
+        self: Arc<Self>,
+        stream: StreamId,
+        plan: Arc<Plan>,
+        spans: Arc<dyn SpanReader>,
+    ) -> BoxFuture<'static, Result<Comparison, Failure>> {
+        blocking(self, move |sink| compare::compare(&sink.spool.reader()?, stream, &plan, &*spans))
+    }
+
+    fn prepare(
+        self: Arc<Self>,
+        stream: StreamId,
+        plan: Arc<Plan>,
+        spans: Arc<dyn SpanReader>,
+    ) -> BoxFuture<'static, Result<PreparedStream, Failure>> {
+        blocking(self, move |sink| {
+            Finish {
+                reader: sink.spool.reader()?,
+                scratch_dir: &sink.settings.spool_dir,
+                out_dir: &sink.out_dir_now()?,
+                plan: &plan,
+                spans: &*spans,
+            }
+            .prepare(stream)
+        })
+    }
+
+    fn publish(self: Arc<Self>, manifest: Manifest, rejects: Vec<Reject>) -> BoxFuture<'static, Result<(), Failure>> {
+        blocking(self, move |sink| publish::publish(&sink.out_dir(&manifest.run_id), &manifest, &rejects))
+    }
+
+    fn discard(self: Arc<Self>) -> BoxFuture<'static, Result<(), Failure>> {
+        blocking(self, |sink| sink.spool.discard())
+    }
+}

@@ -1,0 +1,407 @@
+//! One stream of the spool becomes one file: in order, each key once, hashed, durable, under a name that is not final.
+//!
+//! A sorted stream goes through the [`Sorter`](super::sorter). A keyset stream is in its server's order already: its
+//! partitions are written one behind the other, while [`Twins`] watches whether a key comes twice anywhere. It hardly
+//! ever does; when it does (a partition ran on into the next ones), or when a repair fetched rows, the file is written again
+//! in the order that [`weave`] makes. That takes an index of this one stream in memory: 24 bytes for each row and each
+//! listed key.
+//!
+//! Of two rows with one key the one with the later `updatedAt` or `lastUpdated` stays, as text; then the greater bytes.
+//! The choice depends on the rows alone, so neither order of arrival nor page size shows in the file.
+
+use std::{
+    fs::File,
+    io::{self, Write},
+    ops::Range,
+    path::{Path, PathBuf},
+};
+
+use harvester_actors::{
+    failure::{Failure, FailureClass},
+    partition::{PartitionRole, Plan, StreamId, StreamOrder},
+    sink::{PreparedStream, SpanReader},
+};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use sha2::{Digest, Sha256};
+
+use super::{
+    disk::{self, local},
+    names,
+    sorter::Sorter,
+    spool::{RecordWindow, SpoolReader},
+    twins::{Twins, hash_of},
+    weave::{ROWS_MAX, Turn, weave},
+};
+
+/// Bytes that are hashed and written at a time.
+const WRITE_BYTES: usize = 256 * 1024;
+
+/// What is read, and where things go.
+pub(crate) struct Finish<'a> {
+    /// The spool.
+    pub(crate) reader: SpoolReader,
+    /// Where temporary files go.
+    pub(crate) scratch_dir: &'a Path,
+    /// Where the file appears.
+    pub(crate) out_dir: &'a Path,
+    /// The run's plan.
+    pub(crate) plan: &'a Plan,
+    /// The committed pages.
+    pub(crate) spans: &'a dyn SpanReader,
+}
+
+impl Finish<'_> {
+    /// See `Sink::prepare`.
+    pub(crate) fn prepare(&self, stream: StreamId) -> Result<PreparedStream, Failure> {
+        let (name, order) = match self.plan.streams.get(stream.0 as usize) {
+            Some(stream) => (stream.name.as_str(), stream.order),
+            None => return Err(Failure::new(FailureClass::Bug, "the plan has no such stream")),
+        };
+        fail::fail_point!("finish.before");
+        let file = names::file_name(name);
+        let path = self.out_dir.join(format!("{file}{PART_SUFFIX}"));
+        let done = match order {
+            StreamOrder::Sorted => self.sorted(stream, PartFile::create(path)?)?,
+            StreamOrder::Keyset => {
+                let straight = match self.has_rows(stream, PartitionRole::Repair)? {
+                    true => None,
+                    false => self.concatenated(stream, PartFile::create(path.clone())?)?,
+                };
+                match straight {
+                    Some(done) => done,
+                    None => self.woven(stream, PartFile::create(path)?)?,
+                }
+            }
+        };
+        let sha256 = names::hex(&done.hasher.finalize());
+        Ok(PreparedStream { file, rows: done.rows, bytes: done.bytes, sha256, duplicates: done.duplicates })
+    }
+
+    /// Whether any partition of this role has given a row.
+    fn has_rows(&self, stream: StreamId, role: PartitionRole) -> Result<bool, Failure> {
+        for partition in self.plan.partitions_of(stream).filter(|partition| partition.role == role) {
+            for span in self.spans.spans(partition.id) {
+                if span?.counts.kept > 0 {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// Hands all records of the partitions of one role to `visit`, in plan order.
+    fn read(
+        &self,
+        stream: StreamId,
+        role: PartitionRole,
+        mut visit: impl FnMut(super::spool::Record<'_>) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let mut buffer = Vec::new();
+        for partition in self.plan.partitions_of(stream).filter(|partition| partition.role == role) {
+            for span in self.spans.spans(partition.id) {
+                self.reader.page(&span?, &mut buffer, &mut visit)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes a sorted stream.
+    fn sorted(&self, stream: StreamId, mut part: PartFile) -> Result<Done, Failure> {
+        let mut sorter = Sorter::new(self.scratch_dir);
+        for role in [PartitionRole::Rows, PartitionRole::Repair] {
+            self.read(stream, role, |record| sorter.push(record.key, record.row))?;
+        }
+        sorter.finish(|key, row| part.put(key, row).map(drop))?;
+        part.finish()
+    }
+
+    /// Writes a keyset stream in plan order; `None` when a key came twice, so that the file is not right.
+    fn concatenated(&self, stream: StreamId, mut part: PartFile) -> Result<Option<Done>, Failure> {
+        let mut twins = Twins::new(self.scratch_dir);
+        self.read(stream, PartitionRole::Rows, |record| match part.put(record.key, record.row)? {
+            Put::New => twins.add(record.key),
+            Put::Twin => Ok(()),
+        })?;
+        if twins.found()? { Ok(None) } else { part.finish().map(Some) }
+    }
+
+    /// Writes a keyset stream whose partitions overlap, or that has been repaired.
+    fn woven(&self, stream: StreamId, mut part: PartFile) -> Result<Done, Failure> {
+        let mut index = Index::default();
+        let mut chains: Vec<Range<usize>> = Vec::new();
+        self.each_partition(stream, PartitionRole::Rows, &mut index, |rows| chains.push(rows))?;
+        let repaired_from = index.at.len();
+        self.each_partition(stream, PartitionRole::Repair, &mut index, |_| {})?;
+        let listed_from = index.at.len();
+        if repaired_from < listed_from {
+            // Its parts are one chain.
+            self.each_partition(stream, PartitionRole::Listing, &mut index, |_| {})?;
+            chains.push(listed_from..index.at.len());
+        }
+        let mut window = self.reader.window();
+        let Grouped { at, same, duplicates } = index.group(listed_from, &mut window)?;
+        let mut is_listed = vec![false; listed_from];
+        for first in same[listed_from..].iter().map(|first| *first as usize).filter(|first| *first < listed_from) {
+            is_listed[first] = true;
+        }
+        let turn = |row: u32| match row as usize {
+            row if row < repaired_from => Turn::InPlanOrder,
+            row if row >= listed_from || is_listed[row] => Turn::AtOnce,
+            _ => Turn::AtLast,
+        };
+        weave(&same, &chains, turn, |row| {
+            // A key that is listed and was never fetched has no row.
+            if (row as usize) < listed_from {
+                let record = window.record(at[row as usize])?;
+                part.put(record.key, record.row)?;
+            }
+            Ok(())
+        })?;
+        let mut done = part.finish()?;
+        done.duplicates += duplicates;
+        Ok(done)
+    }
+
+    /// Takes the rows of each partition of one role into the index, and says which they are.
+    fn each_partition(
+        &self,
+        stream: StreamId,
+        role: PartitionRole,
+        index: &mut Index,
+        mut taken: impl FnMut(Range<usize>),
+    ) -> Result<(), Failure> {
+        let mut buffer = Vec::new();
+        for partition in self.plan.partitions_of(stream).filter(|partition| partition.role == role) {
+            let begin = index.at.len();
+            for span in self.spans.spans(partition.id) {
+                self.reader.page(&span?, &mut buffer, |record| index.push(record.key, record.at))?;
+            }
+            taken(begin..index.at.len());
+        }
+        Ok(())
+    }
+}
+
+/// What stands behind a file's final name while it lacks it.
+pub(crate) const PART_SUFFIX: &str = ".part";
+
+/// The rows of one stream by number, in the order in which they were read.
+#[derive(Debug, Default)]
+struct Index {
+    /// Hash of each row's key.
+    hashes: Vec<u64>,
+    /// Where its record is.
+    at: Vec<u64>,
+}
+
+/// An index whose keys are known.
+struct Grouped {
+    /// Where each row's record is; for the first row of a key, where the one is that stays.
+    at: Vec<u64>,
+    /// By row, the first row with the same key.
+    same: Vec<u32>,
+    /// How many rows do not stay.
+    duplicates: u64,
+}
+
+impl Index {
+    /// Takes the next row.
+    fn push(&mut self, key: &[u8], at: u64) -> Result<(), Failure> {
+        if self.at.len() == ROWS_MAX {
+            return Err(Failure::local("more rows than can be put in order at once"));
+        }
+        self.hashes.push(hash_of(key));
+        self.at.push(at);
+        Ok(())
+    }
+
+    /// Finds the rows of equal keys, and which of them stays. Those from `listed_from` on are keys without a row.
+    fn group(self, listed_from: usize, window: &mut RecordWindow) -> Result<Grouped, Failure> {
+        let Index { hashes, mut at } = self;
+        // At most ROWS_MAX.
+        let rows = u32::try_from(at.len()).unwrap_or(u32::MAX);
+        let mut same: Vec<u32> = (0..rows).collect();
+        let mut by_hash: Vec<u32> = (0..rows).collect();
+        by_hash.sort_unstable_by_key(|row| (hashes[*row as usize], *row));
+        let mut duplicates = 0;
+        for twins in by_hash.chunk_by(|a, b| hashes[*a as usize] == hashes[*b as usize]) {
+            if twins.len() == 1 {
+                continue;
+            }
+            // Nearly always one key; the hash alone is not believed.
+            let mut keys: Vec<(Vec<u8>, u32, Vec<u8>)> = Vec::new();
+            for row in twins {
+                let record = window.record(at[*row as usize])?;
+                let Some((_, first, stays)) = keys.iter_mut().find(|(key, _, _)| key == record.key) else {
+                    keys.push((record.key.to_vec(), *row, record.row.to_vec()));
+                    continue;
+                };
+                same[*row as usize] = *first;
+                if (*row as usize) < listed_from {
+                    duplicates += 1;
+                    if replaces(record.row, stays) {
+                        stays.clear();
+                        stays.extend_from_slice(record.row);
+                        at[*first as usize] = record.at;
+                    }
+                }
+            }
+        }
+        Ok(Grouped { at, same, duplicates })
+    }
+}
+
+/// Whether a row takes the place of another with the same key.
+pub(crate) fn replaces(new: &[u8], old: &[u8]) -> bool {
+    if new == old {
+        return false;
+    }
+    let (new_time, old_time) = (last_updated(new), last_updated(old));
+    new_time.cmp(&old_time).then_with(|| new.cmp(old)).is_gt()
+}
+
+/// When a row was last changed, as the server writes it; `None` for rows that do not say.
+fn last_updated(row: &[u8]) -> Option<&str> {
+    #[derive(Deserialize)]
+    struct Times<'a> {
+        #[serde(borrow, default, rename = "lastUpdated")]
+        last_updated: Option<&'a RawValue>,
+        #[serde(borrow, default, rename = "updatedAt")]
+        updated_at: Option<&'a RawValue>,
+    }
+    let times: Times<'_> = serde_json::from_slice(row).ok()?;
+    times.updated_at.or(times.last_updated).map(RawValue::get).filter(|text| text.starts_with('"'))
+}
+
+/// What [`PartFile::put`] made of a row.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Put {
+    /// A further line.
+    New,
+    /// It has the key of the row before it; one of the two stays.
+    Twin,
+}
+
+/// A file that is being written. Of neighbours with one key one stays.
+struct PartFile {
+    path: PathBuf,
+    file: File,
+    hasher: Sha256,
+    /// Lines that are not written yet; the last one may still be replaced.
+    buffer: Vec<u8>,
+    /// Where the last line begins.
+    last_line: usize,
+    /// Key of the last line.
+    last_key: Vec<u8>,
+    rows: u64,
+    bytes: u64,
+    duplicates: u64,
+}
+
+/// A file that is complete.
+struct Done {
+    hasher: Sha256,
+    rows: u64,
+    bytes: u64,
+    duplicates: u64,
+}
+
+impl PartFile {
+    /// Begins the file, in place of an older one.
+    fn create(path: PathBuf) -> Result<Self, Failure> {
+        disk::create_dirs(disk::parent_of(&path)).map_err(|error| local("create", disk::parent_of(&path), &error))?;
+        let file = disk::create_anew(&path).map_err(|error| local("create", &path, &error))?;
+        Ok(PartFile {
+            path,
+            file,
+            hasher: Sha256::new(),
+            buffer: Vec::with_capacity(WRITE_BYTES + WRITE_BYTES / 8),
+            last_line: 0,
+            last_key: Vec::new(),
+            rows: 0,
+            bytes: 0,
+            duplicates: 0,
+        })
+    }
+
+    /// Takes the next row.
+    fn put(&mut self, key: &[u8], row: &[u8]) -> Result<Put, Failure> {
+        if self.rows > 0 && self.last_key == key {
+            self.duplicates += 1;
+            let last = &self.buffer[self.last_line..self.buffer.len() - 1];
+            if replaces(row, last) {
+                self.buffer.truncate(self.last_line);
+                self.push_line(row);
+            }
+            return Ok(Put::Twin);
+        }
+        if self.buffer.len() >= WRITE_BYTES {
+            self.write().map_err(|error| local("write", &self.path, &error))?;
+        }
+        self.last_line = self.buffer.len();
+        self.last_key.clear();
+        self.last_key.extend_from_slice(key);
+        self.push_line(row);
+        self.rows += 1;
+        Ok(Put::New)
+    }
+
+    fn push_line(&mut self, row: &[u8]) {
+        self.buffer.extend_from_slice(row);
+        self.buffer.push(b'\n');
+    }
+
+    /// Hashes and writes all lines; none of them can be replaced any more.
+    fn write(&mut self) -> io::Result<()> {
+        self.hasher.update(&self.buffer);
+        self.file.write_all(&self.buffer)?;
+        self.bytes += self.buffer.len() as u64;
+        self.buffer.clear();
+        Ok(())
+    }
+
+    /// Writes what is left and makes it durable.
+    fn finish(mut self) -> Result<Done, Failure> {
+        self.write().map_err(|error| local("write", &self.path, &error))?;
+        fail::fail_point!("finish.written");
+        self.file.sync_all().map_err(|error| local("sync", &self.path, &error))?;
+        fail::fail_point!("finish.synced");
+        Ok(Done { hasher: self.hasher, rows: self.rows, bytes: self.bytes, duplicates: self.duplicates })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_two_rows_the_later_stays_then_the_greater_bytes() {
+        // (old, new, whether the new one stays)
+        let cases = [
+            (
+                r#"{"id":"a","lastUpdated":"2024-01-01T00:00:00.000"}"#,
+                r#"{"id":"a","lastUpdated":"2024-01-02T00:00:00.000"}"#,
+                true,
+            ),
+            (
+                r#"{"id":"z","updatedAt":"2024-01-02T00:00:00.000"}"#,
+                r#"{"id":"a","updatedAt":"2024-01-03T00:00:00.000"}"#,
+                true,
+            ),
+            (r#"{"x":1,"updatedAt":"2024"}"#, r#"{"x":2,"updatedAt":"2024"}"#, true),
+            (r#"{"x":1}"#, r#"{"x":2}"#, true),
+            (r#"{"x":1}"#, r#"{"x":1}"#, false),
+            (r#"{"x":2}"#, r#"{"x":1,"updatedAt":"2024"}"#, true),
+            (r#"{"x":2,"lastUpdated":null}"#, r#"{"x":1,"lastUpdated":"2024"}"#, true),
+            (r#"{"lastUpdated":7}"#, r#"{"lastUpdated":6}"#, false),
+            ("no json", "no json either", true),
+        ];
+        for (old, new, stays) in cases {
+            assert_eq!(replaces(new.as_bytes(), old.as_bytes()), stays, "{old} then {new}");
+            if old != new {
+                assert_eq!(replaces(old.as_bytes(), new.as_bytes()), !stays, "the other way round: {old}, {new}");
+            }
+        }
+    }
+}

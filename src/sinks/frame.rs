@@ -1,0 +1,287 @@
+//! One frame of the spool as bytes: enough to tell a whole frame from anything else, wherever one starts to read.
+//!
+//! ```text
+//!  0        7         8      9      12         16         24        32         36         36+m      36+m+b
+//!  ├────────┼─────────┼──────┼──────┼──────────┼──────────┼─────────┼──────────┼──────────┼─────────┼──────────┬─────────┐
+//!  │ F7     │ version │ kind │ zero │ meta len │ body len │ durable │ head CRC │   meta   │  body   │ all len  │ all CRC │
+//!  │ hspool │ 1       │      │      │ u32 = m  │ u64 = b  │ u64     │ u32      │ JSON     │ records │ u64      │ u32     │
+//!  └────────┴─────────┴──────┴──────┴──────────┴──────────┴─────────┴──────────┴──────────┴─────────┴──────────┴─────────┘
+//! ```
+//!
+//! All numbers are little-endian; both checksums are CRC32C. They begin with the run's id and the frame's place, so that
+//! a frame is valid in one file and at one place only. The head's own checksum lets its lengths be believed before the
+//! body is read. The trailer repeats the whole length, so that a reader can step back over a frame. `durable` says how
+//! many bytes of the spool had been synced when the frame was written: bytes before that place were on the disk, so if
+//! they are wrong now, they have been damaged; bytes behind it may simply never have got there before a power cut.
+//!
+//! Rows are UTF-8, and the lengths in front of them are far below 2³⁰: the first byte of the magic, `F7`, cannot be
+//! followed by the rest of it inside a body.
+
+use harvester_actors::{
+    page::{PageCounts, Reject, Span},
+    partition::{Next, PartitionId},
+};
+use serde::{Deserialize, Serialize};
+
+/// What every frame begins with.
+pub(crate) const MAGIC: [u8; 7] = *b"\xF7hspool";
+
+/// Version of this layout.
+pub(crate) const VERSION: u8 = 1;
+
+/// Bytes in front of the meta.
+pub(crate) const HEAD_BYTES: usize = 36;
+
+/// Bytes behind the body.
+pub(crate) const TRAILER_BYTES: usize = 12;
+
+/// What a frame holds.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Kind {
+    /// The first frame: a `RunHeader`, no body.
+    Run,
+    /// A page: [`PageMeta`], and its records.
+    Page,
+    /// A list of `Partition`s that the plan gained, no body.
+    Partitions,
+}
+
+impl Kind {
+    /// Its byte.
+    fn byte(self) -> u8 {
+        match self {
+            Kind::Run => 1,
+            Kind::Page => 2,
+            Kind::Partitions => 3,
+        }
+    }
+
+    /// The kind of a byte.
+    fn of(byte: u8) -> Option<Kind> {
+        match byte {
+            1 => Some(Kind::Run),
+            2 => Some(Kind::Page),
+            3 => Some(Kind::Partitions),
+            _ => None,
+        }
+    }
+}
+
+/// A frame's head.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Head {
+    /// What it holds.
+    pub(crate) kind: Kind,
+    /// Bytes of the meta.
+    pub(crate) meta_len: u32,
+    /// Bytes of the body.
+    pub(crate) body_len: u64,
+    /// How many bytes of the spool were durable when it was written.
+    pub(crate) durable: u64,
+}
+
+/// Why bytes are no head.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum NoHead {
+    /// They are something else, or damaged.
+    Invalid,
+    /// They begin like a frame of a later version of this layout.
+    Newer(u8),
+}
+
+impl Head {
+    /// Bytes of the whole frame; `None` when the lengths are absurd.
+    pub(crate) fn frame_len(&self) -> Option<u64> {
+        self.body_len.checked_add(u64::from(self.meta_len) + (HEAD_BYTES + TRAILER_BYTES) as u64)
+    }
+
+    /// The head's bytes, for place `from` of the run whose seed this is.
+    pub(crate) fn encode(&self, seed: u32, from: u64) -> [u8; HEAD_BYTES] {
+        let mut bytes = [0; HEAD_BYTES];
+        bytes[..7].copy_from_slice(&MAGIC);
+        bytes[7] = VERSION;
+        bytes[8] = self.kind.byte();
+        bytes[12..16].copy_from_slice(&self.meta_len.to_le_bytes());
+        bytes[16..24].copy_from_slice(&self.body_len.to_le_bytes());
+        bytes[24..32].copy_from_slice(&self.durable.to_le_bytes());
+        let crc = head_crc(seed, from, &bytes);
+        bytes[32..].copy_from_slice(&crc.to_le_bytes());
+        bytes
+    }
+
+    /// Reads a head that stands at place `from`.
+    pub(crate) fn decode(bytes: &[u8; HEAD_BYTES], seed: u32, from: u64) -> Result<Head, NoHead> {
+        if bytes[..7] != MAGIC {
+            return Err(NoHead::Invalid);
+        }
+        let crc = u32::from_le_bytes(array(&bytes[32..36]));
+        if bytes[7] != VERSION {
+            // Ours with a damaged version byte, or a layout that is not known here.
+            let mut ours = *bytes;
+            ours[7] = VERSION;
+            let is_ours = bytes[7] < VERSION || head_crc(seed, from, &ours) == crc;
+            return Err(if is_ours { NoHead::Invalid } else { NoHead::Newer(bytes[7]) });
+        }
+        if crc != head_crc(seed, from, bytes) || bytes[9..12] != [0; 3] {
+            return Err(NoHead::Invalid);
+        }
+        let head = Head {
+            kind: Kind::of(bytes[8]).ok_or(NoHead::Invalid)?,
+            meta_len: u32::from_le_bytes(array(&bytes[12..16])),
+            body_len: u64::from_le_bytes(array(&bytes[16..24])),
+            durable: u64::from_le_bytes(array(&bytes[24..32])),
+        };
+        head.frame_len().and_then(|len| from.checked_add(len)).ok_or(NoHead::Invalid)?;
+        Ok(head)
+    }
+}
+
+/// What the checksums of a run begin with.
+pub(crate) fn seed_of(run_id: &str) -> u32 {
+    crc32c::crc32c(run_id.as_bytes())
+}
+
+/// Checksum of a head without its own four last bytes.
+fn head_crc(seed: u32, from: u64, bytes: &[u8; HEAD_BYTES]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c_append(seed, &from.to_le_bytes()), &bytes[..32])
+}
+
+/// The checksum over a whole frame, as its bytes go by.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FrameCrc(u32);
+
+impl FrameCrc {
+    /// Begins with the head.
+    pub(crate) fn begin(seed: u32, head: &[u8; HEAD_BYTES]) -> Self {
+        FrameCrc(crc32c::crc32c_append(seed, head))
+    }
+
+    /// Takes the next bytes of meta and body.
+    pub(crate) fn update(&mut self, bytes: &[u8]) {
+        self.0 = crc32c::crc32c_append(self.0, bytes);
+    }
+
+    /// The trailer of a frame of this length.
+    pub(crate) fn trailer(mut self, frame_len: u64) -> [u8; TRAILER_BYTES] {
+        let len = frame_len.to_le_bytes();
+        self.update(&len);
+        let mut bytes = [0; TRAILER_BYTES];
+        bytes[..8].copy_from_slice(&len);
+        bytes[8..].copy_from_slice(&self.0.to_le_bytes());
+        bytes
+    }
+}
+
+/// The length a trailer names; to be believed only together with the head it leads to.
+pub(crate) fn trailer_len(trailer: &[u8; TRAILER_BYTES]) -> u64 {
+    u64::from_le_bytes(array(&trailer[..8]))
+}
+
+/// A slice of known length as an array.
+fn array<const N: usize>(bytes: &[u8]) -> [u8; N] {
+    let mut array = [0; N];
+    array.copy_from_slice(bytes);
+    array
+}
+
+/// The meta of a page: a [`Span`] without its place, which the frame's own place says.
+#[derive(Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PageMeta {
+    /// Whose page.
+    partition: PartitionId,
+    /// Its number.
+    seq: u32,
+    /// Where the partition goes on.
+    next: Next,
+    /// Its numbers.
+    counts: PageCounts,
+    /// What could not be taken.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    rejects: Vec<Reject>,
+}
+
+impl PageMeta {
+    /// The meta of a span.
+    pub(crate) fn of(span: &Span) -> Self {
+        PageMeta {
+            partition: span.partition,
+            seq: span.seq,
+            next: span.next.clone(),
+            counts: span.counts,
+            rejects: span.rejects.clone(),
+        }
+    }
+
+    /// The span of a meta.
+    pub(crate) fn into_span(self, frame: harvester_actors::page::FrameRange) -> Span {
+        Span {
+            partition: self.partition,
+            seq: self.seq,
+            next: self.next,
+            counts: self.counts,
+            rejects: self.rejects,
+            frame,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const HEAD: Head = Head { kind: Kind::Page, meta_len: 70, body_len: 1 << 33, durable: 4096 };
+
+    #[test]
+    fn a_head_is_valid_in_its_own_run_and_place_only() {
+        let bytes = HEAD.encode(seed_of("20260101T000000Z"), 512);
+        assert_eq!(Head::decode(&bytes, seed_of("20260101T000000Z"), 512), Ok(HEAD));
+        assert_eq!(Head::decode(&bytes, seed_of("20260101T000001Z"), 512), Err(NoHead::Invalid));
+        assert_eq!(Head::decode(&bytes, seed_of("20260101T000000Z"), 513), Err(NoHead::Invalid));
+    }
+
+    #[test]
+    fn any_flipped_bit_of_a_head_makes_it_invalid_and_none_makes_it_newer() {
+        let good = HEAD.encode(7, 99);
+        for bit in 0..HEAD_BYTES * 8 {
+            let mut bytes = good;
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(Head::decode(&bytes, 7, 99), Err(NoHead::Invalid), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn a_layout_of_a_later_version_is_told_from_damage() {
+        let mut bytes = HEAD.encode(7, 99);
+        bytes[7] = VERSION + 1;
+        let crc = head_crc(7, 99, &bytes);
+        bytes[32..].copy_from_slice(&crc.to_le_bytes());
+        assert_eq!(Head::decode(&bytes, 7, 99), Err(NoHead::Newer(VERSION + 1)));
+    }
+
+    #[test]
+    fn lengths_beyond_the_end_of_all_files_are_no_head() {
+        let absurd = Head { body_len: u64::MAX - 10, ..HEAD };
+        assert_eq!(Head::decode(&absurd.encode(7, 0), 7, 0), Err(NoHead::Invalid));
+        let far = Head { body_len: u64::MAX - 1000, ..HEAD };
+        assert_eq!(Head::decode(&far.encode(7, 5000), 7, 5000), Err(NoHead::Invalid));
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_are_read_without_a_panic(bytes in any::<[u8; HEAD_BYTES]>(), seed: u32, from: u64) {
+            let _ = Head::decode(&bytes, seed, from);
+            let mut begins_well = bytes;
+            begins_well[..7].copy_from_slice(&MAGIC);
+            let _ = Head::decode(&begins_well, seed, from);
+        }
+
+        #[test]
+        fn every_head_survives_its_bytes(meta_len: u32, body_len in 0..u64::MAX / 4, durable: u64, from in 0..u64::MAX / 4) {
+            let head = Head { kind: Kind::Run, meta_len, body_len, durable };
+            prop_assert_eq!(Head::decode(&head.encode(3, from), 3, from), Ok(head));
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! Where rows go: a spool that takes them as they arrive, and files that appear when all are there.
+//!
+//! `frame` → `spool` → `sorter` or `weave` (with `twins`) → `finish` → `publish` → `verify` is the way of a row; `files` puts
+//! them together to a [`Sink`](harvester_actors::sink::Sink), and every sink passes `conformance`.
+//!
+//! Places where a test can end the process (`FAILPOINTS=name=…`, feature `failpoints`), in the order of a run:
+//!
+//! | name | what has happened |
+//! |---|---|
+//! | `spool.begin.before` | nothing of the new run |
+//! | `spool.begin.written`, `.synced` | the header is in `<run>.log.new`; it is durable |
+//! | `spool.begin.cleared` | spools of earlier runs are gone, durably |
+//! | `spool.begin.renamed`, `.after` | `<run>.log` has its name; durably |
+//! | `spool.append.before` | nothing of the page |
+//! | `spool.append.body`, `.trailer`, `.head` | its rows, then its trailer, then its head are written |
+//! | `spool.append.after` | the known end is behind it |
+//! | `spool.sync.before`, `.after` | around the fdatasync |
+//! | `spool.recover.read`, `.cut`, `.synced` | all frames are read; the torn tail is cut; durably |
+//! | `finish.before`, `.written`, `.synced` | nothing; a stream's `.part` is written; durably |
+//! | `publish.manifest_part`, `.begun` | the new manifest is durable under a scratch name; as `manifest.json.part` |
+//! | `publish.rename` | one more file has its final name |
+//! | `publish.rejects`, `.dir` | all have, `rejects.ndjson` too; durably |
+//! | `publish.manifest`, `.after` | the manifest has its final name; durably |
+//! | `spool.discard.before`, `.removed` | around the removal of the spool |
+
+mod compare;
+mod disk;
+mod files;
+mod finish;
+mod frame;
+mod names;
+mod publish;
+mod sorter;
+mod spool;
+mod twins;
+mod verify;
+mod weave;
+
+#[cfg(test)]
+mod conformance;
+
+pub use files::{FilesSettings, FilesSink};
+pub use verify::{Finding, Problem, Verification, verify};

@@ -1,0 +1,948 @@
+//! The spool: one append-only log per run that decides what has been fetched.
+//!
+//! ```text
+//! <state>/<job>/spool/                     0700
+//!   20260101T000000Z.log                   0600; the run's frames (see `frame.rs`), in the order in which pages arrived:
+//!     ┌─────────────┬────────────────┬────────────────┬──────────────────┬────────────────┬╌╌╌╌╌╌╌╌╌╌╌
+//!     │ run header  │ page: part. 0, │ page: part. 3, │ partitions the   │ page: part. 0, │ torn tail,
+//!     │ (plan, job) │ seq 0, records │ seq 0, records │ plan gained      │ seq 1, records │ if any
+//!     └─────────────┴────────────────┴────────────────┴──────────────────┴────────────────┴╌╌╌╌╌╌╌╌╌╌╌
+//!   20260101T000000Z.log.new               only while a run begins; never read
+//! ```
+//!
+//! A log gets its name when its first frame is durable and those of earlier runs are gone, so there is one log at most;
+//! should a person have put a second one beside it, the one with the greatest name counts.
+//!
+//! An append writes at the end that is known, body first and head last; if it fails (a full disk), the known end stays
+//! and the next append writes over what was left behind. A sync that fails is final: what the kernel then has of the
+//! unsynced pages, nobody knows, and a second sync would claim success.
+//!
+//! A recovery reads frames until one is not whole. If a valid head behind that place says that the place had been
+//! durable, the bytes are damaged and the spool is refused; else it is the tail that a kill or a power cut tore off, and
+//! it is cut: every frame behind it was younger than the last sync.
+
+use std::{
+    fs::{self, File},
+    io,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use harvester_actors::{
+    checkpoint::RunHeader,
+    failure::{Failure, FailureClass},
+    page::{FrameRange, Page, PageBody, RECORD_HEADER_BYTES, Span, record_lengths},
+    partition::Partition,
+    sink::{Recovered, SpoolEntry},
+};
+
+use super::{
+    disk::{self, damaged, local},
+    frame::{self, FrameCrc, HEAD_BYTES, Head, Kind, MAGIC, NoHead, PageMeta, TRAILER_BYTES},
+    names,
+};
+
+/// Bytes that are read or copied at a time: what fits a core's cache beside its copy.
+pub(crate) const CHUNK_BYTES: usize = 256 * 1024;
+
+/// What is left to do about a damaged spool.
+const START_ANEW: &str = "what was fetched cannot be trusted any more: run it again with `--restart`";
+
+/// The spool of one job.
+#[derive(Debug)]
+pub(crate) struct Spool {
+    /// Where the logs are.
+    dir: PathBuf,
+    /// The run that is being written.
+    log: Mutex<Option<Log>>,
+}
+
+/// An open log.
+#[derive(Debug)]
+struct Log {
+    /// The file; appends and syncs use it at the same time.
+    file: Arc<File>,
+    /// Its name.
+    path: PathBuf,
+    /// The run.
+    run_id: String,
+    /// What its checksums begin with.
+    seed: u32,
+    /// Where the next frame goes.
+    len: u64,
+    /// How many bytes are known to be on the disk.
+    durable: u64,
+    /// Why nothing can be written any more.
+    lost: Option<Failure>,
+}
+
+impl Spool {
+    /// The spool in this folder, which need not exist yet.
+    pub(crate) fn new(dir: PathBuf) -> Self {
+        Spool { dir, log: Mutex::new(None) }
+    }
+
+    /// See `Sink::recover`.
+    pub(crate) fn recover(
+        &self,
+        behind: u64,
+        visit: &mut dyn FnMut(SpoolEntry) -> Result<(), Failure>,
+    ) -> Result<Option<Recovered>, Failure> {
+        for path in self.logs_newest_first()? {
+            let Some((log, header, first)) = open_log(path)? else { continue };
+            let (log, recovered) = read_log(log, header, first, behind, visit)?;
+            disk::sync_dir(&self.dir).map_err(|error| local("sync", &self.dir, &error))?;
+            *self.lock() = Some(log);
+            return Ok(Some(recovered));
+        }
+        if behind > 0 {
+            return Err(damaged(format!(
+                "the checkpoint knows {behind} bytes of a spool, but there is none in `{}`",
+                self.dir.display()
+            ))
+            .with_next(START_ANEW));
+        }
+        Ok(None)
+    }
+
+    /// See `Sink::begin`.
+    pub(crate) fn begin(&self, header: &RunHeader) -> Result<FrameRange, Failure> {
+        if names::file_stem(&header.run_id) != header.run_id {
+            return Err(Failure::new(FailureClass::Bug, "the run's id cannot be a file name"));
+        }
+        fail::fail_point!("spool.begin.before");
+        let mut state = self.lock();
+        *state = None;
+        disk::create_dirs(&self.dir).map_err(|error| local("create", &self.dir, &error))?;
+        let path = self.dir.join(format!("{}.log", header.run_id));
+        let new = self.dir.join(format!("{}.log.new", header.run_id));
+        let meta = to_json(header)?;
+        let mut log = Log {
+            file: Arc::new(disk::create_anew(&new).map_err(|error| local("create", &new, &error))?),
+            path: path.clone(),
+            run_id: header.run_id.clone(),
+            seed: frame::seed_of(&header.run_id),
+            len: 0,
+            durable: 0,
+            lost: None,
+        };
+        let frame = log.append(Kind::Run, &meta, &PageBody::Memory(Vec::new()))?;
+        fail::fail_point!("spool.begin.written");
+        log.file.sync_all().map_err(|error| local("sync", &new, &error))?;
+        log.durable = log.len;
+        fail::fail_point!("spool.begin.synced");
+        // Earlier runs go, durably, before this one gets its name: two logs would need a rule which one counts.
+        for old in self.files()?.into_iter().filter(|old| *old != new && *old != path) {
+            disk::remove_if_there(&old).map_err(|error| local("remove", &old, &error))?;
+        }
+        disk::sync_dir(&self.dir).map_err(|error| local("sync", &self.dir, &error))?;
+        fail::fail_point!("spool.begin.cleared");
+        fs::rename(&new, &path).map_err(|error| local("rename", &new, &error))?;
+        fail::fail_point!("spool.begin.renamed");
+        disk::sync_dir(&self.dir).map_err(|error| local("sync", &self.dir, &error))?;
+        fail::fail_point!("spool.begin.after");
+        *state = Some(log);
+        Ok(frame)
+    }
+
+    /// See `Sink::append`.
+    pub(crate) fn append(&self, page: Page) -> Result<Span, Failure> {
+        let mut state = self.lock();
+        let log = open(&mut state)?;
+        let Page { partition, seq, next, counts, rejects, body } = page;
+        let mut span = Span { partition, seq, next, counts, rejects, frame: FrameRange::default() };
+        span.frame = log.append(Kind::Page, &to_json(&PageMeta::of(&span))?, &body)?;
+        Ok(span)
+    }
+
+    /// See `Sink::grow`.
+    pub(crate) fn grow(&self, partitions: &[Partition]) -> Result<FrameRange, Failure> {
+        let mut state = self.lock();
+        open(&mut state)?.append(Kind::Partitions, &to_json(&partitions)?, &PageBody::Memory(Vec::new()))
+    }
+
+    /// See `Sink::sync`.
+    pub(crate) fn sync(&self) -> Result<(), Failure> {
+        let (file, path, len) = {
+            let mut state = self.lock();
+            let log = open(&mut state)?;
+            if let Some(lost) = &log.lost {
+                return Err(lost.clone());
+            }
+            if log.durable == log.len {
+                return Ok(());
+            }
+            (Arc::clone(&log.file), log.path.clone(), log.len)
+        };
+        fail::fail_point!("spool.sync.before");
+        // Without the lock: appends go on, and what they add is not promised.
+        let synced = file.sync_data();
+        fail::fail_point!("spool.sync.after");
+        let mut state = self.lock();
+        let log = open(&mut state)?;
+        match synced {
+            Ok(()) => {
+                log.durable = log.durable.max(len);
+                Ok(())
+            }
+            Err(error) => {
+                let failure = local("sync", &path, &error);
+                log.lost = Some(failure.clone());
+                Err(failure)
+            }
+        }
+    }
+
+    /// See `Sink::discard`.
+    pub(crate) fn discard(&self) -> Result<(), Failure> {
+        *self.lock() = None;
+        fail::fail_point!("spool.discard.before");
+        let files = self.files()?;
+        if files.is_empty() {
+            return Ok(());
+        }
+        for path in files {
+            disk::remove_if_there(&path).map_err(|error| local("remove", &path, &error))?;
+        }
+        fail::fail_point!("spool.discard.removed");
+        disk::sync_dir(&self.dir).map_err(|error| local("sync", &self.dir, &error))
+    }
+
+    /// The run that has begun or was recovered.
+    pub(crate) fn run_id(&self) -> Option<String> {
+        self.lock().as_ref().map(|log| log.run_id.clone())
+    }
+
+    /// Reads the pages that have been appended so far.
+    pub(crate) fn reader(&self) -> Result<SpoolReader, Failure> {
+        let mut state = self.lock();
+        let log = open(&mut state)?;
+        Ok(SpoolReader { file: Arc::clone(&log.file), path: log.path.clone(), seed: log.seed, len: log.len })
+    }
+
+    /// The state; no step leaves it half changed, so a panic in between does not matter.
+    fn lock(&self) -> MutexGuard<'_, Option<Log>> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Every file of a spool in the folder.
+    fn files(&self) -> Result<Vec<PathBuf>, Failure> {
+        let entries = match fs::read_dir(&self.dir) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(local("list", &self.dir, &error)),
+        };
+        let mut files = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(|error| local("list", &self.dir, &error))?;
+            if entry.file_name().to_str().is_some_and(|name| name.ends_with(".log") || name.ends_with(".log.new")) {
+                files.push(entry.path());
+            }
+        }
+        Ok(files)
+    }
+
+    /// The logs that have their name, the greatest name first.
+    fn logs_newest_first(&self) -> Result<Vec<PathBuf>, Failure> {
+        let mut logs = self.files()?;
+        logs.retain(|path| path.extension().is_some_and(|suffix| suffix == "log"));
+        logs.sort_unstable();
+        logs.reverse();
+        Ok(logs)
+    }
+}
+
+impl Log {
+    /// Writes one frame at the known end, and moves the end behind it once all of it is written.
+    fn append(&mut self, kind: Kind, meta: &[u8], body: &PageBody) -> Result<FrameRange, Failure> {
+        if let Some(lost) = &self.lost {
+            return Err(lost.clone());
+        }
+        fail::fail_point!("spool.append.before");
+        match self.write(kind, meta, body) {
+            Ok(to) => {
+                let frame = FrameRange { from: self.len, to };
+                self.len = to;
+                fail::fail_point!("spool.append.after");
+                Ok(frame)
+            }
+            Err(error) => {
+                // Gives the space back at once; if that fails too, the next append writes over it.
+                let _ = self.file.set_len(self.len);
+                Err(local("append to", &self.path, &error))
+            }
+        }
+    }
+
+    /// Writes the parts of a frame, the head last; the place behind it.
+    fn write(&self, kind: Kind, meta: &[u8], body: &PageBody) -> io::Result<u64> {
+        let from = self.len;
+        let too_long = || io::Error::new(io::ErrorKind::InvalidInput, "the entry is too long");
+        let meta_len = u32::try_from(meta.len()).map_err(|_| too_long())?;
+        let head = Head { kind, meta_len, body_len: body.len(), durable: self.durable };
+        let frame_len = head.frame_len().ok_or_else(too_long)?;
+        let to = from.checked_add(frame_len).ok_or_else(too_long)?;
+        let head = head.encode(self.seed, from);
+
+        let mut crc = FrameCrc::begin(self.seed, &head);
+        crc.update(meta);
+        let mut at = from + (HEAD_BYTES + meta.len()) as u64;
+        match body {
+            PageBody::Memory(records) => {
+                crc.update(records);
+                self.file.write_all_at(records, at)?;
+                at += records.len() as u64;
+            }
+            PageBody::Spilled { file, len } => {
+                let mut buffer = vec![0; CHUNK_BYTES.min(usize::try_from(*len).unwrap_or(CHUNK_BYTES))];
+                let mut copied = 0;
+                while copied < *len {
+                    let part = buffer.len().min(usize::try_from(*len - copied).unwrap_or(buffer.len()));
+                    file.read_exact_at(&mut buffer[..part], copied)?;
+                    crc.update(&buffer[..part]);
+                    self.file.write_all_at(&buffer[..part], at)?;
+                    copied += part as u64;
+                    at += part as u64;
+                }
+            }
+        }
+        fail::fail_point!("spool.append.body");
+        self.file.write_all_at(&crc.trailer(frame_len), at)?;
+        fail::fail_point!("spool.append.trailer");
+        let mut begin = Vec::with_capacity(HEAD_BYTES + meta.len());
+        begin.extend_from_slice(&head);
+        begin.extend_from_slice(meta);
+        self.file.write_all_at(&begin, from)?;
+        fail::fail_point!("spool.append.head");
+        Ok(to)
+    }
+
+    /// Bytes at this place are not what was written there.
+    fn damage(&self, at: u64, what: &str) -> Failure {
+        damage(&self.path, at, what)
+    }
+}
+
+/// The open log of a state.
+fn open(state: &mut Option<Log>) -> Result<&mut Log, Failure> {
+    state.as_mut().ok_or_else(|| Failure::new(FailureClass::Bug, "no run has begun in this spool"))
+}
+
+/// Bytes at this place of the spool are not what was written there.
+fn damage(path: &Path, at: u64, what: &str) -> Failure {
+    damaged(format!("`{}` is damaged at byte {at}: {what}", path.display())).with_next(START_ANEW)
+}
+
+/// Serialises a meta.
+fn to_json(value: &impl serde::Serialize) -> Result<Vec<u8>, Failure> {
+    // Fails for maps with keys that are no strings only; the vocabulary has none.
+    serde_json::to_vec(value)
+        .map_err(|error| Failure::new(FailureClass::Bug, format!("cannot be written as JSON: {error}")))
+}
+
+/// Opens a log and reads its first frame; `None` when the file ends before that frame does: no run ever began in it.
+fn open_log(path: PathBuf) -> Result<Option<(Log, RunHeader, FrameRange)>, Failure> {
+    let io = |error: io::Error| local("read", &path, &error);
+    let file = disk::open_to_write(&path).map_err(io)?;
+    let len = file.metadata().map_err(io)?.len();
+    let run_id = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default().to_owned();
+    let seed = frame::seed_of(&run_id);
+    if len < HEAD_BYTES as u64 {
+        return Ok(None);
+    }
+    let mut bytes = [0; HEAD_BYTES];
+    file.read_exact_at(&mut bytes, 0).map_err(io)?;
+    let head = match Head::decode(&bytes, seed, 0) {
+        Ok(head) => head,
+        Err(NoHead::Newer(version)) => {
+            return Err(damaged(format!(
+                "`{}` was written by a newer program (format {version}, this one knows {})",
+                path.display(),
+                frame::VERSION
+            ))
+            .with_next("go on with the newer program, or fetch everything anew with `--restart`"));
+        }
+        Err(NoHead::Invalid) => return Err(damage(&path, 0, "the run's header does not fit its checksum")),
+    };
+    let to = head.frame_len().unwrap_or(u64::MAX);
+    if to > len {
+        return Ok(None);
+    }
+    let whole = check_frame(&file, seed, 0, len).map_err(io)?.filter(|(head, _)| head.kind == Kind::Run);
+    let Some((_, meta)) = whole else {
+        return Err(damage(&path, 0, "the run's header does not fit its checksum"));
+    };
+    let header: RunHeader = serde_json::from_slice(&meta)
+        .map_err(|error| damage(&path, 0, &format!("the run's header cannot be read: {error}")))?;
+    if header.run_id != run_id {
+        return Err(damage(&path, 0, "it is another run's, renamed"));
+    }
+    let log = Log { file: Arc::new(file), path, run_id, seed, len: to, durable: to, lost: None };
+    Ok(Some((log, header, FrameRange { from: 0, to })))
+}
+
+/// Reads the frames from `behind` on, and cuts a torn tail. Everything it has visited is durable once it returns.
+fn read_log(
+    mut log: Log,
+    header: RunHeader,
+    first: FrameRange,
+    behind: u64,
+    visit: &mut dyn FnMut(SpoolEntry) -> Result<(), Failure>,
+) -> Result<(Log, Recovered), Failure> {
+    let path = log.path.clone();
+    let io = |error: io::Error| local("read", &path, &error);
+    let len = log.file.metadata().map_err(io)?.len();
+    let mut at = first.to;
+    if behind == 0 {
+        visit(SpoolEntry::Begun { header, frame: first })?;
+    } else {
+        if behind > len {
+            return Err(log.damage(len, &format!("it ends there, but {behind} bytes of it had been committed")));
+        }
+        if !ends_a_frame(&log, first, behind).map_err(io)? {
+            return Err(log.damage(behind, "the last committed entry does not end there, or is not whole"));
+        }
+        at = behind;
+    }
+    while at < len {
+        let Some((head, meta)) = check_frame(&log.file, log.seed, at, len).map_err(io)? else {
+            if let Some(later) = find_proof_of_damage(&log, at, len).map_err(io)? {
+                return Err(log.damage(at, &format!("the entry at byte {later} was written after it had been synced")));
+            }
+            break;
+        };
+        // Lengths have been checked against the file's.
+        let frame = FrameRange { from: at, to: at + head.frame_len().unwrap_or_default() };
+        let unreadable = |error| log.damage(at, &format!("the entry is whole but cannot be read: {error}"));
+        visit(match head.kind {
+            Kind::Page => {
+                let meta: PageMeta = serde_json::from_slice(&meta).map_err(unreadable)?;
+                SpoolEntry::Page(meta.into_span(frame))
+            }
+            Kind::Partitions => {
+                SpoolEntry::Grown { partitions: serde_json::from_slice(&meta).map_err(unreadable)?, frame }
+            }
+            Kind::Run => return Err(log.damage(at, "a second run begins there")),
+        })?;
+        at = frame.to;
+    }
+    fail::fail_point!("spool.recover.read");
+    if at < len {
+        log.file.set_len(at).map_err(|error| local("cut", &path, &error))?;
+    }
+    fail::fail_point!("spool.recover.cut");
+    log.file.sync_all().map_err(|error| local("sync", &path, &error))?;
+    fail::fail_point!("spool.recover.synced");
+    (log.len, log.durable) = (at, at);
+    Ok((log, Recovered { len: at, cut_bytes: len - at }))
+}
+
+/// Whether a whole frame ends at this place.
+fn ends_a_frame(log: &Log, first: FrameRange, at: u64) -> io::Result<bool> {
+    if at <= first.to {
+        return Ok(at == first.to);
+    }
+    if at - first.to < (HEAD_BYTES + TRAILER_BYTES) as u64 {
+        return Ok(false);
+    }
+    let mut trailer = [0; TRAILER_BYTES];
+    log.file.read_exact_at(&mut trailer, at - TRAILER_BYTES as u64)?;
+    let Some(from) = at.checked_sub(frame::trailer_len(&trailer)).filter(|from| *from >= first.to) else {
+        return Ok(false);
+    };
+    let frame = check_frame(&log.file, log.seed, from, at)?;
+    Ok(frame.is_some_and(|(head, _)| head.frame_len() == Some(at - from)))
+}
+
+/// Head and meta of the frame at `from`, when all of it lies before `end` and fits its checksums.
+///
+/// The body goes through the checksum in pieces.
+fn check_frame(file: &File, seed: u32, from: u64, end: u64) -> io::Result<Option<(Head, Vec<u8>)>> {
+    let room = end - from;
+    if room < HEAD_BYTES as u64 {
+        return Ok(None);
+    }
+    let mut bytes = [0; HEAD_BYTES];
+    file.read_exact_at(&mut bytes, from)?;
+    let Ok(head) = Head::decode(&bytes, seed, from) else { return Ok(None) };
+    let Some(frame_len) = head.frame_len().filter(|len| *len <= room) else { return Ok(None) };
+    let mut crc = FrameCrc::begin(seed, &bytes);
+    let mut meta = vec![0; head.meta_len as usize];
+    file.read_exact_at(&mut meta, from + HEAD_BYTES as u64)?;
+    crc.update(&meta);
+    let mut at = from + HEAD_BYTES as u64 + u64::from(head.meta_len);
+    let body_end = at + head.body_len;
+    let mut buffer = vec![0; CHUNK_BYTES.min(usize::try_from(head.body_len).unwrap_or(CHUNK_BYTES))];
+    while at < body_end {
+        let part = buffer.len().min(usize::try_from(body_end - at).unwrap_or(buffer.len()));
+        file.read_exact_at(&mut buffer[..part], at)?;
+        crc.update(&buffer[..part]);
+        at += part as u64;
+    }
+    let mut trailer = [0; TRAILER_BYTES];
+    file.read_exact_at(&mut trailer, at)?;
+    Ok((trailer == crc.trailer(frame_len)).then_some((head, meta)))
+}
+
+/// The place of a valid head behind `bad` that was written when the bytes at `bad` were already durable.
+fn find_proof_of_damage(log: &Log, bad: u64, len: u64) -> io::Result<Option<u64>> {
+    let mut buffer = vec![0; CHUNK_BYTES];
+    let mut base = bad + 1;
+    while base.saturating_add(HEAD_BYTES as u64) <= len {
+        let part = buffer.len().min(usize::try_from(len - base).unwrap_or(buffer.len()));
+        log.file.read_exact_at(&mut buffer[..part], base)?;
+        let mut i = 0;
+        while let Some(found) = buffer[i..part].iter().position(|byte| *byte == MAGIC[0]) {
+            i += found;
+            let Some(bytes) = buffer[i..part].first_chunk::<HEAD_BYTES>() else { break };
+            let at = base + i as u64;
+            if Head::decode(bytes, log.seed, at).is_ok_and(|head| head.durable > bad) {
+                return Ok(Some(at));
+            }
+            i += 1;
+        }
+        // The next piece begins with what could be the front of a head.
+        base += (part - (HEAD_BYTES - 1)) as u64;
+    }
+    Ok(None)
+}
+
+/// One row in the spool.
+#[derive(Clone, Copy)]
+pub(crate) struct Record<'a> {
+    /// Where its record begins.
+    pub(crate) at: u64,
+    /// What its stream is ordered by.
+    pub(crate) key: &'a [u8],
+    /// One line of JSON.
+    pub(crate) row: &'a [u8],
+}
+
+/// Reads pages that have been appended; holds its own handle, so that a discard does not disturb it.
+#[derive(Clone, Debug)]
+pub(crate) struct SpoolReader {
+    /// The log.
+    file: Arc<File>,
+    /// Its name, for failures.
+    path: PathBuf,
+    /// What its checksums begin with.
+    seed: u32,
+    /// How long it was when the reader was made.
+    len: u64,
+}
+
+impl SpoolReader {
+    /// Hands each record of a page to `visit`, in the page's order.
+    ///
+    /// The checksum covers the whole frame and is known after its last record only: what `visit` has made of the
+    /// records must be thrown away when this fails. `buffer` is scratch space, kept between pages.
+    ///
+    /// # Errors
+    /// `Damaged` when the spool does not hold this span; `Local` when it cannot be read; what `visit` returns.
+    pub(crate) fn page(
+        &self,
+        span: &Span,
+        buffer: &mut Vec<u8>,
+        mut visit: impl FnMut(Record<'_>) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let FrameRange { from, to } = span.frame;
+        let bad = |at: u64, what: &str| damage(&self.path, at, what);
+        if to > self.len || to.saturating_sub(from) < (HEAD_BYTES + TRAILER_BYTES) as u64 {
+            return Err(bad(from, "the checkpoint knows an entry there that the spool does not have"));
+        }
+        let body_end = to - TRAILER_BYTES as u64;
+        if buffer.len() < CHUNK_BYTES {
+            buffer.resize(CHUNK_BYTES, 0);
+        }
+        // `buffer[..filled]` are the bytes from `base` on; `pos` is how far they are used up.
+        let (mut base, mut filled, mut pos) = (from, 0, 0);
+        let fill = |buffer: &mut Vec<u8>, base: u64, filled: &mut usize| {
+            let left = body_end - (base + *filled as u64);
+            let part = (buffer.len() - *filled).min(usize::try_from(left).unwrap_or(usize::MAX));
+            let read = self.file.read_exact_at(&mut buffer[*filled..*filled + part], base + *filled as u64);
+            *filled += part;
+            read.map_err(|error| local("read", &self.path, &error))
+        };
+
+        fill(buffer, base, &mut filled)?;
+        let head_bytes = buffer.first_chunk::<HEAD_BYTES>().filter(|_| filled >= HEAD_BYTES);
+        let Some((head_bytes, head)) = head_bytes.and_then(|bytes| {
+            let head = Head::decode(bytes, self.seed, from).ok()?;
+            (head.kind == Kind::Page && head.frame_len() == Some(to - from)).then_some((*bytes, head))
+        }) else {
+            return Err(bad(from, "there is no page where the checkpoint knows one"));
+        };
+        let meta_end = HEAD_BYTES + head.meta_len as usize;
+        if meta_end > filled {
+            buffer.resize(buffer.len().max(meta_end), 0);
+            fill(buffer, base, &mut filled)?;
+        }
+        let mut crc = FrameCrc::begin(self.seed, &head_bytes);
+        crc.update(&buffer[HEAD_BYTES..filled]);
+        let meta: Option<PageMeta> = serde_json::from_slice(&buffer[HEAD_BYTES..meta_end]).ok();
+        if meta != Some(PageMeta::of(span)) {
+            return Err(bad(from, "the page there is not the one that the checkpoint knows"));
+        }
+
+        pos += meta_end;
+        let mut records = 0;
+        loop {
+            let left = body_end - (base + pos as u64);
+            let ready = filled - pos;
+            let need = match buffer[pos..filled].first_chunk::<RECORD_HEADER_BYTES>() {
+                Some(lengths) => {
+                    let (row_len, key_len) = record_lengths(*lengths);
+                    let need = RECORD_HEADER_BYTES + key_len + row_len;
+                    if need as u64 > left {
+                        return Err(bad(base + pos as u64, "a row is longer than its page"));
+                    }
+                    if need <= ready {
+                        let key_at = pos + RECORD_HEADER_BYTES;
+                        let (key, row) = buffer[key_at..pos + need].split_at(key_len);
+                        visit(Record { at: base + pos as u64, key, row })?;
+                        records += 1;
+                        pos += need;
+                        continue;
+                    }
+                    need
+                }
+                None if left == 0 => break,
+                None if left < RECORD_HEADER_BYTES as u64 => {
+                    return Err(bad(base + pos as u64, "a row is longer than its page"));
+                }
+                None => RECORD_HEADER_BYTES,
+            };
+            buffer.copy_within(pos..filled, 0);
+            (base, filled, pos) = (base + pos as u64, ready, 0);
+            if buffer.len() < need {
+                buffer.resize(need, 0);
+            }
+            fill(buffer, base, &mut filled)?;
+            crc.update(&buffer[ready..filled]);
+        }
+        let mut trailer = [0; TRAILER_BYTES];
+        self.file.read_exact_at(&mut trailer, body_end).map_err(|error| local("read", &self.path, &error))?;
+        if trailer != crc.trailer(to - from) {
+            return Err(bad(from, "the page does not fit its checksum"));
+        }
+        if records != span.counts.kept {
+            return Err(bad(from, &format!("the page holds {records} rows and says {}", span.counts.kept)));
+        }
+        Ok(())
+    }
+
+    /// A window for single records, wherever they are.
+    pub(crate) fn window(&self) -> RecordWindow {
+        RecordWindow { reader: self.clone(), buffer: Vec::new(), base: 0, filled: 0 }
+    }
+}
+
+/// Reads single records that a pass over their pages has found whole; cheap when they follow each other.
+#[derive(Debug)]
+pub(crate) struct RecordWindow {
+    /// The spool.
+    reader: SpoolReader,
+    /// Its bytes from `base` on, `filled` of them.
+    buffer: Vec<u8>,
+    base: u64,
+    filled: usize,
+}
+
+/// Bytes that are read for a record that is not near the last one.
+const LONE_RECORD_BYTES: usize = 4096;
+
+impl RecordWindow {
+    /// The record at this place.
+    ///
+    /// # Errors
+    /// `Damaged` when there is none any more; `Local` when it cannot be read.
+    pub(crate) fn record(&mut self, at: u64) -> Result<Record<'_>, Failure> {
+        self.provide(at, RECORD_HEADER_BYTES)?;
+        let start = self.offset(at);
+        let mut lengths = [0; RECORD_HEADER_BYTES];
+        lengths.copy_from_slice(&self.buffer[start..start + RECORD_HEADER_BYTES]);
+        let (row_len, key_len) = record_lengths(lengths);
+        self.provide(at, RECORD_HEADER_BYTES + key_len + row_len)?;
+        let key_at = self.offset(at) + RECORD_HEADER_BYTES;
+        let (key, row) = self.buffer[key_at..key_at + key_len + row_len].split_at(key_len);
+        Ok(Record { at, key, row })
+    }
+
+    /// Where a place that has been provided lies in the buffer.
+    fn offset(&self, at: u64) -> usize {
+        // Within the buffer, so it fits.
+        usize::try_from(at - self.base).unwrap_or_default()
+    }
+
+    /// Makes the buffer hold `len` bytes from `at` on.
+    fn provide(&mut self, at: u64, len: usize) -> Result<(), Failure> {
+        let end = self.base + self.filled as u64;
+        let until = at.saturating_add(len as u64);
+        if at >= self.base && until <= end {
+            return Ok(());
+        }
+        if until > self.reader.len {
+            return Err(damage(&self.reader.path, at, "a row ends behind the spool's end"));
+        }
+        // Read on in big pieces, jump in small ones.
+        let goes_on = at >= self.base && at <= end + LONE_RECORD_BYTES as u64;
+        let wanted = if goes_on { CHUNK_BYTES } else { LONE_RECORD_BYTES }.max(len);
+        let part = wanted.min(usize::try_from(self.reader.len - at).unwrap_or(wanted));
+        if self.buffer.len() < part {
+            self.buffer.resize(part, 0);
+        }
+        self.filled = 0;
+        let read = self.reader.file.read_exact_at(&mut self.buffer[..part], at);
+        read.map_err(|error| local("read", &self.reader.path, &error))?;
+        (self.base, self.filled) = (at, part);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use harvester_actors::partition::{PartitionRole, StreamOrder};
+
+    use super::{
+        super::conformance::{header, page, plan, spilled, stream},
+        *,
+    };
+
+    const RUN: &str = "20260101T000000Z";
+
+    /// A small spool: its bytes, its entries, and how far it was durable when each was appended.
+    struct Sample {
+        bytes: Vec<u8>,
+        entries: Vec<(SpoolEntry, FrameRange, u64)>,
+    }
+
+    fn sample() -> Sample {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = Spool::new(dir.path().to_path_buf());
+        let plan = plan(vec![stream("s", StreamOrder::Keyset)], &[(0, PartitionRole::Rows); 2]);
+        let begun = header(RUN, &plan);
+        let first = spool.begin(&begun).unwrap();
+        let mut entries = vec![(SpoolEntry::Begun { header: begun, frame: first }, first, 0)];
+        let mut durable = first.to;
+        let append = |entries: &mut Vec<_>, page, durable| {
+            let span = spool.append(page).unwrap();
+            let frame = span.frame;
+            entries.push((SpoolEntry::Page(span), frame, durable));
+            frame.to
+        };
+        append(&mut entries, page(0, 0, &[("a", r#"{"id":"a"}"#), ("b", r#"{"id":"b"}"#)]), durable);
+        durable = append(&mut entries, page(1, 0, &[]), durable);
+        spool.sync().unwrap();
+        append(&mut entries, spilled(page(1, 1, &[("c", r#"{"id":"c"}"#)])), durable);
+        let grown = vec![plan.partitions[0].clone()];
+        let frame = spool.grow(&grown).unwrap();
+        entries.push((SpoolEntry::Grown { partitions: grown, frame }, frame, durable));
+        append(&mut entries, page(0, 1, &[("d", r#"{"id":"d"}"#)]), durable);
+        Sample { bytes: fs::read(dir.path().join(format!("{RUN}.log"))).unwrap(), entries }
+    }
+
+    /// Recovers a spool of these bytes; what it visited, and what it left of the file.
+    fn recover(bytes: &[u8], behind: u64) -> (Result<Option<Recovered>, Failure>, Vec<SpoolEntry>, Vec<u8>) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(format!("{RUN}.log"));
+        fs::write(&path, bytes).unwrap();
+        let mut entries = Vec::new();
+        let found = Spool::new(dir.path().to_path_buf()).recover(behind, &mut |entry| {
+            entries.push(entry);
+            Ok(())
+        });
+        (found, entries, fs::read(path).unwrap())
+    }
+
+    #[test]
+    fn a_spool_cut_at_any_length_is_its_whole_frames_and_no_more() {
+        let Sample { bytes, entries } = sample();
+        for cut in 0..=bytes.len() {
+            let whole: Vec<_> = entries.iter().take_while(|(_, frame, _)| frame.to <= cut as u64).collect();
+            let (found, visited, left) = recover(&bytes[..cut], 0);
+            let expected: Vec<_> = whole.iter().map(|(entry, _, _)| entry.clone()).collect();
+            assert_eq!(visited, expected, "cut to {cut}");
+            match whole.last() {
+                None => assert_eq!(found, Ok(None), "cut to {cut}"),
+                Some((_, frame, _)) => {
+                    let cut_bytes = cut as u64 - frame.to;
+                    assert_eq!(found, Ok(Some(Recovered { len: frame.to, cut_bytes })), "cut to {cut}");
+                    assert_eq!(left.len() as u64, frame.to, "cut to {cut}");
+                }
+            }
+            // The store knew all of it.
+            let (found, visited, left) = recover(&bytes[..cut], bytes.len() as u64);
+            if cut < bytes.len() {
+                assert_eq!(found.unwrap_err().class, FailureClass::Damaged, "cut to {cut}");
+                assert_eq!(left.len(), cut, "a refused spool is left as it is");
+            }
+            assert!(visited.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_flipped_byte_is_damage_where_it_had_been_durable_and_else_the_end_of_the_spool() {
+        let Sample { bytes, entries } = sample();
+        for at in 0..bytes.len() {
+            for flip in [1, 0x80, 0xFF] {
+                let mut bytes = bytes.clone();
+                bytes[at] ^= flip;
+                let place = entries.iter().position(|(_, frame, _)| (at as u64) < frame.to).unwrap();
+                let frame = entries[place].1;
+                let was_durable =
+                    place == 0 || entries[place + 1..].iter().any(|(_, _, durable)| *durable > frame.from);
+                let (found, visited, left) = recover(&bytes, 0);
+                if was_durable {
+                    assert_eq!(found.unwrap_err().class, FailureClass::Damaged, "byte {at}");
+                    assert_eq!(left, bytes, "a refused spool is left as it is");
+                } else {
+                    let cut_bytes = bytes.len() as u64 - frame.from;
+                    assert_eq!(found, Ok(Some(Recovered { len: frame.from, cut_bytes })), "byte {at}");
+                }
+                let expected: Vec<_> = entries[..visited.len()].iter().map(|(entry, _, _)| entry.clone()).collect();
+                assert_eq!(visited, expected, "byte {at}");
+                assert!(visited.len() <= place, "byte {at}: nothing of the frame or behind it");
+            }
+        }
+    }
+
+    #[test]
+    fn a_page_with_a_flipped_byte_is_never_read_as_whole() {
+        let Sample { bytes, entries } = sample();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(format!("{RUN}.log"));
+        fs::write(&path, &bytes).unwrap();
+        let file = disk::open_to_write(&path).unwrap();
+        let reader = SpoolReader {
+            file: Arc::new(disk::open_to_read(&path).unwrap()),
+            path,
+            seed: frame::seed_of(RUN),
+            len: bytes.len() as u64,
+        };
+        let mut buffer = Vec::new();
+        for (entry, frame, _) in &entries {
+            let SpoolEntry::Page(span) = entry else { continue };
+            reader.page(span, &mut buffer, |_| Ok(())).unwrap();
+            for at in frame.from..frame.to {
+                let byte = bytes[usize::try_from(at).unwrap()];
+                file.write_all_at(&[byte ^ 4], at).unwrap();
+                let failure = reader.page(span, &mut buffer, |_| Ok(())).unwrap_err();
+                assert_eq!(failure.class, FailureClass::Damaged, "byte {at}");
+                assert!(!failure.message.contains("{\""), "no row in {failure}");
+                file.write_all_at(&[byte], at).unwrap();
+            }
+            let mut other = span.clone();
+            other.counts.kept += 1;
+            reader.page(&other, &mut buffer, |_| Ok(())).unwrap_err();
+            other = span.clone();
+            other.frame.to += 1;
+            reader.page(&other, &mut buffer, |_| Ok(())).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn pages_torn_out_of_order_by_a_power_cut_are_a_torn_tail() {
+        let Sample { mut bytes, entries } = sample();
+        // Of three unsynced frames the first never reached the disk, and the others did.
+        let lost = entries[3].1;
+        bytes[usize::try_from(lost.from).unwrap()..usize::try_from(lost.to).unwrap()].fill(0);
+        let (found, visited, _) = recover(&bytes, 0);
+        assert_eq!(found.unwrap().unwrap().len, lost.from);
+        assert_eq!(visited.len(), 3);
+        let (found, visited, _) = recover(&bytes, lost.from);
+        assert_eq!(found.unwrap().unwrap().len, lost.from);
+        assert_eq!(visited.len(), 0);
+    }
+
+    #[test]
+    fn a_failed_append_leaves_a_spool_that_the_next_one_continues() {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = Spool::new(dir.path().to_path_buf());
+        let plan = plan(vec![stream("s", StreamOrder::Keyset)], &[(0, PartitionRole::Rows)]);
+        spool.begin(&header(RUN, &plan)).unwrap();
+        let first = spool.append(page(0, 0, &[("a", "{}")])).unwrap();
+        let row = "x".repeat(3 * CHUNK_BYTES);
+        let mut bad = spilled(page(0, 1, &[("b", &row)]));
+        if let PageBody::Spilled { len, .. } = &mut bad.body {
+            *len += 1000;
+        }
+        let failure = spool.append(bad).unwrap_err();
+        assert_eq!(failure.class, FailureClass::Local);
+        assert!(failure.message.starts_with("cannot append to `"), "{failure}");
+        let second = spool.append(page(0, 1, &[("b", "{}")])).unwrap();
+        assert_eq!(second.frame.from, first.frame.to);
+        let mut pages = Vec::new();
+        let recovered = Spool::new(dir.path().to_path_buf()).recover(0, &mut |entry| {
+            pages.extend(if let SpoolEntry::Page(span) = entry { Some(span) } else { None });
+            Ok(())
+        });
+        assert_eq!((pages, recovered.unwrap().unwrap().cut_bytes), (vec![first, second], 0));
+    }
+
+    #[test]
+    fn of_two_logs_the_greater_name_counts_and_a_beginning_that_was_not_finished_never_does() {
+        let dir = tempfile::tempdir().unwrap();
+        let plan = plan(vec![stream("s", StreamOrder::Keyset)], &[(0, PartitionRole::Rows)]);
+        let log = |run: &str| {
+            let dir = tempfile::tempdir().unwrap();
+            Spool::new(dir.path().to_path_buf()).begin(&header(run, &plan)).unwrap();
+            fs::read(dir.path().join(format!("{run}.log"))).unwrap()
+        };
+        let (old, new, newest) = ("20260101T000000Z", "20260102T000000Z", "20260103T000000Z");
+        fs::write(dir.path().join(format!("{old}.log")), log(old)).unwrap();
+        fs::write(dir.path().join(format!("{new}.log")), log(new)).unwrap();
+        fs::write(dir.path().join(format!("{newest}.log")), &log(newest)[..50]).unwrap();
+        fs::write(dir.path().join("20260104T000000Z.log.new"), log("20260104T000000Z")).unwrap();
+        let spool = Spool::new(dir.path().to_path_buf());
+        spool.recover(0, &mut |_| Ok(())).unwrap().unwrap();
+        assert_eq!(spool.run_id().as_deref(), Some(new));
+
+        fs::write(dir.path().join(format!("{newest}.log")), log(old)).unwrap();
+        let failure = Spool::new(dir.path().to_path_buf()).recover(0, &mut |_| Ok(())).unwrap_err();
+        assert_eq!(failure.class, FailureClass::Damaged, "a renamed log is not what its name says");
+
+        spool.begin(&header("20260105T000000Z", &plan)).unwrap();
+        let left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["20260105T000000Z.log"]);
+    }
+
+    #[test]
+    fn a_spool_of_a_newer_program_is_refused_and_says_so() {
+        let Sample { mut bytes, .. } = sample();
+        bytes[7] = frame::VERSION + 1;
+        bytes[33] ^= 1;
+        let (found, _, left) = recover(&bytes, 0);
+        let failure = found.unwrap_err();
+        assert_eq!(failure.class, FailureClass::Damaged);
+        assert!(failure.next.unwrap().contains("newer program"));
+        assert_eq!(left, bytes);
+    }
+
+    #[test]
+    fn single_records_are_found_in_any_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = Spool::new(dir.path().to_path_buf());
+        let plan = plan(vec![stream("s", StreamOrder::Keyset)], &[(0, PartitionRole::Rows)]);
+        spool.begin(&header(RUN, &plan)).unwrap();
+        let rows: Vec<(String, String)> = (0..200).map(|n| (format!("k{n}"), "r".repeat(1 + n * 37 % 9000))).collect();
+        let borrowed: Vec<(&str, &str)> = rows.iter().map(|(key, row)| (key.as_str(), row.as_str())).collect();
+        let span = spool.append(page(0, 0, &borrowed)).unwrap();
+        let reader = spool.reader().unwrap();
+        let mut places = Vec::new();
+        reader
+            .page(&span, &mut Vec::new(), |record| {
+                places.push(record.at);
+                Ok(())
+            })
+            .unwrap();
+        let mut window = reader.window();
+        for step in [1, 3, 7, 199] {
+            for n in (0..200).map(|n| n * step % 200) {
+                let record = window.record(places[n]).unwrap();
+                assert_eq!((record.key, record.row), (rows[n].0.as_bytes(), rows[n].1.as_bytes()));
+            }
+        }
+        assert!(window.record(span.frame.to + 5).is_err());
+    }
+}
