@@ -23,7 +23,8 @@ pub trait Sink: Send + Sync {
     ///
     /// Called once, before anything else. Returns `None` when there is no spool. `behind` is how far the checkpoint
     /// store knows the spool; 0 reads all of it. `Damaged` when an entry before `behind` is missing, or when bytes
-    /// that a later valid entry follows are wrong.
+    /// are wrong that were durable before a later valid entry was written; wrong bytes behind the last sync are a torn
+    /// tail, also when a power cut kept younger entries and lost older ones.
     fn recover(
         self: Arc<Self>,
         behind: u64,
