@@ -166,10 +166,12 @@ impl Session {
     }
 
     /// Waits until this request may try the credentials. Refused credentials are an error at once.
-    pub(crate) async fn enter(&self, with_cookie: bool) -> Result<Pass<'_>, Error> {
+    ///
+    /// - `wait`: a probe does not. The one that is on trial may be held up at the gate until the probe has answered.
+    pub(crate) async fn enter(&self, with_cookie: bool, wait: bool) -> Result<Pass<'_>, Error> {
         self.check()?;
         let mut trial = None;
-        if !self.proven.load(Ordering::Acquire) {
+        if wait && !self.proven.load(Ordering::Acquire) {
             let guard = self.trial.lock().await;
             self.check()?;
             if !self.proven.load(Ordering::Acquire) {
@@ -185,7 +187,8 @@ impl Session {
         })
     }
 
-    fn check(&self) -> Result<(), Error> {
+    /// Refused credentials are an error.
+    pub(crate) fn check(&self) -> Result<(), Error> {
         self.lock().refused.as_ref().map_or(Ok(()), |refused| Err(refused.error()))
     }
 

@@ -524,6 +524,7 @@ mod tests {
             ("HTTPS://X.org:443/", "https://x.org", "http://x.org:443/api/me"),
             ("http://[::1]:8080", "http://[::1]:8080", "http://[::1]:8080/api/me"),
             (" http://127.0.0.1 ", "http://127.0.0.1", "http://127.0.0.1:80/api/me"),
+            ("https://x.org/dhis/40", "https://x.org/dhis/40", "http://x.org:443/dhis/40/api/me"),
             ("https://x.org/apis", "https://x.org/apis", "http://x.org:443/apis/api/me"),
         ] {
             let base = Base::parse(text).unwrap();

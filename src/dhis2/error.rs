@@ -61,7 +61,7 @@ pub enum Kind {
     Stopped,
     /// The gate is closed: the run is ending.
     GateClosed,
-    /// The thread of a [`Handle`](crate::Handle) is gone.
+    /// The thread of a [`Handle`](crate::Handle) is gone, or the work on it panicked.
     HandleClosed,
 }
 

@@ -35,7 +35,10 @@ impl fmt::Debug for Handle {
 }
 
 fn gone() -> Error {
-    Error::new(Kind::HandleClosed, "the client's thread has ended")
+    Error::new(
+        Kind::HandleClosed,
+        "the work on the client's own thread was given up: it panicked, or the thread has ended",
+    )
 }
 
 impl Handle {

@@ -36,6 +36,7 @@ pub struct Request {
     client: Client,
     path: Result<String, Error>,
     want: Want,
+    is_probe: bool,
 }
 
 impl fmt::Debug for Request {
@@ -46,7 +47,7 @@ impl fmt::Debug for Request {
 
 impl Request {
     pub(crate) fn new(client: Client, path: Result<String, Error>) -> Self {
-        Request { client, path, want: Want::Json }
+        Request { client, path, want: Want::Json, is_probe: false }
     }
 
     /// Adds a parameter. May be repeated with the same name, as `filter` is. Name and value are encoded.
@@ -63,6 +64,12 @@ impl Request {
     /// Accepts any content type except a page for people. Without it the answer must be JSON.
     pub fn raw(mut self) -> Self {
         self.want = Want::Anything;
+        self
+    }
+
+    /// Does not wait for a login that is on trial.
+    pub(crate) fn probe(mut self) -> Self {
+        self.is_probe = true;
         self
     }
 
@@ -108,7 +115,7 @@ impl Request {
     }
 
     fn ready(self) -> Result<(Client, Call), Error> {
-        Ok((self.client, Call { path: self.path?, want: self.want }))
+        Ok((self.client, Call { path: self.path?, want: self.want, is_probe: self.is_probe }))
     }
 }
 

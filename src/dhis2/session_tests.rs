@@ -8,11 +8,13 @@ use std::{
     time::Duration,
 };
 
+use futures_core::future::LocalBoxFuture;
 use futures_util::future::join_all;
 
 use crate::{
     Client, Credentials, Error, Kind,
-    testing::{Heard, Server, Then, answer, json},
+    gate::{Gate, GateClosed, Turn},
+    testing::{CountingGate, Heard, Server, Then, answer, json},
 };
 
 const BASIC: &str = "Basic cmVhZGVyOmNhbmFyeS1wYXNzd29yZA==";
@@ -124,6 +126,24 @@ async fn a_refusal_with_a_cookie_is_repeated_once_without_it_and_then_final() {
         let error = read(&client).await.unwrap_err();
         assert_eq!((error.kind(), error.status()), (Kind::Auth, Some(401)));
     }
+    assert_eq!(cookies(&server), list(&[None, Some("JSESSIONID=A"), None]));
+}
+
+#[actix_rt::test]
+async fn a_cookie_that_comes_with_a_refusal_is_not_kept_and_earns_no_third_try() {
+    let server = Server::start(|heard, out| {
+        out.write(match heard.number {
+            0 => with_cookie("JSESSIONID=A"),
+            number => {
+                let cookie = format!("Set-Cookie: JSESSIONID=anonymous{number}");
+                answer("401 Unauthorized", &["Content-Type: application/json", &cookie], UNAUTHORIZED)
+            }
+        });
+        Then::Keep
+    });
+    let client = client(&server);
+    read(&client).await.unwrap();
+    assert_eq!(read(&client).await.unwrap_err().kind(), Kind::Auth);
     assert_eq!(cookies(&server), list(&[None, Some("JSESSIONID=A"), None]));
 }
 
@@ -299,4 +319,40 @@ async fn giving_up_a_login_on_trial_lets_the_next_one_try() {
     let given_up = tokio::time::timeout(Duration::from_millis(50), read(&client)).await;
     assert!(given_up.is_err());
     read(&client).await.unwrap();
+}
+
+/// A gate that opens when it is told to.
+struct Barred(tokio::sync::Notify, AtomicUsize);
+
+impl Gate for Barred {
+    fn turn(&self) -> LocalBoxFuture<'_, Result<Box<dyn Turn>, GateClosed>> {
+        Box::pin(async {
+            self.1.fetch_add(1, SeqCst);
+            self.0.notified().await;
+            CountingGate::default().turn().await
+        })
+    }
+}
+
+#[actix_rt::test]
+async fn a_ping_goes_out_while_the_first_login_is_held_up_at_the_gate() {
+    for refused in [false, true] {
+        let server = Server::start(move |_, out| {
+            out.write(if refused { unauthorized() } else { json("\"pong\"") });
+            Then::Keep
+        });
+        let barred = Arc::new(Barred(tokio::sync::Notify::new(), AtomicUsize::new(0)));
+        let behind_bars = client(&server).with_gate(barred.clone());
+        let outside = behind_bars.with_gate(Arc::new(CountingGate::default()));
+        let held_up = actix_rt::spawn(async move { read(&behind_bars).await });
+        while barred.1.load(SeqCst) == 0 {
+            tokio::task::yield_now().await;
+        }
+        let pong = tokio::time::timeout(Duration::from_secs(5), outside.ping(None)).await.unwrap();
+        barred.0.notify_one();
+        let held_up = held_up.await.unwrap();
+        assert_eq!((pong.is_err(), held_up.is_err()), (refused, refused));
+        // What the ping has learnt spares the other a failed login.
+        assert_eq!(server.heard().len(), if refused { 1 } else { 2 });
+    }
 }

@@ -707,43 +707,118 @@ impl EnvelopeScan {
 }
 
 /// Follows one value to its end, across chunks. Trusts it to be JSON, as [`EnvelopeScan`] does.
+///
+/// Objects and arrays are looked at 64 bytes at a time: one bit per byte says where quotes and brackets are, and a
+/// running exclusive-or of the quotes says what lies inside a text. Blocks with a backslash, and what is left at the
+/// end of a chunk, go byte by byte.
 #[derive(Debug, Default)]
 struct ValueScan {
-    begun: bool,
-    /// The value is a number or a word: it ends where something else begins.
-    bare: bool,
+    form: Form,
     depth: u32,
     deepest: u32,
     in_text: bool,
     escaped: bool,
 }
 
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+enum Form {
+    /// No byte seen yet.
+    #[default]
+    Unknown,
+    /// Object or array: ends with the bracket that closes it.
+    Container,
+    /// Ends with its quote.
+    Text,
+    /// A number or a word: ends where something else begins.
+    Bare,
+}
+
+/// Bytes looked at together.
+const BLOCK: usize = 64;
+
 impl ValueScan {
     /// Where the value ends: the index behind its last byte, if it ends in this chunk.
     fn find_end(&mut self, chunk: &[u8], from: usize) -> Option<usize> {
+        if self.form == Form::Unknown {
+            self.form = match chunk[from] {
+                b'{' | b'[' => Form::Container,
+                b'"' => Form::Text,
+                _ => Form::Bare,
+            };
+        }
+        match self.form {
+            Form::Container => self.find_bracket(chunk, from),
+            Form::Bare => {
+                let ends = |byte: &u8| is_blank(*byte) || matches!(byte, b',' | b']' | b'}');
+                chunk[from..].iter().position(ends).map(|offset| from + offset)
+            }
+            Form::Unknown | Form::Text => self.find_by_byte(&chunk[from..]).map(|offset| from + offset),
+        }
+    }
+
+    fn find_bracket(&mut self, chunk: &[u8], from: usize) -> Option<usize> {
+        let (blocks, rest) = chunk[from..].as_chunks::<BLOCK>();
         let mut at = from;
-        if !self.begun {
-            self.begun = true;
-            match chunk[at] {
-                b'{' | b'[' | b'"' => {}
-                _ => self.bare = true,
+        for block in blocks {
+            let end = if self.escaped || mask(block, |byte| byte == b'\\') != 0 {
+                self.find_by_byte(block)
+            } else {
+                self.find_in_block(block)
+            };
+            if let Some(offset) = end {
+                return Some(at + offset);
+            }
+            at += BLOCK;
+        }
+        self.find_by_byte(rest).map(|offset| at + offset)
+    }
+
+    /// A block without escapes.
+    fn find_in_block(&mut self, block: &[u8; BLOCK]) -> Option<usize> {
+        // Bit n: byte n lies inside a text, its opening quote included, its closing quote not.
+        let mut inside = mask(block, |byte| byte == b'"');
+        for shift in [1, 2, 4, 8, 16, 32] {
+            inside ^= inside << shift;
+        }
+        if self.in_text {
+            inside = !inside;
+        }
+        // The bits that all four brackets have; only `Y`, `_`, `y` and DEL have them too.
+        let mut brackets = mask(block, |byte| byte & 0x59 == 0x59) & !inside;
+        while brackets != 0 {
+            let first = brackets.trailing_zeros() as usize;
+            brackets &= brackets - 1;
+            match block[first] {
+                b'{' | b'[' => {
+                    self.depth += 1;
+                    self.deepest = self.deepest.max(self.depth);
+                }
+                b'}' | b']' => {
+                    self.depth = self.depth.saturating_sub(1);
+                    if self.depth == 0 {
+                        return Some(first + 1);
+                    }
+                }
+                _ => {}
             }
         }
-        if self.bare {
-            let ends = |byte: &u8| is_blank(*byte) || matches!(byte, b',' | b']' | b'}');
-            return chunk[at..].iter().position(ends).map(|offset| at + offset);
-        }
+        self.in_text = inside >> (BLOCK - 1) == 1;
+        None
+    }
+
+    fn find_by_byte(&mut self, bytes: &[u8]) -> Option<usize> {
+        let mut at = 0;
         loop {
             if self.in_text {
                 if self.escaped {
-                    if at == chunk.len() {
+                    if at == bytes.len() {
                         return None;
                     }
                     self.escaped = false;
                     at += 1;
                 }
-                at += memchr2(b'"', b'\\', &chunk[at..])? + 1;
-                if chunk[at - 1] == b'\\' {
+                at += memchr2(b'"', b'\\', &bytes[at..])? + 1;
+                if bytes[at - 1] == b'\\' {
                     self.escaped = true;
                     continue;
                 }
@@ -752,9 +827,9 @@ impl ValueScan {
                     return Some(at);
                 }
             }
-            let offset = chunk[at..].iter().position(|byte| matches!(byte, b'"' | b'{' | b'}' | b'[' | b']'))?;
+            let offset = bytes[at..].iter().position(|byte| matches!(byte, b'"' | b'{' | b'}' | b'[' | b']'))?;
             at += offset + 1;
-            match chunk[at - 1] {
+            match bytes[at - 1] {
                 b'"' => self.in_text = true,
                 b'{' | b'[' => {
                     self.depth += 1;
@@ -769,6 +844,22 @@ impl ValueScan {
             }
         }
     }
+}
+
+/// One bit per byte that fits, byte 0 lowest.
+fn mask(block: &[u8; BLOCK], fits: impl Fn(u8) -> bool) -> u64 {
+    // Written so that the compiler compares many bytes at once; each group of eight zeros and ones is then gathered
+    // into eight bits by one multiplication.
+    let mut ones = [0; BLOCK];
+    for (one, byte) in ones.iter_mut().zip(block) {
+        *one = u8::from(fits(*byte));
+    }
+    let (groups, _) = ones.as_chunks::<8>();
+    let mut bits = 0;
+    for (n, group) in groups.iter().enumerate() {
+        bits |= (u64::from_le_bytes(*group).wrapping_mul(0x0102_0408_1020_4080) >> 56) << (8 * n);
+    }
+    bits
 }
 
 #[cfg(test)]
@@ -1003,6 +1094,26 @@ mod tests {
             let (rows, envelope) = split_rows(text).unwrap();
             assert!(!envelope.found_array() && rows.is_empty(), "{text}");
         }
+    }
+
+    #[test]
+    fn the_path_is_followed_from_the_outside_in_and_left_again() {
+        let under = |text: &str| {
+            split(text.as_bytes(), &[], &["a", "b"], SplitLimits::default())
+                .map(|(rows, envelope)| (rows.len(), envelope.found_array()))
+        };
+        for (text, wanted) in [
+            (r#"{"a":{"b":[{}]}}"#, (1, true)),
+            (r#"{"a":{"x":{"b":[1]},"b":[{},{}]}}"#, (2, true)),
+            (r#"{"a":{"x":1},"b":[1]}"#, (0, false)),
+            (r#"{"a":{},"a":{"b":[{}]}}"#, (1, true)),
+            (r#"{"b":{"a":[1]},"x":{"a":{"b":[1]}},"a":[{"b":[1]}]}"#, (0, false)),
+            (r#"{"a":"b","b":[1]}"#, (0, false)),
+            (r#"{"x":["a",{"b":[1]}],"a":{"b":[]}}"#, (0, true)),
+        ] {
+            assert_eq!(under(text).unwrap(), wanted, "{text}");
+        }
+        assert!(matches!(under(r#"{"a":{"b":[{}]},"a":{"b":[{}]}}"#), Err(SplitError::DuplicateArray)));
     }
 
     #[test]

@@ -119,13 +119,15 @@ impl Client {
 
     /// Asks for a sign of life, the cheapest there is: `/api/ping` from 2.37, `/api/system/ping` before.
     ///
+    /// Fit for a probe: it does not wait for other requests of this client, whatever gate they stand at.
+    ///
     /// - `version`: of the server, where it is known; without it the older path is taken, which all have.
     ///
     /// # Errors
     /// Garbled when something else than `pong` comes back: whatever answers there is not the server.
     pub async fn ping(&self, version: Option<&Version>) -> Result<(), Error> {
         let path = if version.is_some_and(|version| version.minor() >= 37) { "ping" } else { "system/ping" };
-        let body = self.get(path).raw().bytes(PONG_BYTES_MAX).await?;
+        let body = self.get(path).raw().probe().bytes(PONG_BYTES_MAX).await?;
         if matches!(body.trim_ascii(), b"pong" | b"\"pong\"") {
             Ok(())
         } else {

@@ -50,6 +50,8 @@ pub(crate) struct Call {
     /// Behind `/api/`, with query, encoded.
     pub(crate) path: String,
     pub(crate) want: Want,
+    /// A sign of life is asked for: it does not wait for a login that is on trial.
+    pub(crate) is_probe: bool,
 }
 
 /// A turn in hand. Dropped without [`Held::end`], it counts as abandoned.
@@ -102,10 +104,14 @@ pub(crate) async fn send(client: &Client, call: &Call) -> Result<Answer, Error> 
     let session = &client.shared.session;
     let mut with_cookie = true;
     loop {
-        let pass = session.enter(with_cookie).await?;
+        let pass = session.enter(with_cookie, !call.is_probe).await?;
         let mut reply = exchange(client, call, &pass).await?;
-        session.take_cookies(reply.body.payload.headers(), pass.generation);
-        match judge(client, call, &mut reply).await {
+        let verdict = judge(client, call, &mut reply).await;
+        // The session that comes with a refusal belongs to nobody.
+        if !matches!(verdict, Verdict::Login(_)) {
+            session.take_cookies(reply.body.payload.headers(), pass.generation);
+        }
+        match verdict {
             Verdict::Good => {
                 session.prove(pass.generation);
                 return Ok(reply.into_answer());
@@ -192,6 +198,11 @@ async fn exchange(client: &Client, call: &Call, pass: &Pass<'_>) -> Result<Reply
             Error::new(Kind::GateClosed, "no more requests are let through").with_source(closed).about(&url, "")
         })?;
         let mut held = Held { turn: Some(turn), spent: Duration::ZERO };
+        // The wait may have been long: what is known by now?
+        if let Err(refused) = shared.session.check() {
+            held.end(TurnOutcome::Abandoned);
+            return Err(refused.about(&url, ""));
+        }
         let request_id = shared.next_request_id();
         let trace = Trace::new(std::sync::Arc::clone(&shared.sent));
         let begun = Instant::now();

@@ -219,6 +219,41 @@ async fn a_body_that_drips_counts_as_stalled() {
     assert!(begun.elapsed() < Duration::from_secs(3));
 }
 
+#[actix_rt::test]
+async fn an_answer_that_keeps_coming_may_take_longer_than_every_limit() {
+    let server = Server::start(|_, out| {
+        out.write(head(&["Content-Length: 30"], ""));
+        for _ in 0..30 {
+            out.write("1");
+            out.pause(20);
+        }
+        Then::Keep
+    });
+    let limit = Duration::from_millis(300);
+    let client =
+        builder(&server).first_byte_timeout(limit).stall_timeout(limit).connect_timeout(limit).build().unwrap();
+    let begun = Instant::now();
+    assert_eq!(read(&client).await.unwrap(), [b'1'; 30]);
+    assert!(begun.elapsed() > limit);
+}
+
+#[actix_rt::test]
+async fn a_slow_reader_is_no_slow_server() {
+    let body = "1".repeat(3_000_000);
+    let server = Server::saying(json(&body));
+    let limit = Duration::from_millis(100);
+    let client = builder(&server).stall_timeout(limit).least_rate(1 << 20, limit).build().unwrap();
+    let mut response = client.get("x").send().await.unwrap();
+    let mut read = 0;
+    while let Some(bytes) = response.chunk().await.unwrap() {
+        read += bytes.len();
+        if read < 200_000 {
+            tokio::time::sleep(limit * 2).await;
+        }
+    }
+    assert_eq!(read, body.len());
+}
+
 #[test]
 fn only_the_servers_time_counts_for_the_rate_and_one_long_silence_does_not() {
     let limits = Limits { bytes_per_second_min: 1000, rate_over: Duration::from_secs(60), ..Limits::default() };
@@ -256,6 +291,10 @@ async fn nobody_listening_an_unknown_host_and_a_silent_handshake_are_told_apart(
     let server = Server::start(|_, _| Then::Hang);
     let error = read(&build(server.url().replace("http", "https"))).await.unwrap_err();
     assert_eq!((error.kind(), error.is_timeout()), (Kind::ConnectTimeout, true));
+    // Connecting has its own limit, also where the one for the head is shorter.
+    let client = Client::builder(server.url().replace("http", "https")).retries(0);
+    let client = client.connect_timeout(Duration::from_millis(200)).first_byte_timeout(Duration::from_millis(20));
+    assert_eq!(read(&client.build().unwrap()).await.unwrap_err().kind(), Kind::ConnectTimeout);
     let outcomes = gate.outcomes.lock().unwrap().clone();
     assert_eq!((outcomes[0], outcomes[2]), (Overloaded { retry_after: None }, Overloaded { retry_after: None }));
 }
@@ -542,7 +581,7 @@ async fn many_requests_at_once_each_get_their_own_answer() {
 async fn a_client_alone_tries_again_what_may_go_better_and_nothing_else() {
     let server = Server::start(|heard, out| {
         match (heard.path.as_str(), heard.number) {
-            ("/api/heals", 0) => out.write(answer("503 Service Unavailable", &["Retry-After: 0"], "")),
+            ("/api/heals", 0) => out.write(answer("503 Service Unavailable", &["Retry-After: 1"], "")),
             ("/api/heals", 1) => out.write(head(&[LENGTH_100], "cut")),
             ("/api/heals", _) => out.write(json("\"well\"")),
             ("/api/never", _) => out.write(answer("500 Internal Server Error", &[], "")),
@@ -551,7 +590,9 @@ async fn a_client_alone_tries_again_what_may_go_better_and_nothing_else() {
         if heard.number == 1 { Then::Close } else { Then::Keep }
     });
     let client = client(&server).0.with_retries(3);
+    let begun = Instant::now();
     assert_eq!(client.get("heals").json::<String>().await.unwrap(), "well");
+    assert!(begun.elapsed() >= Duration::from_secs(1), "waits as long as the server asks");
     assert_eq!(server.heard().len(), 3);
     assert_eq!(client.get("never").json::<String>().await.unwrap_err().status(), Some(500));
     assert_eq!(server.heard().len(), 7);

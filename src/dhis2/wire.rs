@@ -428,3 +428,21 @@ pub(crate) fn tls_config(ca_file: Option<&std::path::Path>) -> Result<Arc<Client
 #[cfg(test)]
 #[path = "tls_tests.rs"]
 mod tls_tests;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_address_where_nobody_listens_does_not_hide_one_where_somebody_does() {
+        let listening = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let good = listening.local_addr().unwrap();
+        let deaf = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        for addresses in [vec![good], vec![deaf, good], vec![deaf, deaf, good], vec![good, deaf]] {
+            assert_eq!(connect_any(addresses.into()).await.unwrap().peer_addr().unwrap(), good);
+        }
+        let refused = connect_any([deaf, deaf].into()).await.unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+        assert!(connect_any(VecDeque::new()).await.is_err());
+    }
+}
