@@ -271,11 +271,11 @@ impl RateLimiter {
         self.waiting_probes.retain(|asker| !asker.is_closed());
         loop {
             let now = Instant::now();
-            self.begin_probe(now, ctx);
             let probe = !self.waiting_probes.is_empty();
             if !probe && self.waiting.is_empty() {
                 return;
             }
+            self.begin_probe(now, ctx);
             match self.obstacle(now, probe) {
                 None => self.grant(now, probe, ctx),
                 Some((WaitReason::Pace, _)) => {
@@ -356,11 +356,11 @@ impl RateLimiter {
         false
     }
 
-    /// Begins a probe when one is due and somebody waits for its result.
+    /// Begins a probe when one is due. Called while somebody waits: nobody is probed for nobody.
     fn begin_probe(&mut self, now: Instant, ctx: &mut Context<Self>) {
         // A probe that may not be sent yet would only use up its time.
         let paused = self.retry_after.is_some_and(|until| until > now);
-        if paused || self.waiting.is_empty() || !self.breaker.probe_begins(now) {
+        if paused || !self.breaker.probe_begins(now) {
             return;
         }
         let Some(probe) = self.probes.front().map(Arc::clone) else { return };

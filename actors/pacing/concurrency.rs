@@ -648,11 +648,11 @@ mod tests {
     #[test]
     fn the_few_quick_requests_of_a_start_are_no_measure_for_pages() {
         // One after the other, as a login and the like are; then many at once, as counting is.
-        for (at_once, quick) in [(1, 12), (8, 12), (8, 100)] {
+        for (at_once, quick, quick_ms) in [(1, 12, 5), (1, 12, 40), (4, 12, 5), (4, 30, 20), (8, 12, 5), (8, 100, 5)] {
             let mut started = 0;
             let mut pages = Loop::new(8, at_once, 1, move |_, _| {
                 started += 1;
-                answers(if started <= quick { ms(5) } else { ms(100) })
+                answers(ms(if started <= quick { quick_ms } else { 100 }))
             });
             pages.run(quick);
             pages.fetchers = 8;
@@ -660,7 +660,7 @@ mod tests {
             pages.answered = 0;
             pages.run(200);
             let share = pages.per_second() / 80.0;
-            assert!(share >= 0.88, "{quick} quick ones, {at_once} at once: {share}");
+            assert!(share >= 0.88, "{quick} quick ones of {quick_ms} ms, {at_once} at once: {share}");
         }
     }
 
