@@ -93,6 +93,15 @@ pub enum Credentials {
 }
 
 impl CredentialSource {
+    /// Who asks and where the secret comes from, for people: `$DHIS2_PASSWORD, for user reader`.
+    pub fn describe(&self) -> String {
+        match self {
+            CredentialSource::Basic { username, password } => format!("{}, for user {username}", password.describe()),
+            CredentialSource::Token(token) => format!("{}, a personal access token", token.describe()),
+            CredentialSource::Bearer(bearer) => format!("{}, a bearer token", bearer.describe()),
+        }
+    }
+
     /// Fetches the secret, and what is wrong with how it is kept. Blocks.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! Events become what people and machines see.
 
 mod block;
+pub mod finding;
 pub mod log;
 pub mod numbers;
 pub mod progress;
@@ -12,6 +13,7 @@ pub mod status;
 use std::sync::Arc;
 
 pub(crate) use block::{fetched_bytes, waits};
+pub use finding::{Finding, Grade};
 use harvester_actors::events::{Event, Listener};
 pub use log::LogListener;
 pub use screen::{ProgressMode, Screen};

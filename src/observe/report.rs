@@ -12,7 +12,7 @@ use std::{
 use harvester_actors::report::{Outcome, Report, ReportError, StreamReport};
 
 use super::numbers::{bytes, count, duration, plural};
-use crate::exit_code::exit_code;
+use crate::exit_code::{exit_code, is_resumable};
 
 /// The report's name within a state folder.
 pub const REPORT_FILE: &str = "report.json";
@@ -26,6 +26,8 @@ const NOTES_SHOWN_MAX: usize = 10;
 pub struct Context {
     /// The job file as the person named it.
     pub job_file: String,
+    /// The command that runs it: `harvester run jobs/sl.toml`.
+    pub command: String,
     /// The folder with the finished files.
     pub directory: String,
 }
@@ -154,9 +156,13 @@ fn next(report: &Report, context: &Context) -> String {
         (_, Outcome::Complete) => {
             format!("the files are in {}; check them with: harvester verify {file}", context.directory)
         }
-        (Some(error), _) if !error.next.is_empty() => error.next.clone(),
+        (Some(error), outcome) if !error.next.is_empty() => {
+            // Whoever reads this at two in the morning shall not have to look the command up.
+            let lacks_command = is_resumable(outcome) && !error.next.contains("harvester ");
+            if lacks_command { format!("{}: {}", error.next, context.command) } else { error.next.clone() }
+        }
         (_, Outcome::Interrupted | Outcome::Limit | Outcome::Unavailable) => {
-            format!("run the same command to go on: harvester run {file}")
+            format!("run the same command to go on: {}", context.command)
         }
         (_, Outcome::Rejected) => format!("see {}/rejects.ndjson for what and why", context.directory),
         _ => format!("harvester check {file}"),
@@ -259,7 +265,11 @@ mod tests {
 
     #[test]
     fn the_report_reads_well_at_every_width_and_says_what_to_type_next() {
-        let context = Context { job_file: "jobs/sl.toml".to_owned(), directory: "out".to_owned() };
+        let context = Context {
+            job_file: "jobs/sl.toml".to_owned(),
+            command: "harvester run jobs/sl.toml".to_owned(),
+            directory: "out".to_owned(),
+        };
         let mut shown = String::new();
         for width in [40, 80] {
             writeln!(shown, "== {width}\n{}", to_text(&report(Outcome::Complete), &context, width)).unwrap();

@@ -58,11 +58,12 @@ impl Screen {
     }
 
     /// Prints one line, above the block where there is one.
-    #[expect(clippy::print_stderr, reason = "this is the screen")]
     pub fn print(&self, line: &str) {
+        // A stderr that is gone is no reason to stop a harvest, so not by a macro that panics.
+        let write = || drop(writeln!(io::stderr(), "{line}"));
         match &self.bars {
-            Some(bars) => bars.suspend(|| eprintln!("{line}")),
-            None => eprintln!("{line}"),
+            Some(bars) => bars.suspend(write),
+            None => write(),
         }
     }
 

@@ -37,6 +37,8 @@ const INTERVAL: Duration = Duration::from_secs(1);
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
+    /// The job has never run.
+    New,
     /// Fetching, or about to.
     Running,
     /// Writing files, or draining before a stop.

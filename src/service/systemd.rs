@@ -135,7 +135,10 @@ impl SystemdListener {
             // A pace comes by the clock: it shows life only when it tells of something new.
             Event::Pace(pace) => {
                 let pulse = (pace.requests, pace.in_flight);
-                std::mem::replace(&mut picture.pulse, pulse) != pulse || has_wait_with_end(&picture.progress)
+                let is_new = std::mem::replace(&mut picture.pulse, pulse) != pulse;
+                // A large stream may be sorted and hashed for longer than anybody should be patient with a source.
+                let writes_files = matches!(picture.progress.phase, Phase::Finishing(_));
+                is_new || writes_files || has_wait_with_end(&picture.progress)
             }
             _ => true,
         };
@@ -303,5 +306,48 @@ mod tests {
         let listener = SystemdListener::new(None, None, Duration::ZERO).unwrap();
         listener.hear(&plan_made());
         assert!(!listener.picture.lock().unwrap().is_ready);
+    }
+
+    /// What `systemd-analyze` says of the unit in `jobs/`; `None` where there is no systemd on this machine.
+    fn analysed(arguments: &[&str]) -> Option<(bool, String)> {
+        let folder = tempfile::tempdir().unwrap();
+        let unit = include_str!("../../jobs/harvester@.service").replace("/usr/local/bin/harvester", "/bin/true");
+        let path = folder.path().join("harvester@test.service");
+        std::fs::write(&path, unit).unwrap();
+        let output = std::process::Command::new("systemd-analyze").args(arguments).arg(&path).output().ok()?;
+        let said = [output.stdout, output.stderr].concat();
+        Some((output.status.success(), String::from_utf8_lossy(&said).into_owned()))
+    }
+
+    #[test]
+    fn systemd_finds_nothing_wrong_with_the_unit_and_little_exposed() {
+        let Some((is_right, said)) = analysed(&["verify"]) else { return };
+        // It prints misspelt keys, and exits with 0 all the same.
+        assert!(is_right && said.is_empty(), "{said}");
+        let Some((is_tight, said)) = analysed(&["security", "--offline=true", "--threshold=15"]) else { return };
+        assert!(is_tight, "{said}");
+    }
+
+    #[test]
+    fn the_unit_is_not_restarted_where_trying_again_helps_nobody() {
+        use crate::exit_code;
+        let unit = include_str!("../../jobs/harvester@.service");
+        let line = unit.lines().find_map(|line| line.strip_prefix("RestartPreventExitStatus=")).unwrap();
+        let codes: Vec<u8> = line.split(' ').map(|code| code.parse().unwrap()).collect();
+        assert_eq!(
+            codes,
+            [
+                exit_code::USAGE,
+                exit_code::REJECTED,
+                exit_code::MISMATCH,
+                exit_code::DENIED,
+                exit_code::REFUSED,
+                exit_code::LIMIT,
+                exit_code::LOCKED,
+                exit_code::DAMAGED,
+                exit_code::CHANGED,
+                exit_code::INVALID,
+            ]
+        );
     }
 }

@@ -1,0 +1,183 @@
+//! `harvester check`: would a run work, and if not, what to do.
+
+use std::{
+    fmt::Write as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use clap::Args;
+use harvester_actors::report::Outcome;
+
+use super::door::{Door, Stuck};
+use crate::{
+    assemble,
+    exit_code::exit_code,
+    job::{AVAILABLE, Job},
+    observe::{Finding, Grade, Status, numbers::bytes, status::State},
+};
+
+/// Examples below the help.
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  harvester check jobs/metadata.toml
+  harvester check jobs/metadata.toml && harvester run jobs/metadata.toml
+
+Logs in once, asks for version and rights, creates and removes one file in the sink. Fetches no rows.";
+
+/// How long a source that does not answer is asked.
+pub(super) const OUTAGE: Duration = Duration::from_secs(10);
+/// Less free space than this is worth a note.
+const FREE_BYTES_MIN: u64 = 1024 * 1024 * 1024;
+
+/// What `check` takes.
+#[derive(Args, Debug)]
+pub(super) struct CheckArgs {
+    /// The job file
+    job: PathBuf,
+}
+
+/// Runs the command.
+pub(super) fn check(args: &CheckArgs, door: &Door) -> u8 {
+    let mut job = match door.job(&args.job) {
+        Ok(job) => job,
+        Err(stuck) => return door.fail(&stuck),
+    };
+    job.limits.outage = job.limits.outage.min(OUTAGE);
+    let mut findings = vec![Finding::good("job", format!("{} is a right job file", args.job.display()))];
+    if let Err(mistakes) = job.runnable(&AVAILABLE) {
+        findings.push(bad("job", &Stuck::mistakes(&mistakes)));
+    }
+    for warning in &job.warnings {
+        findings.push(Finding::note("job", warning.clone(), "use https"));
+    }
+    findings.extend(places(&job, door));
+    match door.credentials(&job) {
+        Ok((credentials, warning)) => {
+            let from = job.source.credentials.describe();
+            findings.push(Finding::good("secret", format!("comes from {from}")));
+            findings.extend(warning.map(|warning| Finding::note("secret", warning, "")));
+            findings.extend(assemble::check(&job, &credentials));
+        }
+        Err(stuck) => findings.push(bad("secret", &stuck)),
+    }
+    let written = door.data(text(&findings).as_bytes());
+    let worst = findings.iter().find(|finding| finding.grade == Grade::Bad);
+    match worst {
+        Some(finding) => exit_code(finding.outcome, None),
+        None => {
+            door.say(&format!("next: harvester run {}", args.job.display()));
+            written
+        }
+    }
+}
+
+/// Something that would make a run fail.
+fn bad(subject: &'static str, stuck: &Stuck) -> Finding {
+    Finding::bad(subject, stuck.outcome, stuck.one_line.clone(), stuck.next.clone())
+}
+
+/// What can be seen on this machine.
+fn places(job: &Job, door: &Door) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    match door.state_dir() {
+        Ok(state_dir) => {
+            let folder = assemble::state_folder(&state_dir, &job.name);
+            findings.push(writable("state", &folder));
+            findings.extend(space("state", &folder));
+            if let Ok(status) = Status::read(&folder)
+                && matches!(status.state, State::Running | State::Finishing)
+            {
+                let status_command = format!("harvester status {}", job.path.display());
+                findings.push(Finding::note(
+                    "state",
+                    format!("process {} runs this job now", status.pid),
+                    status_command,
+                ));
+            }
+        }
+        Err(stuck) => findings.push(bad("state", &stuck)),
+    }
+    findings.extend(space("sink", &job.sink.directory));
+    findings
+}
+
+/// The nearest folder at or above a path that is there.
+fn nearest_folder(path: &Path) -> PathBuf {
+    let here = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    let is_there = |folder: &&Path| folder.as_os_str().is_empty() || folder.is_dir();
+    match here.ancestors().find(is_there) {
+        Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
+        _ => PathBuf::from("."),
+    }
+}
+
+/// Whether a file can be made in a folder, or in the nearest one above it.
+fn writable(subject: &'static str, folder: &Path) -> Finding {
+    let nearest = nearest_folder(folder);
+    match tempfile::Builder::new().prefix(".harvester-check-").tempfile_in(&nearest) {
+        Ok(_) => Finding::good(subject, format!("{} can be written to", folder.display())),
+        Err(error) => Finding::bad(
+            subject,
+            Outcome::Storage,
+            format!("cannot create a file in {}: {error}", nearest.display()),
+            "change the folder's permissions, or say where else with --state-dir DIR",
+        ),
+    }
+}
+
+/// How much room there is.
+fn space(subject: &'static str, folder: &Path) -> Option<Finding> {
+    let nearest = nearest_folder(folder);
+    let disk = rustix::fs::statvfs(&nearest).ok()?;
+    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+    let message = format!("{} free where {} is", bytes(free), nearest.display());
+    Some(match free {
+        0 => Finding::bad(subject, Outcome::Storage, message, "free some space"),
+        1..FREE_BYTES_MIN => {
+            Finding::note(subject, message, "see whether that is enough: data is there twice at the end")
+        }
+        _ => Finding::good(subject, message),
+    })
+}
+
+/// One line for each finding, and one more with what to do.
+fn text(findings: &[Finding]) -> String {
+    findings.iter().fold(String::new(), |mut text, finding| {
+        let grade = match finding.grade {
+            Grade::Good => "ok",
+            Grade::Note => "note",
+            Grade::Bad => "BAD",
+        };
+        let _ = writeln!(text, "{grade:<4}  {:<10}  {}", finding.subject, finding.message);
+        if !finding.next.is_empty() {
+            let _ = writeln!(text, "{:<16}  do: {}", "", finding.next);
+        }
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn findings_read_well_and_say_what_to_do() {
+        let findings = [
+            Finding::good("job", "x.toml is a right job file"),
+            Finding::note("clock", "the server's clock is 90 s ahead", "set the clock of one of them"),
+            Finding::bad("login", Outcome::Denied, "the source refuses admin (401)", "check the password"),
+        ];
+        insta::assert_snapshot!(text(&findings));
+    }
+
+    #[test]
+    fn a_folder_that_is_not_there_yet_is_judged_by_the_one_above_it() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(nearest_folder(&folder.path().join("a/b/c")), folder.path());
+        assert_eq!(nearest_folder(Path::new("out/{run}")), Path::new("."));
+        assert_eq!(writable("state", &folder.path().join("a")).grade, Grade::Good);
+        assert!(std::fs::read_dir(folder.path()).unwrap().next().is_none());
+        assert!(space("state", folder.path()).is_some());
+    }
+}

@@ -1,0 +1,234 @@
+//! `harvester get`: one request, as curl would make it, but with authentication, retries and limits.
+
+use std::{
+    io::{self, ErrorKind, Write as _},
+    ops::ControlFlow,
+    path::PathBuf,
+};
+
+use clap::Args;
+use harvester_actors::report::Outcome;
+use url::Url;
+
+use super::{
+    check::OUTAGE,
+    door::{Door, Stuck},
+};
+use crate::{
+    assemble::{self, GetRequest},
+    exit_code,
+    job::{CredentialSource, Credentials, Limits, SecretSource, base_url},
+    service::Signals,
+};
+
+/// Examples below the help.
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  harvester get system/info --job jobs/metadata.toml
+  harvester get 'dataElements?fields=id,name&filter=name:like:malaria' --all --job jobs/metadata.toml | head -3
+  DHIS2_PASSWORD=district harvester get me --url https://play.dhis2.org/demo --username admin
+
+PATH is relative to /api. The body goes to stdout as it comes; with --all, the rows of all pages, one a line.";
+
+/// The variable that holds the password where no other is named.
+const PASSWORD_VARIABLE: &str = "DHIS2_PASSWORD";
+
+/// What `get` takes.
+#[derive(Args, Debug)]
+pub(super) struct GetArgs {
+    /// What to ask for, relative to /api, with its query
+    path: String,
+    /// Ask for all pages, and print the rows as NDJSON
+    #[arg(long)]
+    all: bool,
+    /// Take server, credentials and limits from a job file
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["url", "username", "password_env", "token_env"])]
+    job: Option<PathBuf>,
+    /// The server, where there is no job file
+    #[arg(long, value_name = "URL", required_unless_present = "job")]
+    url: Option<String>,
+    /// User name
+    #[arg(long, value_name = "NAME", requires = "url")]
+    username: Option<String>,
+    /// The environment variable that holds the password [default: DHIS2_PASSWORD]
+    #[arg(long, value_name = "VARIABLE", requires = "username")]
+    password_env: Option<String>,
+    /// The environment variable that holds a personal access token
+    #[arg(long, value_name = "VARIABLE", conflicts_with = "username", requires = "url")]
+    token_env: Option<String>,
+}
+
+/// Where to ask, and as whom.
+#[derive(Debug)]
+struct Target {
+    /// The server.
+    url: Url,
+    /// Certificates besides the system's.
+    ca_file: Option<PathBuf>,
+    /// How hard it may be worked.
+    limits: Limits,
+    /// Who asks.
+    credentials: Credentials,
+}
+
+/// Runs the command.
+pub(super) fn get(args: &GetArgs, door: &Door) -> u8 {
+    let target = match &args.job {
+        Some(path) => door.job(path).and_then(|job| {
+            let (credentials, warning) = door.credentials(&job)?;
+            for warning in job.warnings.iter().chain(&warning) {
+                tracing::warn!("{warning}");
+            }
+            Ok(Target { url: job.source.url, ca_file: job.source.ca_file, limits: job.limits, credentials })
+        }),
+        None => match by_flags(args) {
+            Ok(target) => target,
+            Err(message) => return door.usage(&message, "see `harvester get --help`"),
+        },
+    };
+    let mut target = match target {
+        Ok(target) => target,
+        Err(stuck) => return door.fail(&stuck),
+    };
+    target.limits.outage = target.limits.outage.min(OUTAGE);
+    let path = match api_path(&args.path, &target.url) {
+        Ok(path) => path,
+        Err(message) => {
+            return door.usage(&message, "PATH is relative to /api: system/info, or dataElements?fields=id");
+        }
+    };
+    let signals = Signals::install(None, || {}).unwrap_or_else(|_| Signals::silent());
+    let mut stdout = io::stdout().lock();
+    let mut trouble = None;
+    let mut write = |bytes: &[u8]| match stdout.write_all(bytes) {
+        Ok(()) => ControlFlow::Continue(()),
+        Err(error) => {
+            trouble = Some(error);
+            ControlFlow::Break(())
+        }
+    };
+    let request = GetRequest {
+        url: target.url,
+        ca_file: target.ca_file,
+        limits: target.limits,
+        credentials: target.credentials,
+        path,
+        all: args.all,
+        stop: signals.stop.clone(),
+    };
+    let asked = assemble::get(request, &mut write);
+    let flushed = stdout.flush();
+    drop(stdout);
+    if let Some(error) = trouble.or(flushed.err()) {
+        if error.kind() == ErrorKind::BrokenPipe {
+            // `| head` has seen enough.
+            return exit_code::COMPLETE;
+        }
+        return door.fail(&Stuck::new(
+            Outcome::Storage,
+            format!("cannot write to stdout: {error}"),
+            "see whether the disk that it goes to is full",
+        ));
+    }
+    match (asked, signals.reason()) {
+        (_, Some(reason)) => exit_code::exit_code(Outcome::Interrupted, Some(reason)),
+        (Ok(()), None) => exit_code::COMPLETE,
+        (Err(failure), None) => door.fail(&failure.into()),
+    }
+}
+
+/// The target that the flags describe; the outer error is a usage error.
+fn by_flags(args: &GetArgs) -> Result<Result<Target, Stuck>, String> {
+    let url = base_url(args.url.as_deref().unwrap_or_default()).map_err(|message| message.replace("`url`", "--url"))?;
+    let source = match (&args.username, &args.token_env) {
+        (Some(username), _) => {
+            let variable = args.password_env.clone().unwrap_or_else(|| PASSWORD_VARIABLE.to_owned());
+            CredentialSource::Basic { username: username.clone(), password: SecretSource::Env(variable) }
+        }
+        (None, Some(variable)) => CredentialSource::Token(SecretSource::Env(variable.clone())),
+        (None, None) => return Err("--url needs --username or --token-env".to_owned()),
+    };
+    let environment = |name: &str| Door::environment(name);
+    Ok(source
+        .resolve(&environment)
+        .map(|(credentials, _)| Target { url, ca_file: None, limits: Limits::default(), credentials })
+        .map_err(|error| Stuck::new(Outcome::Invalid, error.problem, error.next)))
+}
+
+/// The path and query behind `/api/`, without a slash in front.
+///
+/// # Errors
+/// When it leads to another origin, or out of `/api`.
+fn api_path(path: &str, base: &Url) -> Result<String, String> {
+    let refused = |why: &str| Err(format!("`{}` {why}", path.escape_debug()));
+    if path.chars().any(|c| c.is_control() || c == '\\') {
+        return refused("has a control character or a backslash in it");
+    }
+    if path.starts_with("//") || Url::parse(path).is_ok() {
+        // A whole address is fine where it is one of this server's.
+        let Ok(url) = base.join(path) else { return refused("is no address") };
+        let root = format!("{}/api/", base.path().trim_end_matches('/'));
+        return match (url.origin() == base.origin(), url.path().strip_prefix(&root)) {
+            (true, Some(rest)) if url.username().is_empty() && url.password().is_none() => {
+                Ok(url.query().map_or_else(|| rest.to_owned(), |query| format!("{rest}?{query}")))
+            }
+            _ => refused("is another server: credentials go nowhere else"),
+        };
+    }
+    let rest = path.strip_prefix('/').unwrap_or(path);
+    let rest = rest.strip_prefix("api/").unwrap_or(rest);
+    let (before_query, _) = rest.split_once(['?', '#']).unwrap_or((rest, ""));
+    if before_query.is_empty() {
+        return refused("asks for nothing");
+    }
+    let dots = ["..", "%2e%2e", ".%2e", "%2e."];
+    if before_query.split('/').any(|part| dots.contains(&part.to_ascii_lowercase().as_str())) {
+        return refused("leads out of /api");
+    }
+    Ok(rest.split('#').next().unwrap_or(rest).to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_relative_to_api_however_it_is_written() {
+        let base: Url = "https://h.example/ctx".parse().unwrap();
+        let table = [
+            ("system/info", "system/info"),
+            ("/system/info", "system/info"),
+            ("api/system/info", "system/info"),
+            ("/api/me?fields=id", "me?fields=id"),
+            ("dataElements?filter=name:like:a/../b", "dataElements?filter=name:like:a/../b"),
+            ("https://h.example/ctx/api/me?x=1", "me?x=1"),
+        ];
+        for (path, expected) in table {
+            assert_eq!(api_path(path, &base).as_deref(), Ok(expected), "{path}");
+        }
+    }
+
+    #[test]
+    fn no_path_leads_to_another_server_or_out_of_the_api() {
+        let base: Url = "https://h.example/ctx".parse().unwrap();
+        let table = [
+            "https://evil.example/api/me",
+            "//evil.example/api/me",
+            "\\\\evil.example/api",
+            "http://h.example/ctx/api/me",
+            "https://h.example/api/me",
+            "https://h.example@evil.example/ctx/api/me",
+            "https://u:p@h.example/ctx/api/me",
+            "https://h.example:8443/ctx/api/me",
+            "../me",
+            "x/%2E%2e/../me",
+            "",
+            "/",
+            "/api/",
+            "me\nHost: evil",
+        ];
+        for path in table {
+            assert!(api_path(path, &base).is_err(), "{path} {:?}", api_path(path, &base));
+        }
+    }
+}
