@@ -135,7 +135,8 @@ impl Door {
 
     /// Living sessions.
     pub(crate) fn session_count(&self) -> usize {
-        self.sessions.values().filter(|session| session.life == Life::Alive).count()
+        let lives = |session: &&Session| session.life == Life::Alive && session.used.elapsed() < self.session_timeout;
+        self.sessions.values().filter(lives).count()
     }
 
     /// Ousts a user's sessions, as logins elsewhere do.
@@ -155,6 +156,10 @@ impl Door {
 
     fn open_session(&mut self, user: usize, dialect: &Dialect, context_path: &str) -> Vec<String> {
         self.sessions_made += 1;
+        if self.sessions_made.is_multiple_of(4096) {
+            let timeout = self.session_timeout;
+            self.sessions.retain(|_, session| session.used.elapsed() < timeout);
+        }
         let id = format!("{:016X}{:016X}", mix(self.seed ^ self.sessions_made), mix(self.sessions_made));
         self.sessions.insert(id.clone(), Session { user, life: Life::Alive, used: Instant::now() });
         let path = if context_path.is_empty() { "/" } else { context_path };
@@ -171,9 +176,9 @@ impl Door {
     pub(crate) fn check(&mut self, request: &Request, dialect: &Dialect, context_path: &str) -> Verdict {
         let now = Instant::now();
         let timeout = self.session_timeout;
-        self.sessions.retain(|_, session| now.duration_since(session.used) < timeout);
         let cookie = self.session_of(request);
         let session = cookie.as_ref().and_then(|id| self.sessions.get_mut(id));
+        let session = session.filter(|session| now.duration_since(session.used) < timeout);
         let seated = match session {
             Some(session) if session.life == Life::Ousted => {
                 let to = format!("{context_path}/dhis-web-commons-security/logout.action");
@@ -431,6 +436,12 @@ mod tests {
         let Verdict::Known(caller) = door.check(&again, &dialect, "") else { panic!() };
         assert_eq!((caller.thinks, caller.cookies.len()), (Duration::ZERO, 0));
         let Verdict::Known(_) = door.check(&request(&[("cookie", &cookie)]), &dialect, "") else { panic!() };
+        door.session_timeout = Duration::ZERO;
+        assert!(
+            outcome(&door.check(&request(&[("cookie", &cookie)]), &dialect, "")).starts_with("302"),
+            "idle too long"
+        );
+        door.session_timeout = Duration::from_hours(1);
         door.oust("admin");
         assert!(outcome(&door.check(&again, &dialect, "")).ends_with("logout.action"));
         door.lose_sessions();

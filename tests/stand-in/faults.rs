@@ -24,7 +24,7 @@ pub enum Match {
     Always,
     /// This one, from 1.
     Nth(u64),
-    /// Every so-manieth.
+    /// Each one whose count is a multiple of this.
     Every(u64),
     /// The first so many.
     First(u64),

@@ -138,7 +138,9 @@ impl Shared {
     }
 
     fn close_all(&self) {
-        for (_, task) in lock(&self.open).drain() {
+        // Not under the lock: a connection that ends takes it to leave the list.
+        let tasks: Vec<AbortHandle> = lock(&self.open).drain().map(|(_, task)| task).collect();
+        for task in tasks {
             task.abort();
         }
     }
@@ -477,6 +479,7 @@ async fn truth_or_fault(
         gzip: if switches.gzip { Gzip::Honest } else { Gzip::Off },
         chunk_bytes: switches.chunk_bytes,
         closes: last || asked_to_close,
+        skew_ms: lock(&shared.world).clock.skew_ms,
     };
     let replaced = fault.and_then(|fault| {
         let (context_path, login_path) = {

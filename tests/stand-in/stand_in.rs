@@ -141,7 +141,7 @@ impl Builder {
         self
     }
 
-    /// Lets the server's clock run, but wrongly.
+    /// Lets the server's clock run, but wrongly: in `serverDate`, in what it saves, in the `Date` header.
     #[must_use]
     pub fn clock_skew_ms(mut self, skew_ms: i64) -> Self {
         self.clock.skew_ms = skew_ms;

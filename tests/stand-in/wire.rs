@@ -55,6 +55,8 @@ pub(crate) struct Manner {
     pub(crate) gzip: Gzip,
     pub(crate) chunk_bytes: usize,
     pub(crate) closes: bool,
+    /// How wrong the clock is that `Date` shows.
+    pub(crate) skew_ms: i64,
 }
 
 /// What compression does to an answer.
@@ -180,7 +182,7 @@ impl Encoded {
         let closes = manner.closes || (framing == Framing::Close && !bodiless);
         let mut head = format!("HTTP/1.1 {} {}\r\n", answer.status, reason(answer.status));
         let mut line = |name: &str, value: &str| head.push_str(&format!("{name}: {value}\r\n"));
-        line("Date", &clock::http_date(clock::wall_ms()));
+        line("Date", &clock::http_date(clock::wall_ms() + manner.skew_ms));
         if let Some(kind) = &answer.content_type {
             line("Content-Type", kind);
         }

@@ -102,6 +102,13 @@ pub struct Deleted {
     pub(crate) deleted_at_ms: i64,
 }
 
+impl Deleted {
+    /// When it was deleted, as the server writes it: local, zone-less.
+    pub fn deleted_at(&self) -> String {
+        crate::clock::local(self.deleted_at_ms)
+    }
+}
+
 /// Everything that is true at this moment.
 #[derive(Debug)]
 pub(crate) struct World {
