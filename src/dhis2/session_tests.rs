@@ -195,7 +195,9 @@ async fn a_password_changed_while_eight_are_at_work_makes_one_failed_login() {
             if heard.header("cookie").is_none() {
                 seen_logins.fetch_add(1, SeqCst);
             }
-            out.write(unauthorized());
+            // Some servers open a session for the refused.
+            let cookie = "Set-Cookie: JSESSIONID=anonymous";
+            out.write(answer("401 Unauthorized", &["Content-Type: application/json", cookie], UNAUTHORIZED));
         }
         Then::Keep
     });
@@ -206,6 +208,26 @@ async fn a_password_changed_while_eight_are_at_work_makes_one_failed_login() {
     assert!(results.iter().all(|result| result.as_ref().is_err_and(|error| error.kind() == Kind::Auth)));
     assert_eq!(logins.load(SeqCst), 1);
     assert_eq!(server.heard().len(), 1 + 8 + 1);
+}
+
+#[actix_rt::test]
+async fn a_session_that_ends_while_four_are_at_work_lets_each_come_back_once_without_a_cookie() {
+    let server = Server::start(|heard, out| {
+        out.pause(20);
+        out.write(match heard.header("cookie") {
+            Some("JSESSIONID=S0") => unauthorized(),
+            Some(_) => json("{}"),
+            None => with_cookie(&format!("JSESSIONID=S{}", heard.number)),
+        });
+        Then::Keep
+    });
+    let client = client(&server);
+    read(&client).await.unwrap();
+    for result in join_all((0..4).map(|_| read(&client))).await {
+        result.unwrap();
+    }
+    let (old, none) = (Some("JSESSIONID=S0"), None);
+    assert_eq!(cookies(&server), list(&[none, old, old, old, old, none, none, none, none]));
 }
 
 #[actix_rt::test]
