@@ -12,7 +12,7 @@ use harvester_actors::{
 };
 use sha2::{Digest, Sha256};
 
-use super::spool::SpoolReader;
+use super::reader::SpoolReader;
 
 /// See `Sink::compare`. Listed are the keys of all listing partitions of the stream, fetched those of all others.
 pub(crate) fn compare(

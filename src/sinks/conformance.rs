@@ -152,7 +152,7 @@ async fn begun(bench: &dyn Bench, plan: &Plan) -> Arc<dyn Sink> {
 }
 
 /// The manifest of prepared streams.
-fn manifest(run_id: &str, prepared: &[(&str, PreparedStream)]) -> Manifest {
+pub(crate) fn manifest(run_id: &str, prepared: &[(&str, PreparedStream)]) -> Manifest {
     let streams = prepared.iter().map(|(name, done)| {
         let stream = ManifestStream {
             file: done.file.clone(),

@@ -28,8 +28,8 @@ use sha2::{Digest, Sha256};
 use super::{
     disk::{self, local},
     names,
+    reader::{Record, RecordWindow, SpoolReader},
     sorter::Sorter,
-    spool::{RecordWindow, SpoolReader},
     twins::{Twins, hash_of},
     weave::{ROWS_MAX, Turn, weave},
 };
@@ -95,7 +95,7 @@ impl Finish<'_> {
         &self,
         stream: StreamId,
         role: PartitionRole,
-        mut visit: impl FnMut(super::spool::Record<'_>) -> Result<(), Failure>,
+        mut visit: impl FnMut(Record<'_>) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
         let mut buffer = Vec::new();
         for partition in self.plan.partitions_of(stream).filter(|partition| partition.role == role) {
@@ -373,7 +373,204 @@ impl PartFile {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::{cell::Cell, collections::BTreeMap};
+
+    use harvester_actors::partition::PartitionId;
+    use proptest::{prelude::*, sample::Index as Place};
+
+    use super::{
+        super::{
+            conformance::{Spans, header, page, plan, spilled, stream},
+            spool::Spool,
+        },
+        *,
+    };
+
+    /// A row whose key is its `id`.
+    fn row(id: &str, time: u8) -> String {
+        format!(r#"{{"id":"{id}","lastUpdated":"2024-01-{time:02}T00:00:00.000"}}"#)
+    }
+
+    /// The rows of partitions, each `(key, row)`.
+    type Rows = Vec<(String, String)>;
+
+    /// Sends lists through a spool, in pages of `page_rows` that arrive as `arrival` says, and finishes them: the file and
+    /// what is said of it.
+    fn finished(
+        order: StreamOrder,
+        lists: &[(PartitionRole, Rows)],
+        page_rows: usize,
+        arrival: impl Fn(usize) -> usize,
+    ) -> (String, PreparedStream) {
+        let dir = tempfile::tempdir().unwrap();
+        let roles: Vec<_> = lists.iter().map(|(role, _)| (0, *role)).collect();
+        let plan = plan(vec![stream("s", order)], &roles);
+        let spool_dir = dir.path().join("spool");
+        let spool = Spool::new(spool_dir.clone());
+        spool.begin(&header("20260101T000000Z", &plan)).unwrap();
+        let mut pages: Vec<std::vec::IntoIter<_>> = Vec::new();
+        for (partition, (_, rows)) in lists.iter().enumerate() {
+            let chunks = rows.chunks(page_rows).enumerate().map(|(seq, rows)| {
+                let rows: Vec<_> = rows.iter().map(|(key, row)| (key.as_str(), row.as_str())).collect();
+                let page = page(u32::try_from(partition).unwrap(), u32::try_from(seq).unwrap(), &rows);
+                if seq % 2 == 0 { page } else { spilled(page) }
+            });
+            pages.push(chunks.collect::<Vec<_>>().into_iter());
+        }
+        let mut spans = Spans::default();
+        while !pages.is_empty() {
+            let chosen = arrival(spans.0.len()) % pages.len();
+            match pages[chosen].next() {
+                Some(page) => spans.0.push(spool.append(page).unwrap()),
+                None => drop(pages.remove(chosen)),
+            }
+        }
+        let out_dir = dir.path().join("out");
+        let finish = Finish {
+            reader: spool.reader().unwrap(),
+            scratch_dir: &spool_dir,
+            out_dir: &out_dir,
+            plan: &plan,
+            spans: &spans,
+        };
+        let done = finish.prepare(StreamId(0)).unwrap();
+        let text = std::fs::read_to_string(out_dir.join("s.ndjson.part")).unwrap();
+        assert_eq!(done.sha256, names::hex(&Sha256::digest(text.as_bytes())));
+        assert_eq!((done.bytes, done.rows), (text.len() as u64, text.lines().count() as u64));
+        let sent: usize =
+            lists.iter().filter(|(role, _)| *role != PartitionRole::Listing).map(|(_, rows)| rows.len()).sum();
+        assert_eq!(done.rows + done.duplicates, sent as u64, "the numbers add up");
+        (text, done)
+    }
+
+    fn in_order(_: usize) -> usize {
+        0
+    }
+
+    fn rows(rows: &[(&str, u8)]) -> Rows {
+        rows.iter().map(|(id, time)| ((*id).to_owned(), row(id, *time))).collect()
+    }
+
+    fn lines(rows: &[(&str, u8)]) -> String {
+        rows.iter().map(|(id, time)| row(id, *time) + "\n").collect()
+    }
+
+    #[test]
+    fn a_partition_that_ran_on_costs_no_row_and_the_newer_state_of_each_stays() {
+        use PartitionRole::Rows;
+        let lists = [
+            (Rows, rows(&[("z", 1), ("b", 1), ("Q", 5), ("tail-only", 1), ("m", 1)])),
+            (Rows, rows(&[("others-only", 1), ("Q", 2), ("m", 3)])),
+            (Rows, rows(&[("end", 1)])),
+        ];
+        let (text, done) = finished(StreamOrder::Keyset, &lists, 2, in_order);
+        let expected = [("z", 1), ("b", 1), ("others-only", 1), ("Q", 5), ("tail-only", 1), ("m", 3), ("end", 1)];
+        assert_eq!((text, done.duplicates), (lines(&expected), 2));
+    }
+
+    #[test]
+    fn repaired_rows_come_behind_their_neighbours_and_the_listing_is_no_row() {
+        use PartitionRole::{Listing, Repair, Rows};
+        let listed = |ids: &[&str]| (Listing, ids.iter().map(|id| ((*id).to_owned(), String::new())).collect());
+        let lists = [
+            (Rows, rows(&[("c", 1), ("a", 1)])),
+            (Rows, rows(&[("e", 1), ("d", 1)])),
+            listed(&["c", "new", "a"]),
+            listed(&["never fetched", "e", "last"]),
+            (Repair, rows(&[("last", 1), ("unlisted", 1), ("new", 2), ("e", 3)])),
+        ];
+        for page_rows in [1, 2, 10] {
+            let (text, done) = finished(StreamOrder::Keyset, &lists, page_rows, in_order);
+            let expected = [("c", 1), ("new", 2), ("a", 1), ("e", 3), ("last", 1), ("d", 1), ("unlisted", 1)];
+            assert_eq!((text, done.duplicates), (lines(&expected), 1));
+        }
+    }
+
+    #[test]
+    fn rows_longer_than_every_buffer_pass_through_each_order() {
+        let long = |id: &str| (id.to_owned(), format!(r#"{{"id":"{id}","x":"{}"}}"#, "y".repeat(3 * WRITE_BYTES)));
+        let lists =
+            [(PartitionRole::Rows, vec![long("b"), long("a")]), (PartitionRole::Rows, vec![long("a"), long("c")])];
+        for order in [StreamOrder::Keyset, StreamOrder::Sorted] {
+            let (text, done) = finished(order, &lists, 10, in_order);
+            assert_eq!((done.rows, done.duplicates), (3, 1));
+            let ids: Vec<_> = text.lines().map(|line| line.as_bytes()[7]).collect();
+            assert_eq!(ids, if order == StreamOrder::Keyset { *b"bac" } else { *b"abc" });
+        }
+    }
+
+    /// A span reader that fails.
+    struct Broken;
+
+    impl SpanReader for Broken {
+        fn spans(&self, _: PartitionId) -> harvester_actors::sink::SpanIterator {
+            Box::new(std::iter::once(Err(disk::damaged("no span"))))
+        }
+    }
+
+    #[test]
+    fn a_stream_whose_spans_cannot_be_read_is_not_prepared() {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = Spool::new(dir.path().to_path_buf());
+        for order in [StreamOrder::Keyset, StreamOrder::Sorted] {
+            let plan = plan(vec![stream("s", order)], &[(0, PartitionRole::Rows)]);
+            spool.begin(&header("20260101T000000Z", &plan)).unwrap();
+            let finish = Finish {
+                reader: spool.reader().unwrap(),
+                scratch_dir: dir.path(),
+                out_dir: dir.path(),
+                plan: &plan,
+                spans: &Broken,
+            };
+            assert_eq!(finish.prepare(StreamId(0)).unwrap_err().class, FailureClass::Damaged);
+            assert_eq!(finish.prepare(StreamId(1)).unwrap_err().class, FailureClass::Bug);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn a_file_depends_on_its_rows_alone(
+            sorted: bool,
+            lists in prop::collection::vec(prop::collection::vec((0u8..30, 1u8..4), 0..25), 1..5),
+            page_rows in 1usize..30,
+            arrivals in prop::collection::vec(any::<Place>(), 1..40),
+        ) {
+            let order = if sorted { StreamOrder::Sorted } else { StreamOrder::Keyset };
+            let lists: Vec<_> = lists
+                .into_iter()
+                .map(|list| {
+                    let rows = list.into_iter().map(|(id, time)| (format!("k{id}"), row(&format!("k{id}"), time)));
+                    (PartitionRole::Rows, rows.collect())
+                })
+                .collect();
+            let undisturbed = finished(order, &lists, 1000, in_order);
+            let calls = Cell::new(0);
+            let disturbed = finished(order, &lists, page_rows, |_| {
+                calls.set(calls.get() + 1);
+                arrivals[calls.get() % arrivals.len()].index(100)
+            });
+            prop_assert_eq!(&undisturbed, &disturbed);
+
+            let mut best: BTreeMap<&String, &String> = BTreeMap::new();
+            for (key, row) in lists.iter().flat_map(|(_, rows)| rows) {
+                let stays = best.entry(key).or_insert(row);
+                if replaces(row.as_bytes(), stays.as_bytes()) {
+                    *stays = row;
+                }
+            }
+            let mut lines: Vec<&str> = disturbed.0.lines().collect();
+            if !sorted {
+                lines.sort_unstable();
+            }
+            let mut expected: Vec<&str> = best.values().map(|row| row.as_str()).collect();
+            if !sorted {
+                expected.sort_unstable();
+            }
+            prop_assert_eq!(lines, expected);
+        }
+    }
 
     #[test]
     fn of_two_rows_the_later_stays_then_the_greater_bytes() {

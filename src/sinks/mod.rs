@@ -1,6 +1,6 @@
 //! Where rows go: a spool that takes them as they arrive, and files that appear when all are there.
 //!
-//! `frame` → `spool` → `sorter` or `weave` (with `twins`) → `finish` → `publish` → `verify` is the way of a row; `files` puts
+//! `frame` → `spool` → `reader` → `sorter` or `weave` (with `twins`) → `finish` → `publish` → `verify` is the way of a row; `files` puts
 //! them together to a [`Sink`](harvester_actors::sink::Sink), and every sink passes `conformance`.
 //!
 //! Places where a test can end the process (`FAILPOINTS=name=…`, feature `failpoints`), in the order of a run:
@@ -30,6 +30,7 @@ mod finish;
 mod frame;
 mod names;
 mod publish;
+mod reader;
 mod sorter;
 mod spool;
 mod twins;

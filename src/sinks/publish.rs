@@ -306,3 +306,251 @@ pub(crate) fn probe_directory(dir: &Path) -> Result<(), Failure> {
     };
     probe.and_then(write).map_err(|error| local("write to", &at, &error))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, os::unix::fs::symlink};
+
+    use harvester_actors::{failure::FailureClass, sink::PreparedStream};
+    use sha2::{Digest, Sha256};
+
+    use super::{
+        super::{Problem, conformance, verify},
+        *,
+    };
+
+    const JOB: &str = "sierra-leone";
+    const OLD: &str = "20260101T000000Z";
+    const NEW: &str = "20260102T000000Z";
+
+    /// Prepares files `(stream, content)` as a run would, and the manifest that lists them.
+    fn prepare(dir: &Path, run_id: &str, streams: &[(&str, &str)]) -> Manifest {
+        let prepared: Vec<(&str, PreparedStream)> = streams
+            .iter()
+            .map(|(name, content)| {
+                let file = names::file_name(name);
+                fs::write(dir.join(part_of(&file)), content).unwrap();
+                let sha256 = names::hex(&Sha256::digest(content.as_bytes()));
+                let rows = content.lines().count() as u64;
+                (*name, PreparedStream { file, rows, bytes: content.len() as u64, sha256, duplicates: 0 })
+            })
+            .collect();
+        conformance::manifest(run_id, &prepared)
+    }
+
+    const OLD_STREAMS: &[(&str, &str)] = &[("a", "old a\n"), ("b", "old b\n"), ("gone", "old gone\n")];
+    const NEW_STREAMS: &[(&str, &str)] = &[("a", "new a\n"), ("b", "new bb\n"), ("c", "")];
+
+    fn reject() -> Reject {
+        Reject { partition: "a/1".into(), class: "rejected".into(), message: "E2000".into(), id: None, bytes: None }
+    }
+
+    /// A folder in which an older run was published, with rejects.
+    fn published_before() -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        let manifest = prepare(dir.path(), OLD, OLD_STREAMS);
+        publish(dir.path(), &manifest, &[reject()]).unwrap();
+        dir
+    }
+
+    /// Every name in a folder, with what it holds.
+    fn contents(dir: &Path) -> BTreeMap<String, String> {
+        fs::read_dir(dir)
+            .unwrap()
+            .map(|entry| {
+                let entry = entry.unwrap();
+                let kind = entry.file_type().unwrap();
+                let text = if kind.is_symlink() {
+                    fs::read_link(entry.path()).unwrap().display().to_string()
+                } else if kind.is_dir() {
+                    "a folder".to_owned()
+                } else {
+                    fs::read_to_string(entry.path()).unwrap()
+                };
+                (entry.file_name().into_string().unwrap(), text)
+            })
+            .collect()
+    }
+
+    fn assert_is_new(dir: &Path, what: &str) {
+        let verification = verify(dir).unwrap();
+        assert!(verification.is_good(), "{what}: {verification:?}");
+        assert_eq!(verification.manifest.unwrap().run_id, NEW, "{what}");
+        let mut found = contents(dir);
+        found.remove(MANIFEST);
+        let expected =
+            [("a.ndjson", "new a\n"), ("b.ndjson", "new bb\n"), ("c.ndjson", ""), ("gone.ndjson", "old gone\n")];
+        assert_eq!(found, expected.map(|(name, text)| (name.to_owned(), text.to_owned())).into(), "{what}");
+    }
+
+    #[test]
+    fn a_crash_at_any_step_of_publishing_is_cured_by_doing_it_again() {
+        for prepared_again in [false, true] {
+            for renamed in 0..=NEW_STREAMS.len() {
+                let dir = published_before();
+                let manifest = prepare(dir.path(), NEW, NEW_STREAMS);
+                // What the steps leave that came before the crash.
+                fs::write(dir.path().join(MANIFEST_PART), serde_json::to_vec(&manifest).unwrap()).unwrap();
+                fs::write(dir.path().join("manifest.json.part.new"), b"{").unwrap();
+                for (name, _) in &NEW_STREAMS[..renamed] {
+                    let file = names::file_name(name);
+                    fs::rename(dir.path().join(part_of(&file)), dir.path().join(file)).unwrap();
+                }
+                let half = Problem::HalfPublished { run_id: NEW.to_owned() };
+                let found = verify(dir.path()).unwrap().findings;
+                assert!(found.iter().any(|finding| finding.problem == half), "{found:?}");
+                if prepared_again {
+                    prepare(dir.path(), NEW, NEW_STREAMS);
+                }
+                publish(dir.path(), &manifest, &[]).unwrap();
+                assert_is_new(dir.path(), &format!("{renamed} renamed, prepared again: {prepared_again}"));
+                publish(dir.path(), &manifest, &[]).unwrap();
+                assert_is_new(dir.path(), "published twice");
+            }
+        }
+    }
+
+    #[test]
+    fn a_half_published_run_does_not_stand_in_the_way_of_a_newer_one() {
+        let dir = published_before();
+        let manifest = prepare(dir.path(), "20260101T120000Z", NEW_STREAMS);
+        fs::write(dir.path().join(MANIFEST_PART), serde_json::to_vec(&manifest).unwrap()).unwrap();
+        for name in ["a", "c"] {
+            let file = names::file_name(name);
+            fs::rename(dir.path().join(part_of(&file)), dir.path().join(file)).unwrap();
+        }
+        let manifest = prepare(dir.path(), NEW, NEW_STREAMS);
+        publish(dir.path(), &manifest, &[]).unwrap();
+        assert_is_new(dir.path(), "after --restart");
+    }
+
+    #[test]
+    fn a_foreign_file_under_any_of_the_names_stops_it_before_anything_is_touched() {
+        type Intrusion = fn(&Path);
+        let intrusions: &[(&str, &str, Intrusion)] = &[
+            ("a file", "c.ndjson", |dir| fs::write(dir.join("c.ndjson"), "theirs").unwrap()),
+            ("a link", "c.ndjson", |dir| symlink("/etc/passwd", dir.join("c.ndjson")).unwrap()),
+            ("a folder", "c.ndjson", |dir| fs::create_dir(dir.join("c.ndjson")).unwrap()),
+            ("a link in place of ours", "a.ndjson", |dir| {
+                fs::remove_file(dir.join("a.ndjson")).unwrap();
+                symlink("elsewhere", dir.join("a.ndjson")).unwrap();
+            }),
+            ("another job's manifest", "manifest.json", |dir| {
+                let text = fs::read_to_string(dir.join(MANIFEST)).unwrap();
+                fs::write(dir.join(MANIFEST), text.replace(JOB, "another-job")).unwrap();
+            }),
+            ("some manifest", "manifest.json", |dir| fs::write(dir.join(MANIFEST), "{\"name\":\"pwa\"}").unwrap()),
+            ("rejects of somebody", "rejects.ndjson", |dir| fs::write(dir.join(REJECTS), "{\"a\":1}\n").unwrap()),
+        ];
+        for (what, file, intrude) in intrusions {
+            let dir = published_before();
+            let manifest = prepare(dir.path(), NEW, NEW_STREAMS);
+            intrude(dir.path());
+            let before = contents(dir.path());
+            let failure = publish(dir.path(), &manifest, &[reject()]).unwrap_err();
+            assert_eq!(failure.class, FailureClass::Local, "{what}");
+            let message = format!("`{}` was not written by this job", dir.path().join(file).display());
+            assert_eq!((failure.message, failure.next.is_some()), (message, true), "{what}");
+            assert_eq!(contents(dir.path()), before, "{what}");
+            let streams = NEW_STREAMS.iter().map(|(name, _)| *name);
+            let early = check_foreign(dir.path(), JOB, streams);
+            assert_eq!(early.is_err(), *file != REJECTS, "{what}, seen when the run starts");
+        }
+    }
+
+    #[test]
+    fn a_free_or_missing_folder_is_not_foreign() {
+        let dir = published_before();
+        check_foreign(dir.path(), JOB, ["a", "b", "c"]).unwrap();
+        check_foreign(&dir.path().join("missing"), JOB, ["a"]).unwrap();
+        assert!(check_foreign(dir.path(), "another-job", ["x"]).is_err());
+    }
+
+    #[test]
+    fn rejects_that_somebody_else_wrote_stay_when_the_run_has_none() {
+        let dir = published_before();
+        fs::write(dir.path().join(REJECTS), "mine\n").unwrap();
+        let manifest = prepare(dir.path(), NEW, NEW_STREAMS);
+        publish(dir.path(), &manifest, &[]).unwrap();
+        assert_eq!(fs::read_to_string(dir.path().join(REJECTS)).unwrap(), "mine\n");
+    }
+
+    #[test]
+    fn a_prepared_file_that_is_gone_or_has_another_length_is_not_published() {
+        for cut in [None, Some(3)] {
+            let dir = published_before();
+            let manifest = prepare(dir.path(), NEW, NEW_STREAMS);
+            let part = dir.path().join("b.ndjson.part");
+            match cut {
+                None => fs::remove_file(part).unwrap(),
+                Some(len) => fs::OpenOptions::new().write(true).open(part).unwrap().set_len(len).unwrap(),
+            }
+            let before = contents(dir.path());
+            let failure = publish(dir.path(), &manifest, &[]).unwrap_err();
+            assert_eq!(failure.class, FailureClass::Local);
+            assert_eq!(contents(dir.path()), before);
+            assert!(verify(dir.path()).unwrap().is_good(), "the older run is whole");
+        }
+    }
+
+    #[test]
+    fn a_manifest_cannot_name_a_file_outside_of_its_folder() {
+        let dir = published_before();
+        let mut manifest = prepare(dir.path(), NEW, NEW_STREAMS);
+        manifest.streams.get_mut("a").unwrap().file = "../a.ndjson".to_owned();
+        assert_eq!(publish(dir.path(), &manifest, &[]).unwrap_err().class, FailureClass::Bug);
+        fs::write(dir.path().join(MANIFEST), serde_json::to_vec(&manifest).unwrap()).unwrap();
+        let problem = verify(dir.path()).unwrap().findings.remove(0).problem;
+        assert_eq!(problem, Problem::NotAFile);
+    }
+
+    #[test]
+    fn every_way_in_which_a_file_can_differ_is_found() {
+        type Change = fn(&Path);
+        let cases: &[(&str, Change, &str)] = &[
+            ("missing", |dir| fs::remove_file(dir.join("a.ndjson")).unwrap(), "is missing"),
+            ("longer", |dir| fs::write(dir.join("a.ndjson"), "old a\n\n").unwrap(), "has 7 bytes, should have 6"),
+            ("other", |dir| fs::write(dir.join("a.ndjson"), "new a\n").unwrap(), "has SHA-256 "),
+            (
+                "link",
+                |dir| {
+                    fs::rename(dir.join("a.ndjson"), dir.join("x")).unwrap();
+                    symlink("x", dir.join("a.ndjson")).unwrap();
+                },
+                "is not a regular file",
+            ),
+            ("no manifest", |dir| fs::remove_file(dir.join(MANIFEST)).unwrap(), "is missing"),
+            ("no JSON", |dir| fs::write(dir.join(MANIFEST), "{").unwrap(), "cannot be read: EOF"),
+            (
+                "newer",
+                |dir| {
+                    fs::write(
+                        dir.join(MANIFEST),
+                        fs::read_to_string(dir.join(MANIFEST)).unwrap().replace("\"version\": 1", "\"version\": 2"),
+                    )
+                    .unwrap()
+                },
+                "cannot be read: its version is 2",
+            ),
+        ];
+        assert!(verify(published_before().path()).unwrap().is_good());
+        for (what, change, expected) in cases {
+            let dir = published_before();
+            change(dir.path());
+            let verification = verify(dir.path()).unwrap();
+            assert_eq!(verification.findings.len(), 1, "{what}: {verification:?}");
+            let text = verification.findings[0].problem.to_string();
+            assert!(text.starts_with(expected), "{what}: {text}");
+        }
+    }
+
+    #[test]
+    fn probing_a_folder_leaves_nothing_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        probe_directory(dir.path()).unwrap();
+        probe_directory(&dir.path().join("not/yet/there")).unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+        fs::write(dir.path().join("file"), "").unwrap();
+        assert_eq!(probe_directory(&dir.path().join("file")).unwrap_err().class, FailureClass::Local);
+    }
+}

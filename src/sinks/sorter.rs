@@ -1,7 +1,7 @@
 //! External merge sort: rows in any order come out ordered by key, in bounded memory.
 //!
-//! Rows are collected up to [`RUN_BYTES`], sorted by key as bytes, and written as a run to an unlinked file in the spool's
-//! folder; up to [`FAN_IN`] runs are merged at a time, in as many levels as it takes. Rows with equal keys come out side
+//! Rows are collected up to [`RUN_BYTES`] or [`RUN_ROWS`], sorted by key as bytes, and written as a run to an unlinked file
+//! in the spool's folder; up to [`FAN_IN`] runs are merged at a time, in as many levels as it takes. Rows with equal keys come out side
 //! by side in no particular order: what to do about them is decided by their content, by who takes them.
 //!
 //! Memory: one run, or while merging [`FAN_IN`] × [`READ_BYTES`] and the longest row of each run that is being read.
@@ -20,8 +20,11 @@ use harvester_actors::{
 
 use super::disk::local;
 
-/// Bytes of rows and index that are sorted at a time.
-const RUN_BYTES: usize = 16 * 1024 * 1024;
+/// Bytes of rows that are sorted at a time; a longer row is a run of its own.
+const RUN_BYTES: usize = 12 * 1024 * 1024;
+
+/// Rows that are sorted at a time: 4 MiB of index.
+const RUN_ROWS: usize = 256 * 1024;
 
 /// Runs that are merged at a time.
 const FAN_IN: usize = 32;
@@ -74,13 +77,18 @@ impl Sorter {
         let mut prefix = [0; 8];
         let len = key.len().min(8);
         prefix[..len].copy_from_slice(&key[..len]);
-        // A buffer ends a little behind RUN_BYTES, so its places fit.
+        let bytes = self.records.len() + RECORD_HEADER_BYTES + key.len() + row.len();
+        if !self.entries.is_empty() && (bytes > self.run_bytes || self.entries.len() == RUN_ROWS) {
+            self.spill().map_err(|error| local("write a temporary file in", &self.dir, &error))?;
+        }
+        if self.records.capacity() == 0 {
+            // Once and for all: growing by doubling would take half as much again. Pages that are not used cost nothing.
+            self.records.reserve_exact(self.run_bytes);
+        }
+        // Behind at most RUN_BYTES, so it fits.
         let at = u32::try_from(self.records.len()).unwrap_or(u32::MAX);
         self.entries.push(Entry { prefix: u64::from_be_bytes(prefix), at });
         push_record(&mut self.records, key, row);
-        if self.records.len() + self.entries.len() * size_of::<Entry>() >= self.run_bytes {
-            self.spill().map_err(|error| local("write a temporary file in", &self.dir, &error))?;
-        }
         Ok(())
     }
 

@@ -1,0 +1,206 @@
+//! Reads what has been appended: whole pages in order, proved by their checksums, or single records again.
+
+use std::{fs::File, os::unix::fs::FileExt, path::PathBuf, sync::Arc};
+
+use harvester_actors::{
+    failure::Failure,
+    page::{FrameRange, RECORD_HEADER_BYTES, Span, record_lengths},
+};
+
+use super::{
+    disk::local,
+    frame::{FrameCrc, HEAD_BYTES, Head, Kind, PageMeta, TRAILER_BYTES},
+    spool::{CHUNK_BYTES, damage},
+};
+
+/// One row in the spool.
+#[derive(Clone, Copy)]
+pub(crate) struct Record<'a> {
+    /// Where its record begins.
+    pub(crate) at: u64,
+    /// What its stream is ordered by.
+    pub(crate) key: &'a [u8],
+    /// One line of JSON.
+    pub(crate) row: &'a [u8],
+}
+
+/// Reads pages that have been appended; holds its own handle, so that a discard does not disturb it.
+#[derive(Clone, Debug)]
+pub(crate) struct SpoolReader {
+    /// The log.
+    pub(crate) file: Arc<File>,
+    /// Its name, for failures.
+    pub(crate) path: PathBuf,
+    /// What its checksums begin with.
+    pub(crate) seed: u32,
+    /// How long it was when the reader was made.
+    pub(crate) len: u64,
+}
+
+impl SpoolReader {
+    /// Hands each record of a page to `visit`, in the page's order.
+    ///
+    /// The checksum covers the whole frame and is known after its last record only: what `visit` has made of the
+    /// records must be thrown away when this fails. `buffer` is scratch space, kept between pages.
+    ///
+    /// # Errors
+    /// `Damaged` when the spool does not hold this span; `Local` when it cannot be read; what `visit` returns.
+    pub(crate) fn page(
+        &self,
+        span: &Span,
+        buffer: &mut Vec<u8>,
+        mut visit: impl FnMut(Record<'_>) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let FrameRange { from, to } = span.frame;
+        let bad = |at: u64, what: &str| damage(&self.path, at, what);
+        if to > self.len || to.saturating_sub(from) < (HEAD_BYTES + TRAILER_BYTES) as u64 {
+            return Err(bad(from, "the checkpoint knows an entry there that the spool does not have"));
+        }
+        let body_end = to - TRAILER_BYTES as u64;
+        if buffer.len() < CHUNK_BYTES {
+            buffer.resize(CHUNK_BYTES, 0);
+        }
+        // `buffer[..filled]` are the bytes from `base` on; `pos` is how far they are used up.
+        let (mut base, mut filled, mut pos) = (from, 0, 0);
+        let fill = |buffer: &mut Vec<u8>, base: u64, filled: &mut usize| {
+            let left = body_end - (base + *filled as u64);
+            let part = (buffer.len() - *filled).min(usize::try_from(left).unwrap_or(usize::MAX));
+            let read = self.file.read_exact_at(&mut buffer[*filled..*filled + part], base + *filled as u64);
+            *filled += part;
+            read.map_err(|error| local("read", &self.path, &error))
+        };
+
+        fill(buffer, base, &mut filled)?;
+        let head_bytes = buffer.first_chunk::<HEAD_BYTES>().filter(|_| filled >= HEAD_BYTES);
+        let Some((head_bytes, head)) = head_bytes.and_then(|bytes| {
+            let head = Head::decode(bytes, self.seed, from).ok()?;
+            (head.kind == Kind::Page && head.frame_len() == Some(to - from)).then_some((*bytes, head))
+        }) else {
+            return Err(bad(from, "there is no page where the checkpoint knows one"));
+        };
+        let meta_end = HEAD_BYTES + head.meta_len as usize;
+        if meta_end > filled {
+            buffer.resize(buffer.len().max(meta_end), 0);
+            fill(buffer, base, &mut filled)?;
+        }
+        let mut crc = FrameCrc::begin(self.seed, &head_bytes);
+        crc.update(&buffer[HEAD_BYTES..filled]);
+        let meta: Option<PageMeta> = serde_json::from_slice(&buffer[HEAD_BYTES..meta_end]).ok();
+        if meta != Some(PageMeta::of(span)) {
+            return Err(bad(from, "the page there is not the one that the checkpoint knows"));
+        }
+
+        pos += meta_end;
+        let mut records = 0;
+        loop {
+            let left = body_end - (base + pos as u64);
+            let ready = filled - pos;
+            let need = match buffer[pos..filled].first_chunk::<RECORD_HEADER_BYTES>() {
+                Some(lengths) => {
+                    let (row_len, key_len) = record_lengths(*lengths);
+                    let need = RECORD_HEADER_BYTES + key_len + row_len;
+                    if need as u64 > left {
+                        return Err(bad(base + pos as u64, "a row is longer than its page"));
+                    }
+                    if need <= ready {
+                        let key_at = pos + RECORD_HEADER_BYTES;
+                        let (key, row) = buffer[key_at..pos + need].split_at(key_len);
+                        visit(Record { at: base + pos as u64, key, row })?;
+                        records += 1;
+                        pos += need;
+                        continue;
+                    }
+                    need
+                }
+                None if left == 0 => break,
+                None if left < RECORD_HEADER_BYTES as u64 => {
+                    return Err(bad(base + pos as u64, "a row is longer than its page"));
+                }
+                None => RECORD_HEADER_BYTES,
+            };
+            buffer.copy_within(pos..filled, 0);
+            (base, filled, pos) = (base + pos as u64, ready, 0);
+            if buffer.len() < need {
+                buffer.resize(need, 0);
+            }
+            fill(buffer, base, &mut filled)?;
+            crc.update(&buffer[ready..filled]);
+        }
+        let mut trailer = [0; TRAILER_BYTES];
+        self.file.read_exact_at(&mut trailer, body_end).map_err(|error| local("read", &self.path, &error))?;
+        if trailer != crc.trailer(to - from) {
+            return Err(bad(from, "the page does not fit its checksum"));
+        }
+        if records != span.counts.kept {
+            return Err(bad(from, &format!("the page holds {records} rows and says {}", span.counts.kept)));
+        }
+        Ok(())
+    }
+
+    /// A window for single records, wherever they are.
+    pub(crate) fn window(&self) -> RecordWindow {
+        RecordWindow { reader: self.clone(), buffer: Vec::new(), base: 0, filled: 0 }
+    }
+}
+
+/// Reads single records that a pass over their pages has found whole; cheap when they follow each other.
+#[derive(Debug)]
+pub(crate) struct RecordWindow {
+    /// The spool.
+    reader: SpoolReader,
+    /// Its bytes from `base` on, `filled` of them.
+    buffer: Vec<u8>,
+    base: u64,
+    filled: usize,
+}
+
+/// Bytes that are read for a record that is not near the last one.
+const LONE_RECORD_BYTES: usize = 4096;
+
+impl RecordWindow {
+    /// The record at this place.
+    ///
+    /// # Errors
+    /// `Damaged` when there is none any more; `Local` when it cannot be read.
+    pub(crate) fn record(&mut self, at: u64) -> Result<Record<'_>, Failure> {
+        self.provide(at, RECORD_HEADER_BYTES)?;
+        let start = self.offset(at);
+        let mut lengths = [0; RECORD_HEADER_BYTES];
+        lengths.copy_from_slice(&self.buffer[start..start + RECORD_HEADER_BYTES]);
+        let (row_len, key_len) = record_lengths(lengths);
+        self.provide(at, RECORD_HEADER_BYTES + key_len + row_len)?;
+        let key_at = self.offset(at) + RECORD_HEADER_BYTES;
+        let (key, row) = self.buffer[key_at..key_at + key_len + row_len].split_at(key_len);
+        Ok(Record { at, key, row })
+    }
+
+    /// Where a place that has been provided lies in the buffer.
+    fn offset(&self, at: u64) -> usize {
+        // Within the buffer, so it fits.
+        usize::try_from(at - self.base).unwrap_or_default()
+    }
+
+    /// Makes the buffer hold `len` bytes from `at` on.
+    fn provide(&mut self, at: u64, len: usize) -> Result<(), Failure> {
+        let end = self.base + self.filled as u64;
+        let until = at.saturating_add(len as u64);
+        if at >= self.base && until <= end {
+            return Ok(());
+        }
+        if until > self.reader.len {
+            return Err(damage(&self.reader.path, at, "a row ends behind the spool's end"));
+        }
+        // Read on in big pieces, jump in small ones.
+        let goes_on = at >= self.base && at <= end + LONE_RECORD_BYTES as u64;
+        let wanted = if goes_on { CHUNK_BYTES } else { LONE_RECORD_BYTES }.max(len);
+        let part = wanted.min(usize::try_from(self.reader.len - at).unwrap_or(wanted));
+        if self.buffer.len() < part {
+            self.buffer.resize(part, 0);
+        }
+        self.filled = 0;
+        let read = self.reader.file.read_exact_at(&mut self.buffer[..part], at);
+        read.map_err(|error| local("read", &self.reader.path, &error))?;
+        (self.base, self.filled) = (at, part);
+        Ok(())
+    }
+}
