@@ -291,6 +291,25 @@ mod tests {
         assert_eq!(Credentials::Token("a\nb".into()).header().unwrap_err().kind(), Kind::Settings);
     }
 
+    #[tokio::test]
+    async fn what_comes_late_for_old_credentials_does_not_touch_the_new() {
+        let session = Session::new(None);
+        let old = session.enter(true, true).await.unwrap();
+        session.replace(Some(Credentials::Token("new".into()).header().unwrap()));
+        let mut headers = HeaderMap::new();
+        headers.insert(SET_COOKIE, HeaderValue::from_static("JSESSIONID=old"));
+        session.take_cookies(&headers, old.generation);
+        session.prove(old.generation);
+        session.refuse(old.generation, Refusal { status: 401, what: "x".into() });
+        let generation = old.generation;
+        drop(old);
+        assert!(!session.proven.load(Ordering::SeqCst));
+        let new = session.enter(true, true).await.unwrap();
+        assert_eq!((new.cookie.clone(), new.generation), (None, generation + 1));
+        session.refuse(new.generation, Refusal { status: 401, what: "x".into() });
+        assert!(session.check().is_err());
+    }
+
     #[test]
     fn a_cookie_is_taken_replaced_or_ended_and_others_are_ignored() {
         let taken = |value| session_cookie(value);

@@ -182,18 +182,28 @@ async fn sixteen_workers_with_the_right_password_open_one_session() {
     assert!(cookies[1..].iter().all(|cookie| cookie.as_deref() == Some("JSESSIONID=S0")), "{cookies:?}");
 }
 
+/// Waits until so many requests have arrived; the answers then overlap whatever the machine is doing.
+fn wait_for(arrived: &AtomicUsize, wanted: usize) {
+    arrived.fetch_add(1, SeqCst);
+    while arrived.load(SeqCst) < wanted {
+        std::thread::yield_now();
+    }
+}
+
 #[actix_rt::test]
 async fn a_password_changed_while_eight_are_at_work_makes_one_failed_login() {
     let changed = Arc::new(AtomicBool::new(false));
     let logins = Arc::new(AtomicUsize::new(0));
     let (seen_changed, seen_logins) = (Arc::clone(&changed), Arc::clone(&logins));
+    let at_work = AtomicUsize::new(0);
     let server = Server::start(move |heard, out| {
-        out.pause(20);
         if !seen_changed.load(SeqCst) {
             out.write(with_cookie("JSESSIONID=A"));
         } else {
             if heard.header("cookie").is_none() {
                 seen_logins.fetch_add(1, SeqCst);
+            } else {
+                wait_for(&at_work, 8);
             }
             // Some servers open a session for the refused.
             let cookie = "Set-Cookie: JSESSIONID=anonymous";
@@ -212,10 +222,13 @@ async fn a_password_changed_while_eight_are_at_work_makes_one_failed_login() {
 
 #[actix_rt::test]
 async fn a_session_that_ends_while_four_are_at_work_lets_each_come_back_once_without_a_cookie() {
-    let server = Server::start(|heard, out| {
-        out.pause(20);
+    let at_work = AtomicUsize::new(0);
+    let server = Server::start(move |heard, out| {
         out.write(match heard.header("cookie") {
-            Some("JSESSIONID=S0") => unauthorized(),
+            Some("JSESSIONID=S0") => {
+                wait_for(&at_work, 4);
+                unauthorized()
+            }
             Some(_) => json("{}"),
             None => with_cookie(&format!("JSESSIONID=S{}", heard.number)),
         });

@@ -234,15 +234,21 @@ pub(crate) fn chunk(bytes: impl AsRef<[u8]>) -> Vec<u8> {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct CountingGate {
     pub(crate) turns: Arc<AtomicUsize>,
+    pub(crate) left: Arc<AtomicUsize>,
     pub(crate) outcomes: Arc<Mutex<Vec<crate::gate::TurnOutcome>>>,
 }
 
 struct CountedTurn {
+    left: Arc<AtomicUsize>,
     outcomes: Arc<Mutex<Vec<crate::gate::TurnOutcome>>>,
     ended: bool,
 }
 
 impl crate::gate::Turn for CountedTurn {
+    fn left(&self) {
+        self.left.fetch_add(1, Ordering::SeqCst);
+    }
+
     fn end(mut self: Box<Self>, outcome: crate::gate::TurnOutcome, _: Duration) {
         self.ended = true;
         self.outcomes.lock().unwrap().push(outcome);
@@ -262,7 +268,7 @@ impl crate::gate::Gate for CountingGate {
         &self,
     ) -> futures_core::future::LocalBoxFuture<'_, Result<Box<dyn crate::gate::Turn>, crate::gate::GateClosed>> {
         self.turns.fetch_add(1, Ordering::SeqCst);
-        let turn = CountedTurn { outcomes: Arc::clone(&self.outcomes), ended: false };
+        let turn = CountedTurn { left: Arc::clone(&self.left), outcomes: Arc::clone(&self.outcomes), ended: false };
         Box::pin(async move { Ok(Box::new(turn) as Box<dyn crate::gate::Turn>) })
     }
 }

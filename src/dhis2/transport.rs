@@ -27,9 +27,8 @@ use crate::{
     auth::{Pass, Refusal},
     client::{Client, Limits},
     error::{Error, Kind, ServerMessage, said},
-    gate::Turn,
     inflate::{InflateError, InflateLimits, Inflater},
-    wire::{TRACE, Trace},
+    wire::{SharedTurn, TRACE, Trace},
 };
 
 /// Room for inflated bytes; also the longest stretch of work between two looks at the clock.
@@ -56,7 +55,7 @@ pub(crate) struct Call {
 
 /// A turn in hand. Dropped without [`Held::end`], it counts as abandoned.
 pub(crate) struct Held {
-    turn: Option<Box<dyn Turn>>,
+    turn: SharedTurn,
     /// How long the server was waited for.
     spent: Duration,
 }
@@ -197,14 +196,15 @@ async fn exchange(client: &Client, call: &Call, pass: &Pass<'_>) -> Result<Reply
         let turn = client.gate.turn().await.map_err(|closed| {
             Error::new(Kind::GateClosed, "no more requests are let through").with_source(closed).about(&url, "")
         })?;
-        let mut held = Held { turn: Some(turn), spent: Duration::ZERO };
+        let turn = SharedTurn::new(turn);
+        let mut held = Held { turn: turn.clone(), spent: Duration::ZERO };
         // The wait may have been long: what is known by now?
         if let Err(refused) = shared.session.check() {
             held.end(TurnOutcome::Abandoned);
             return Err(refused.about(&url, ""));
         }
         let request_id = shared.next_request_id();
-        let trace = Trace::new(std::sync::Arc::clone(&shared.sent));
+        let trace = Trace::new(std::sync::Arc::clone(&shared.sent), turn);
         let begun = Instant::now();
         let head = send_once(client, call, pass, &request_id, &trace).await;
         held.spent = begun.elapsed();

@@ -8,7 +8,7 @@ use harvester_pacing::TurnOutcome::{self, Abandoned, Answered, Failed, Overloade
 use super::*;
 use crate::{
     ClientBuilder, Credentials,
-    gate::{Gate, GateClosed},
+    gate::{Gate, GateClosed, Turn},
     testing::{CountingGate, Server, Then, answer, chunk, gzip, gzipped, head, json},
 };
 
@@ -191,12 +191,12 @@ async fn silence_before_the_head_and_in_the_body_are_told_apart() {
         Then::Hang
     });
     let gate = CountingGate::default();
-    let limit = Duration::from_millis(60);
-    let client =
-        builder(&server).first_byte_timeout(limit).stall_timeout(limit).gate(Arc::new(gate.clone())).build().unwrap();
-    let error = read(&client).await.unwrap_err();
+    let short = Duration::from_millis(60);
+    let first = builder(&server).first_byte_timeout(short).gate(Arc::new(gate.clone())).build().unwrap();
+    let error = read(&first).await.unwrap_err();
     assert_eq!((error.kind(), error.is_timeout()), (Kind::FirstByteTimeout, true));
-    let error = read(&client).await.unwrap_err();
+    let stall = builder(&server).stall_timeout(short).gate(Arc::new(gate.clone())).build().unwrap();
+    let error = read(&stall).await.unwrap_err();
     assert_eq!((error.kind(), error.is_timeout()), (Kind::Stalled, true));
     assert_eq!(server.heard().len(), 2, "a timeout is not repeated");
     assert_eq!(*gate.outcomes.lock().unwrap(), [Overloaded { retry_after: None }; 2]);
@@ -222,18 +222,18 @@ async fn a_body_that_drips_counts_as_stalled() {
 #[actix_rt::test]
 async fn an_answer_that_keeps_coming_may_take_longer_than_every_limit() {
     let server = Server::start(|_, out| {
-        out.write(head(&["Content-Length: 30"], ""));
-        for _ in 0..30 {
+        out.write(head(&["Content-Length: 40"], ""));
+        for _ in 0..40 {
             out.write("1");
-            out.pause(20);
+            out.pause(30);
         }
         Then::Keep
     });
-    let limit = Duration::from_millis(300);
+    let limit = Duration::from_millis(900);
     let client =
         builder(&server).first_byte_timeout(limit).stall_timeout(limit).connect_timeout(limit).build().unwrap();
     let begun = Instant::now();
-    assert_eq!(read(&client).await.unwrap(), [b'1'; 30]);
+    assert_eq!(read(&client).await.unwrap(), [b'1'; 40]);
     assert!(begun.elapsed() > limit);
 }
 
@@ -241,14 +241,14 @@ async fn an_answer_that_keeps_coming_may_take_longer_than_every_limit() {
 async fn a_slow_reader_is_no_slow_server() {
     let body = "1".repeat(3_000_000);
     let server = Server::saying(json(&body));
-    let limit = Duration::from_millis(100);
-    let client = builder(&server).stall_timeout(limit).least_rate(1 << 20, limit).build().unwrap();
+    let limit = Duration::from_millis(400);
+    let client = builder(&server).stall_timeout(limit).least_rate(1 << 16, limit).build().unwrap();
     let mut response = client.get("x").send().await.unwrap();
     let mut read = 0;
     while let Some(bytes) = response.chunk().await.unwrap() {
         read += bytes.len();
-        if read < 200_000 {
-            tokio::time::sleep(limit * 2).await;
+        if read < 60_000 {
+            tokio::time::sleep(limit * 3 / 2).await;
         }
     }
     assert_eq!(read, body.len());
@@ -273,23 +273,24 @@ fn only_the_servers_time_counts_for_the_rate_and_one_long_silence_does_not() {
 async fn nobody_listening_an_unknown_host_and_a_silent_handshake_are_told_apart() {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let gate = CountingGate::default();
-    let build = |url: String| {
+    let build = |url: String, limit_ms| {
         Client::builder(url)
             .retries(0)
-            .connect_timeout(Duration::from_millis(200))
+            .connect_timeout(Duration::from_millis(limit_ms))
             .gate(Arc::new(gate.clone()))
             .build()
             .unwrap()
     };
-    let client = build(format!("http://127.0.0.1:{port}"));
+    let client = build(format!("http://127.0.0.1:{port}"), 5000);
     let error = read(&client).await.unwrap_err();
     assert_eq!((error.kind(), error.is_connect()), (Kind::Refused, true));
     assert_eq!(client.requests_sent(), 0, "nothing left");
+    assert_eq!(gate.left.load(std::sync::atomic::Ordering::SeqCst), 0);
     // Depending on the machine's resolver it says so, is silent, or is not there.
-    let error = read(&build("http://no-such-host.invalid".into())).await.unwrap_err();
+    let error = read(&build("http://no-such-host.invalid".into(), 5000)).await.unwrap_err();
     assert!(matches!(error.kind(), Kind::UnknownHost | Kind::Resolver | Kind::ConnectTimeout), "{error:?}");
     let server = Server::start(|_, _| Then::Hang);
-    let error = read(&build(server.url().replace("http", "https"))).await.unwrap_err();
+    let error = read(&build(server.url().replace("http", "https"), 100)).await.unwrap_err();
     assert_eq!((error.kind(), error.is_timeout()), (Kind::ConnectTimeout, true));
     // Connecting has its own limit, also where the one for the head is shorter.
     let client = Client::builder(server.url().replace("http", "https")).retries(0);
@@ -547,6 +548,17 @@ async fn a_turn_lasts_until_the_body_has_been_read() {
 }
 
 #[actix_rt::test]
+async fn a_caller_that_stops_at_a_row_is_told_so_and_the_server_is_not_blamed() {
+    let server = Server::saying(json(r#"{"xs":[{"n":1},{"n":2}]}"#));
+    let (client, gate) = client(&server);
+    let rows = client.get("x").rows(&["xs"], crate::split::SplitLimits::default()).await.unwrap();
+    let stopped = rows.for_each(|_| Err(crate::split::RowFault::Stopped("the disk is full".into()))).await.unwrap_err();
+    assert_eq!((stopped.kind(), stopped.to_string().contains("row 0")), (Kind::Stopped, true));
+    assert_eq!(std::error::Error::source(&stopped).unwrap().to_string(), "the disk is full");
+    assert_eq!(*gate.outcomes.lock().unwrap(), [Abandoned]);
+}
+
+#[actix_rt::test]
 async fn a_closed_gate_lets_nothing_out() {
     struct Closed;
     impl Gate for Closed {
@@ -574,7 +586,7 @@ async fn many_requests_at_once_each_get_their_own_answer() {
         assert_eq!(answer.unwrap(), format!("/api/{path}"));
     }
     assert_eq!(gate.outcomes.lock().unwrap().len(), 100);
-    assert_eq!(client.requests_sent(), 100);
+    assert_eq!((client.requests_sent(), gate.left.load(std::sync::atomic::Ordering::SeqCst)), (100, 100));
 }
 
 #[actix_rt::test]

@@ -39,7 +39,10 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use crate::error::{Error, Kind};
+use crate::{
+    error::{Error, Kind},
+    gate::Turn,
+};
 
 /// How long an address is waited for before the next is tried beside it.
 const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
@@ -55,8 +58,27 @@ pub(crate) struct Target {
     pub(crate) connect_timeout: Duration,
 }
 
+/// The turn of a request, for its transport to end and for its connection to tell when the request leaves.
+#[derive(Clone)]
+pub(crate) struct SharedTurn(Rc<RefCell<Option<Box<dyn Turn>>>>);
+
+impl SharedTurn {
+    pub(crate) fn new(turn: Box<dyn Turn>) -> Self {
+        SharedTurn(Rc::new(RefCell::new(Some(turn))))
+    }
+
+    pub(crate) fn take(&self) -> Option<Box<dyn Turn>> {
+        self.0.borrow_mut().take()
+    }
+
+    fn left(&self) {
+        if let Some(turn) = self.0.borrow().as_ref() {
+            turn.left();
+        }
+    }
+}
+
 /// What is known of one request on the wire. Lives as long as the request; one thread only.
-#[derive(Default)]
 pub(crate) struct Trace {
     /// Why no connection was made.
     connect_error: RefCell<Option<Error>>,
@@ -69,13 +91,27 @@ pub(crate) struct Trace {
     reused: Cell<bool>,
     /// Bytes the connection had read when the request was sent.
     read_before: Cell<u64>,
+    /// The first bytes of the request are out.
+    has_left: Cell<bool>,
     /// Counts requests that left.
-    sent: Option<Arc<AtomicU64>>,
+    sent: Arc<AtomicU64>,
+    /// Hears when it leaves.
+    turn: SharedTurn,
 }
 
 impl Trace {
-    pub(crate) fn new(sent: Arc<AtomicU64>) -> Rc<Self> {
-        Rc::new(Trace { sent: Some(sent), ..Trace::default() })
+    pub(crate) fn new(sent: Arc<AtomicU64>, turn: SharedTurn) -> Rc<Self> {
+        Rc::new(Trace {
+            connect_error: RefCell::default(),
+            connecting: Cell::default(),
+            connected_at: Cell::default(),
+            link: RefCell::default(),
+            reused: Cell::default(),
+            read_before: Cell::default(),
+            has_left: Cell::default(),
+            sent,
+            turn,
+        })
     }
 
     pub(crate) fn take_connect_error(&self) -> Option<Error> {
@@ -107,16 +143,21 @@ impl Trace {
         }
     }
 
-    /// The first bytes of the request are going out on `link`.
+    /// Some bytes of the request are out.
+    fn leave(&self) {
+        if !self.has_left.replace(true) {
+            self.sent.fetch_add(1, Ordering::Relaxed);
+            self.turn.left();
+        }
+    }
+
+    /// The request is about to go out on `link`.
     fn attach(&self, link: &Rc<Link>) {
         let mut mine = self.link.borrow_mut();
         if mine.is_none() {
             self.reused.set(link.requests.get() > 0);
             self.read_before.set(link.bytes_read.get());
             link.requests.set(link.requests.get() + 1);
-            if let Some(sent) = &self.sent {
-                sent.fetch_add(1, Ordering::Relaxed);
-            }
             *mine = Some(Rc::clone(link));
         }
     }
@@ -186,10 +227,14 @@ impl AsyncWrite for Wire {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         // Outside a request (a shutdown) there is nothing to note.
         let _ = TRACE.try_with(|trace| trace.attach(&self.link));
-        match &mut self.stream {
+        let polled = match &mut self.stream {
             Stream::Plain(tcp) => Pin::new(tcp).poll_write(cx, buf),
             Stream::Tls(tls) => Pin::new(tls.as_mut()).poll_write(cx, buf),
+        };
+        if matches!(polled, Poll::Ready(Ok(1..))) {
+            let _ = TRACE.try_with(|trace| trace.leave());
         }
+        polled
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
