@@ -23,7 +23,8 @@ Examples:
   harvester check jobs/metadata.toml
   harvester check jobs/metadata.toml && harvester run jobs/metadata.toml
 
-Logs in once, asks for version and rights, creates and removes one file in the sink. Fetches no rows.";
+Logs in once, asks for version and rights, creates and removes one file in the sink.
+Fetches no rows.";
 
 /// How long a source that does not answer is asked.
 pub(super) const OUTAGE: Duration = Duration::from_secs(10);

@@ -40,7 +40,7 @@ pub(super) fn demo(_: &DemoArgs, door: &Door) -> u8 {
     let path = Path::new(FOLDER).join("demo.toml");
     let ended = (|| {
         let (server, is_same) = start()?;
-        write_job(&path, &server.url())?;
+        write_job(&path, server.url())?;
         door.say(&format!(
             "A small DHIS2 answers at {} until the demo is over; its data goes to {FOLDER}/.",
             server.url()

@@ -25,10 +25,11 @@ use crate::{
 pub(super) const EXAMPLES: &str = "\
 Examples:
   harvester get system/info --job jobs/metadata.toml
-  harvester get 'dataElements?fields=id,name&filter=name:like:malaria' --all --job jobs/metadata.toml | head -3
-  DHIS2_PASSWORD=district harvester get me --url https://play.dhis2.org/demo --username admin
+  harvester get 'dataElements?fields=id,name' --all --job jobs/metadata.toml | head -3
+  DHIS2_PASSWORD=… harvester get me --url https://dhis2.example.org --username reader
 
-PATH is relative to /api. The body goes to stdout as it comes; with --all, the rows of all pages, one a line.";
+PATH is relative to /api. The body goes to stdout as it comes; with --all, the rows of all pages,
+one a line.";
 
 /// The variable that holds the password where no other is named.
 const PASSWORD_VARIABLE: &str = "DHIS2_PASSWORD";

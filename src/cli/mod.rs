@@ -28,12 +28,16 @@ Examples:
   harvester status jobs/metadata.toml    how is it doing?
   harvester verify jobs/metadata.toml    are the files what they should be?
 
-A job file says what is fetched from where, and where it goes; jobs/metadata.toml explains every key.
-Stdout is data, stderr is for people.
+A job file says what is fetched from where, and where it goes; jobs/metadata.toml explains
+every key. Stdout is data, stderr is for people.
 
-Exit codes: 0 complete, 2 usage, 3 some rows or partitions rejected, 4 verification failed, 5 source unavailable,
-6 authentication, 7 refused for good, 10 --max-seconds, 11 locked, 12 checkpoint damaged, 13 job or source changed,
-14 local storage, 78 job file, 130 and 143 signals. After 5, 6, 10, 14, 130 and 143 the same command goes on.";
+Exit codes:
+  0 complete              5 source unavailable     11 another process      78 job file
+  1 bug                   6 authentication         12 checkpoint damaged  130 Ctrl-C
+  2 usage                 7 refused for good       13 job changed         143 SIGTERM, SIGHUP
+  3 some rows rejected   10 --max-seconds          14 local storage
+  4 verification failed
+After 5, 6, 10, 14, 130 and 143 the same command goes on where it stopped.";
 
 /// Takes data out of a DHIS2 server: nothing lost, nothing twice, never above the limit.
 #[derive(Debug, Parser)]

@@ -30,7 +30,8 @@ Examples:
   harvester run jobs/metadata.toml --max-seconds 3600  stop after an hour, resumably (exit 10)
   harvester run jobs/metadata.toml --json | jq .outcome
 
-Ctrl-C once: pages in flight are finished and kept, and the same command goes on. Twice: at once; that is safe too.";
+Ctrl-C once: pages in flight are finished and kept, and the same command goes on.
+Twice: it leaves at once; that is safe too.";
 
 /// What `run` takes.
 #[derive(Args, Debug)]

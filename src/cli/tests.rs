@@ -9,7 +9,8 @@ fn the_command_line_is_what_clap_takes_for_right() {
 
 #[test]
 fn every_help_teaches_by_example() {
-    let mut command = command_line();
+    // However wide the terminal of whoever runs the test is.
+    let mut command = command_line().term_width(100);
     command.build();
     let mut shown = String::new();
     let commands = std::iter::once(command.clone()).chain(command.get_subcommands().cloned());

@@ -61,10 +61,13 @@ pub(super) fn verify(args: &VerifyArgs, door: &Door) -> u8 {
     if verification.is_good() {
         return written;
     }
-    let what = plural(verification.findings.len() as u64, "thing");
+    let what = match verification.findings.len() {
+        1 => "1 file".to_owned(),
+        files => format!("{files} files"),
+    };
     door.fail(&Stuck::new(
         Outcome::Mismatch,
-        format!("{what} in {} differ from the manifest", folder.display()),
+        format!("{what} in {} not as the manifest says", folder.display()),
         format!("put the files back, or fetch them anew: harvester run {}", args.job.display()),
     ))
 }

@@ -241,10 +241,7 @@ fn every_mistake_is_told_with_its_place_and_what_would_be_right() {
         ("no credentials", with("username = \"reader\"\npassword = { env = \"DHIS2_PASSWORD\" }\n", "")),
         ("username without password", with("password = { env = \"DHIS2_PASSWORD\" }\n", "")),
         ("password without username", with("username = \"reader\"\n", "")),
-        (
-            "token with username",
-            with("[[extract]]", "token = { env = \"T\" }\n[[extract]]").replace("[[extract]]", "[[extract]]"),
-        ),
+        ("token with username", with("[[extract]]", "token = { env = \"T\" }\n[[extract]]")),
         ("token and bearer", with("username = \"reader\"\npassword =", "bearer = { env = \"B\" }\ntoken =")),
         ("colon in username", with("\"reader\"", "\"a:b\"")),
         ("inline password in an open file", with("{ env = \"DHIS2_PASSWORD\" }", "\"hunter2\"")),

@@ -8,12 +8,12 @@ use super::{
 };
 
 /// Lines that a block has, always: a block that grows and shrinks is not calm.
-pub(crate) const BLOCK_LINES: usize = 4;
+const BLOCK_LINES: usize = 4;
 /// Cells of the bar, at most and at least.
 const BAR_CELLS: (usize, usize) = (30, 10);
 
-/// The block for a terminal of `width` columns: exactly [`BLOCK_LINES`] lines, none wider than that.
-pub(crate) fn block(job: &str, progress: &Progress, now: Duration, width: usize) -> Vec<String> {
+/// The block for a terminal of `width` columns: always as many lines, none wider than that.
+pub(crate) fn block(job: &str, progress: &Progress, now: Duration, width: usize) -> [String; BLOCK_LINES] {
     let fraction = progress.fraction();
     let head = match &progress.phase {
         Phase::Starting => format!("{job}: asking the source"),
@@ -37,26 +37,29 @@ pub(crate) fn block(job: &str, progress: &Progress, now: Duration, width: usize)
         Some(expected) if expected > 0 => format!("{} of {} rows", count(progress.rows()), count(expected)),
         _ => plural(progress.rows(), "row"),
     };
-    let per_second = format!("{} rows/s", rate(progress.rows_per_second(now)));
+    // Before the first second nobody knows how fast it goes.
+    let is_paced = progress.pace.requests_per_second_limit > 0;
+    let when_paced = |text: String| if is_paced { text } else { String::new() };
+    let per_second = when_paced(format!("{} rows/s", rate(progress.rows_per_second(now))));
     let left = progress.remaining(now).map_or_else(String::new, |left| format!("about {} left", about(left)));
     let second = join(&["", &rows, &per_second, &left], " · ", width);
     let third = join(
         &[
             "",
             &format!("{} of {}", count(progress.partitions_finished), plural(progress.partitions, "partition")),
-            &format!(
+            &when_paced(format!(
                 "{} of {} requests/s",
                 rate(progress.requests_per_second(now)),
                 progress.pace.requests_per_second_limit
-            ),
-            &format!("{} of {} in flight", progress.pace.in_flight, progress.pace.in_flight_limit),
+            )),
+            &when_paced(format!("{} of {} in flight", progress.pace.in_flight, progress.pace.in_flight_limit)),
             &retries(progress),
         ],
         " · ",
         width,
     );
     let fourth = waits(progress, now).map_or_else(String::new, |waits| cut(&format!("  {waits}"), width));
-    vec![first, second, third, fourth]
+    [first, second, third, fourth]
 }
 
 /// One line for logs and pipes.
@@ -68,6 +71,8 @@ pub(crate) fn plain_line(job: &str, progress: &Progress, now: Duration) -> Strin
         Phase::Stopping(reason) => format!("stopping: {reason}"),
         Phase::Ended(_) => "done".to_owned(),
     };
+    let is_paced = progress.pace.requests_per_second_limit > 0;
+    let when_paced = |text: String| if is_paced { text } else { String::new() };
     let percent = progress.fraction().map_or_else(String::new, |fraction| format!("{} %", (fraction * 100.0).floor()));
     let rows = match progress.expected_rows() {
         Some(expected) if expected > 0 => format!("{} of {} rows", count(progress.rows()), count(expected)),
@@ -79,12 +84,12 @@ pub(crate) fn plain_line(job: &str, progress: &Progress, now: Duration) -> Strin
         percent,
         rows,
         format!("{} of {}", count(progress.partitions_finished), plural(progress.partitions, "partition")),
-        format!("{} rows/s", rate(progress.rows_per_second(now))),
-        format!(
+        when_paced(format!("{} rows/s", rate(progress.rows_per_second(now)))),
+        when_paced(format!(
             "{} of {} requests/s",
             rate(progress.requests_per_second(now)),
             progress.pace.requests_per_second_limit
-        ),
+        )),
         retries(progress),
         left,
         waits(progress, now).unwrap_or_default(),
@@ -173,7 +178,6 @@ mod tests {
         let draw = |title: &str, progress: &Progress, shown: &mut String| {
             for width in [40, 80, 120] {
                 let lines = block("sierra-leone", progress, now, width);
-                assert_eq!(lines.len(), BLOCK_LINES);
                 assert!(lines.iter().all(|line| line.chars().count() <= width), "{lines:?}");
                 writeln!(shown, "== {title}, {width} columns\n{}", lines.join("\n")).unwrap();
             }

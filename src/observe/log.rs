@@ -163,18 +163,20 @@ impl Listener for LogListener {
                 error!(job, %partition, "a fetcher died of a bug; its partition was handed back");
             }
             Event::Reconciled { stream, appeared, vanished } => {
-                info!(job, stream = stream.0, appeared, vanished, "numbers compared with the server's");
+                info!(job, stream = progress.stream(*stream), appeared, vanished, "numbers compared with the server's");
             }
             Event::Pace(_) => {}
-            Event::Finishing { stream } => info!(job, stream = stream.0, "writing files"),
+            Event::Finishing { stream } => info!(job, stream = progress.stream(*stream), "writing the file"),
             Event::Stopping { reason } => info!(job, reason = %reason, "stopping; pages in flight are being finished"),
             Event::RunEnded(report) => {
                 let outcome = outcome_word(report.outcome);
                 let rows: u64 = report.streams.values().map(|stream| stream.rows).sum();
                 let (requests, retries, seconds) = (report.requests, report.retries, report.seconds);
                 match (&report.error, report.outcome) {
+                    // People read the report, which says the same.
+                    _ if !self.tells_progress => debug!(job, outcome, rows, requests, retries, seconds, "run ended"),
                     (_, Outcome::Complete) => info!(job, outcome, rows, requests, retries, seconds, "run ended"),
-                    (Some(failure), _) if self.tells_progress => {
+                    (Some(failure), _) => {
                         let (message, next) = (&failure.message, &failure.next);
                         error!(job, outcome, exit_code = report.exit_code, rows, requests, retries, seconds,
                             error = %message, next = %next, "run ended");

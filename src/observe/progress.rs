@@ -9,7 +9,7 @@ use std::{
 use harvester_actors::{
     events::{Event, Pace},
     page::PageCounts,
-    partition::{PartitionId, PartitionRole, Plan, SourceIdentity},
+    partition::{PartitionId, PartitionRole, Plan, SourceIdentity, StreamId},
     report::{Report, StreamReport},
 };
 
@@ -139,8 +139,7 @@ impl Progress {
                 self.sample(now);
             }
             Event::Finishing { stream } => {
-                let name = self.plan.streams.get(stream.0 as usize).map(|stream| stream.name.clone());
-                self.phase = Phase::Finishing(name.unwrap_or_default());
+                self.phase = Phase::Finishing(self.stream(*stream).to_owned());
             }
             Event::Stopping { reason } => self.phase = Phase::Stopping(reason.clone()),
             Event::RunEnded(report) => {
@@ -184,6 +183,11 @@ impl Progress {
     fn stream_name(&self, partition: PartitionId) -> &str {
         let partition = self.plan.partitions.get(partition.0 as usize);
         partition.map_or("", |partition| self.plan.stream_of(partition).name.as_str())
+    }
+
+    /// A stream's name, for people.
+    pub fn stream(&self, stream: StreamId) -> &str {
+        self.plan.streams.get(stream.0 as usize).map_or("", |stream| stream.name.as_str())
     }
 
     /// A partition's name, for people.
@@ -268,7 +272,9 @@ impl Progress {
     pub fn waiting(&self, now: Duration) -> Option<(String, Option<Duration>)> {
         let waiting = self.pace.waiting.as_ref()?;
         let since = now.saturating_sub(self.pace_at);
-        Some((waiting.reason.clone(), waiting.remaining.map(|remaining| remaining.saturating_sub(since))))
+        let remaining = waiting.remaining.map(|remaining| remaining.saturating_sub(since));
+        // A wait that is as good as over is none.
+        (remaining != Some(Duration::ZERO)).then(|| (waiting.reason.clone(), remaining))
     }
 }
 
@@ -278,7 +284,7 @@ pub(super) mod tests {
         events::Waiting,
         failure::FailureClass,
         page::{FrameRange, Span},
-        partition::{Next, Partition, Stream, StreamId, StreamOrder},
+        partition::{Next, Partition, Stream, StreamOrder},
     };
 
     use super::*;

@@ -9,8 +9,6 @@ use std::{
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tracing_subscriber::fmt::MakeWriter;
 
-use super::block::BLOCK_LINES;
-
 /// How often the block is drawn at most.
 const FRAMES_PER_SECOND: u8 = 4;
 /// Columns where the terminal does not say.
@@ -34,8 +32,8 @@ pub struct Screen {
     mode: ProgressMode,
     /// The block, where there is one.
     bars: Option<MultiProgress>,
-    /// Its lines, once it is drawn.
-    lines: Arc<Mutex<Vec<ProgressBar>>>,
+    /// The block as one bar of several lines, once it is drawn; so all of them change at once.
+    block: Arc<Mutex<Option<ProgressBar>>>,
 }
 
 impl Screen {
@@ -43,7 +41,7 @@ impl Screen {
     pub fn new(mode: ProgressMode) -> Screen {
         let bars = (mode == ProgressMode::Bar)
             .then(|| MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(FRAMES_PER_SECOND)));
-        Screen { mode, bars, lines: Arc::default() }
+        Screen { mode, bars, block: Arc::default() }
     }
 
     /// How progress is shown.
@@ -70,22 +68,21 @@ impl Screen {
     /// Draws the block in place of the one before.
     pub fn draw(&self, block: &[String]) {
         let Some(bars) = &self.bars else { return };
-        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        if lines.is_empty() {
-            // One bar per line; each is drawn by `block.rs`, not by a template of indicatif's.
+        let mut shown = self.block.lock().unwrap_or_else(PoisonError::into_inner);
+        let bar = shown.get_or_insert_with(|| {
+            // The lines are made by `block.rs`, not by a template of indicatif's.
             let style = ProgressStyle::with_template("{msg}").unwrap_or_else(|_| ProgressStyle::default_spinner());
-            *lines = (0..BLOCK_LINES).map(|_| bars.add(ProgressBar::new_spinner().with_style(style.clone()))).collect();
-        }
-        for (bar, line) in lines.iter().zip(block) {
-            bar.set_message(line.clone());
-        }
+            bars.add(ProgressBar::new_spinner().with_style(style))
+        });
+        bar.set_message(block.join("\n"));
     }
 
     /// Takes the block away: the run is over, or the process is about to leave.
     pub fn clear(&self) {
         let Some(bars) = &self.bars else { return };
-        let lines = self.lines.try_lock().map(|mut lines| std::mem::take(&mut *lines)).unwrap_or_default();
-        for bar in lines {
+        // Whoever holds it is drawing; a process that leaves at once does not wait for that.
+        let shown = self.block.try_lock().ok().and_then(|mut block| block.take());
+        if let Some(bar) = shown {
             bar.finish_and_clear();
         }
         let _ = bars.clear();
