@@ -25,6 +25,11 @@ where
         LastWill { heir, will: Some(will) }
     }
 
+    /// Tells the heir something while its holder lives.
+    pub fn tell(&self, news: M) {
+        self.heir.do_send(news);
+    }
+
     /// Changes what the heir will hear.
     pub fn rewrite(&mut self, will: M) {
         self.will = Some(will);

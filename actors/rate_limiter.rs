@@ -1,7 +1,7 @@
 //! The rate limiter owns the budget of one origin: no request leaves without a turn, and turns keep every limit at once.
 //!
 //! ```text
-//! whoever sends ──NextTurn──▶ RateLimiter ──Turn──▶ whoever sends ──TurnEnded (at the latest when dropped)──▶ RateLimiter
+//! whoever sends ──NextTurn──▶ RateLimiter ──Turn──▶ whoever sends ──TurnTold: left, ended (at the latest when dropped)──▶ RateLimiter
 //!                                  │
 //!                                  └── outage: SourceProbe, whose own request asks for NextTurn { probe: true }
 //! ```
@@ -13,7 +13,7 @@
 //! breaker       during an outage only the probe
 //! concurrency   as many at once as the source answers well; not for the probe
 //! pace          leaky-bucket: a few every 50 ms rather than all at once
-//! window        never more than N in 1.05 s; the send is recorded when the turn is granted
+//! window        never more than N in 1.05 s, evenly spread; a send counts from its grant until 1.05 s after it left
 //! ```
 //!
 //! The asker sends at once when it gets its turn, and says how it ended. Retries, probes and polls are requests like any
@@ -72,14 +72,21 @@ pub struct NextTurn {
 #[rtype(result = "PaceSnapshot")]
 pub struct CurrentPace;
 
-/// Tells how a turn ended. Sent by [`Turn`], once for each.
+/// Tells what became of a turn. Sent by [`Turn`].
 #[derive(Clone, Copy, Debug, Message)]
 #[rtype(result = "()")]
-pub struct TurnEnded {
+pub struct TurnTold {
     turn: u64,
-    class: u64,
-    outcome: TurnOutcome,
-    elapsed: Duration,
+    news: News,
+}
+
+/// What can become of a turn.
+#[derive(Clone, Copy, Debug)]
+enum News {
+    /// Its request left, then.
+    Left(Instant),
+    /// It ended; told once for each, at the latest when it is dropped.
+    Ended { class: u64, outcome: TurnOutcome, elapsed: Duration },
 }
 
 /// Another job wants to share this budget. Sent before the job gets the address.
@@ -127,7 +134,7 @@ pub struct RateLimiterSettings {
 pub struct Turn {
     id: u64,
     class: u64,
-    will: LastWill<TurnEnded>,
+    will: LastWill<TurnTold>,
 }
 
 /// How fast it goes, and what is waited for.
@@ -191,9 +198,9 @@ pub struct RateLimiter {
     /// Until when a predecessor's requests may count.
     cold_until: Option<Instant>,
     /// Who waits, first come first.
-    waiting: VecDeque<oneshot::Sender<Result<Turn, LimiterClosed>>>,
+    waiting: VecDeque<Asker>,
     /// Probes that wait; before all others.
-    waiting_probes: VecDeque<oneshot::Sender<Result<Turn, LimiterClosed>>>,
+    waiting_probes: VecDeque<Asker>,
     /// Turns that have not ended.
     out: HashMap<u64, Out>,
     /// Turns granted; the next one's name.
@@ -202,6 +209,21 @@ pub struct RateLimiter {
     alarm: Option<(Instant, SpawnHandle)>,
     /// What jitter is drawn from.
     random: SmallRng,
+}
+
+/// Somebody who waits for a turn.
+struct Asker {
+    /// Since then.
+    asked: Instant,
+    /// Where the turn goes.
+    answer: oneshot::Sender<Result<Turn, LimiterClosed>>,
+}
+
+impl Asker {
+    /// Whether it has gone away.
+    fn is_closed(&self) -> bool {
+        self.answer.is_closed()
+    }
 }
 
 /// A turn that has not ended.
@@ -331,12 +353,12 @@ impl RateLimiter {
         let id = self.sent;
         self.sent += 1;
         self.permit = Permit::None;
-        self.window.record(now);
+        self.window.granted(id, asker.asked, now);
         self.out.insert(id, Out { started: self.concurrency.started(now), probe });
-        let abandoned = TurnEnded { turn: id, class: 0, outcome: TurnOutcome::Abandoned, elapsed: Duration::ZERO };
-        let turn = Turn { id, class: 0, will: LastWill::new(ctx.address().recipient(), abandoned) };
+        let news = News::Ended { class: 0, outcome: TurnOutcome::Abandoned, elapsed: Duration::ZERO };
+        let turn = Turn { id, class: 0, will: LastWill::new(ctx.address().recipient(), TurnTold { turn: id, news }) };
         // Who left at this very moment gives the turn back by dropping it.
-        let _ = asker.send(Ok(turn));
+        let _ = asker.answer.send(Ok(turn));
     }
 
     /// Asks the bucket for leave; `true` when it gives it at once.
@@ -397,6 +419,23 @@ impl RateLimiter {
         }
     }
 
+    /// Takes note of how a turn ended.
+    fn turn_ended(&mut self, turn: u64, class: u64, outcome: TurnOutcome, elapsed: Duration) {
+        let Some(out) = self.out.remove(&turn) else { return };
+        let now = Instant::now();
+        // Nobody said that it left, so nobody knows that it did not.
+        self.window.left(turn, now);
+        if let Some(wait) = outcome.retry_after() {
+            self.pause(now, wait);
+        }
+        // A ping tells nothing about how quick pages are; its answer comes from the probe itself.
+        let outcome = if out.probe { TurnOutcome::Abandoned } else { outcome };
+        self.concurrency.ended(now, out.started, class, outcome, elapsed);
+        if self.breaker.record(now, out.started.at(), outcome) {
+            tracing::debug!("the source does not answer");
+        }
+    }
+
     /// Looks at the queue again at `until`.
     fn wake_at(&mut self, now: Instant, until: Instant, ctx: &mut Context<Self>) {
         if let Some((at, alarm)) = self.alarm.take() {
@@ -431,7 +470,8 @@ impl Handler<NextTurn> for RateLimiter {
     type Result = TurnToCome;
 
     fn handle(&mut self, NextTurn { probe }: NextTurn, ctx: &mut Self::Context) -> Self::Result {
-        let (asker, turn) = oneshot::channel();
+        let (answer, turn) = oneshot::channel();
+        let asker = Asker { asked: Instant::now(), answer };
         if probe {
             self.waiting_probes.push_back(asker)
         } else {
@@ -442,20 +482,13 @@ impl Handler<NextTurn> for RateLimiter {
     }
 }
 
-impl Handler<TurnEnded> for RateLimiter {
+impl Handler<TurnTold> for RateLimiter {
     type Result = ();
 
-    fn handle(&mut self, ended: TurnEnded, ctx: &mut Self::Context) {
-        let Some(out) = self.out.remove(&ended.turn) else { return };
-        let now = Instant::now();
-        // A ping tells nothing about how quick pages are; its answer comes from the probe itself.
-        let outcome = if out.probe { TurnOutcome::Abandoned } else { ended.outcome };
-        self.concurrency.ended(now, out.started, ended.class, outcome, ended.elapsed);
-        if let Some(wait) = ended.outcome.retry_after() {
-            self.pause(now, wait);
-        }
-        if self.breaker.record(now, out.started.at(), outcome) {
-            tracing::debug!("the source does not answer");
+    fn handle(&mut self, TurnTold { turn, news }: TurnTold, ctx: &mut Self::Context) {
+        match news {
+            News::Left(at) => self.window.left(turn, at),
+            News::Ended { class, outcome, elapsed } => self.turn_ended(turn, class, outcome, elapsed),
         }
         self.grant_turns(ctx);
     }
@@ -529,11 +562,16 @@ impl Turn {
         self
     }
 
+    /// Says that the request leaves now: its first byte is being written. Without this it counts as leaving until it ends.
+    pub fn left(&self) {
+        self.will.tell(TurnTold { turn: self.id, news: News::Left(Instant::now()) });
+    }
+
     /// Says how the request ended.
     ///
     /// - `elapsed`: what the server took for it, without the asker's own time; zero for "all the time since the turn".
     pub fn end(mut self, outcome: TurnOutcome, elapsed: Duration) {
-        self.will.rewrite(TurnEnded { turn: self.id, class: self.class, outcome, elapsed });
+        self.will.rewrite(TurnTold { turn: self.id, news: News::Ended { class: self.class, outcome, elapsed } });
     }
 }
 
@@ -706,6 +744,7 @@ mod tests {
         });
         assert!(died.await.is_err());
         let third = turn(&limiter).await;
+        third.left();
         let pace = pace(&limiter).await;
         assert_eq!((pace.in_flight, pace.sent, pace.peak_requests_per_second), (1, 3, 3));
         assert_eq!(pace.breaker, BreakerState::Closed);

@@ -6,8 +6,12 @@ mod architecture;
 mod faults;
 /// Every file in `jobs/` is read by the program that documents it.
 mod jobs;
+/// Gentle with a server in trouble.
+mod kind;
 /// Killed at any instant, the same command goes on and the files are the same.
 mod kills;
+/// All of metadata: every collection, every version, whatever comes and goes.
+mod metadata;
 /// Never above the limit, close to it, and kind.
 mod pace;
 /// The README's commands work as written.

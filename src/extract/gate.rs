@@ -45,6 +45,10 @@ impl LimiterGate {
 struct LimiterTurn(rate_limiter::Turn);
 
 impl Turn for LimiterTurn {
+    fn left(&self) {
+        self.0.left();
+    }
+
     fn end(self: Box<Self>, outcome: TurnOutcome, elapsed: Duration) {
         self.0.end(outcome, elapsed);
     }
