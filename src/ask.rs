@@ -11,7 +11,6 @@ use harvester_actors::{
     failure::{Failure, FailureClass},
     harvest::outcome_of,
     partition::Plan,
-    report::Outcome,
     source::Source,
 };
 use harvester_pacing::Backoff;
@@ -185,7 +184,8 @@ pub(crate) fn plan(
     stop: watch::Receiver<Option<StopReason>>,
 ) -> Result<Plan, Failure> {
     actix::System::new().block_on(async {
-        let extracts = job.extracts.iter().map(extract).collect::<Result<Vec<_>, _>>()?;
+        let extracts = job.extracts.iter().map(|wanted| extract(wanted).map_err(|refusal| refusal.into_failure()));
+        let extracts = extracts.collect::<Result<Vec<_>, _>>()?;
         let source = connected(job, credentials)?.source(extracts, job.limits.in_flight, Default::default());
         let planned = async {
             let identity = repeated(job.limits.outage, || source.identify()).await?;
@@ -329,13 +329,6 @@ async fn unless_stopped<T>(
     tokio::select! {
         done = work => Some(done),
         Ok(_) = stop.wait_for(Option::is_some) => None,
-    }
-}
-
-impl From<crate::assemble::Refusal> for Failure {
-    fn from(refusal: crate::assemble::Refusal) -> Self {
-        let class = if refusal.outcome == Outcome::Storage { FailureClass::Local } else { FailureClass::Rejected };
-        Failure::new(class, refusal.message).with_next(refusal.next)
     }
 }
 

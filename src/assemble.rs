@@ -76,10 +76,10 @@ pub(crate) fn run(request: RunRequest) -> Report {
 
 /// Why a run does not even begin.
 pub(crate) struct Refusal {
-    pub(crate) outcome: Outcome,
+    outcome: Outcome,
     class: &'static str,
-    pub(crate) message: String,
-    pub(crate) next: String,
+    message: String,
+    next: String,
 }
 
 impl Refusal {
@@ -87,6 +87,12 @@ impl Refusal {
     fn storage(message: String) -> Self {
         let next = "check the folder's permissions and free space, or choose another with --state-dir".to_owned();
         Refusal { outcome: Outcome::Storage, class: FailureClass::Local.as_str(), message, next }
+    }
+
+    /// The same where there is no run to report of.
+    pub(crate) fn into_failure(self) -> Failure {
+        let class = if self.outcome == Outcome::Storage { FailureClass::Local } else { FailureClass::Rejected };
+        Failure::new(class, self.message).with_next(self.next)
     }
 
     /// The report of a run that did not begin.
