@@ -70,6 +70,21 @@ struct Opened {
     partitions: BTreeMap<PartitionId, PartitionState>,
 }
 
+impl State {
+    /// Turns into another state. The database that is closed by it may write once more, and panic when it cannot: what it
+    /// had acknowledged is on the disk, so there is nothing to say about that.
+    fn become_quietly(&mut self, state: State) {
+        let before = std::mem::replace(self, state);
+        let _ = guarded(|| drop(before));
+    }
+}
+
+impl Drop for SledStore {
+    fn drop(&mut self) {
+        self.lock().become_quietly(State::Closed);
+    }
+}
+
 impl SledStore {
     /// A store in this folder, which need not exist; touches nothing yet.
     pub fn open(dir: impl Into<PathBuf>) -> Self {
@@ -84,7 +99,7 @@ impl SledStore {
     /// See `CheckpointStore::load`.
     fn load_now(&self) -> Result<Option<Checkpoint>, Failure> {
         let mut state = self.lock();
-        *state = State::Closed;
+        state.become_quietly(State::Closed);
         match fs::read_dir(&self.dir).map(|mut entries| entries.next().is_none()) {
             Ok(true) => return Ok(None),
             Ok(false) => {}
@@ -116,7 +131,7 @@ impl SledStore {
             return Err(failure.clone());
         }
         fail::fail_point!("store.begin.before");
-        *state = State::Closed;
+        state.become_quietly(State::Closed);
         // A new database for every run: it stays small, and nothing of an older one, damaged or not, shines through.
         let old = self.dir.with_extension("old");
         let parent = self.dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -252,7 +267,13 @@ impl SledStore {
                     .with_next("wait for the other process, or stop it")
             }
             sled::Error::Io(cause) if is_damage(cause.kind()) => self.damaged(Fault::Damaged(error.to_string())),
-            sled::Error::Io(cause) => local("use", &self.dir, cause),
+            sled::Error::Io(cause) => {
+                // sled hands on a copy, whose text is the `Debug` of the first.
+                let text = cause.to_string();
+                let message = text.split_once("message: \"").and_then(|(_, rest)| rest.split_once('"'));
+                let plain = message.map_or(text.as_str(), |(message, _)| message).to_owned();
+                local("use", &self.dir, &io::Error::new(cause.kind(), plain))
+            }
             sled::Error::Unsupported(_)
             | sled::Error::ReportableBug(_)
             | sled::Error::CollectionNotFound(_)
@@ -287,7 +308,7 @@ impl SledStore {
 
 /// Keeps the failure of a commit: what the database then holds, nobody knows.
 fn lose(state: &mut State, failure: Failure) -> Failure {
-    *state = State::Lost { failure: failure.clone(), may_begin: false };
+    state.become_quietly(State::Lost { failure: failure.clone(), may_begin: false });
     failure
 }
 
@@ -316,7 +337,13 @@ fn bug(message: String) -> Failure {
 
 /// A failure of this machine.
 fn local(action: &str, path: &Path, error: &io::Error) -> Failure {
-    Failure::local(format!("cannot {action} `{}`: {error}", path.display()))
+    let failure = Failure::local(format!("cannot {action} `{}`: {error}", path.display()));
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            failure.with_next("free some space, then run the same command: it goes on where it stopped")
+        }
+        _ => failure,
+    }
 }
 
 /// Adds one value to a batch.

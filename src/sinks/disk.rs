@@ -32,9 +32,8 @@ pub(crate) fn damaged(message: impl Into<String>) -> Failure {
 }
 
 /// Opening flags that refuse a symbolic link at the last part of the path.
-#[expect(clippy::cast_possible_wrap, reason = "the kernel's flag is a small bit that fits both types")]
 fn no_follow() -> i32 {
-    rustix::fs::OFlags::NOFOLLOW.bits() as i32
+    rustix::fs::OFlags::NOFOLLOW.bits().cast_signed()
 }
 
 /// Makes a new, empty file for reading and writing, 0600, whatever stood under that name before.

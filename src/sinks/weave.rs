@@ -184,8 +184,9 @@ mod tests {
 
     #[test]
     fn known_overlaps_are_woven_as_the_rule_says() {
-        // (what it shows, lists, result)
-        let cases: &[(&str, &[&[u32]], &[u32])] = &[
+        /// What it shows, the lists, the result.
+        type Case<'a> = (&'a str, &'a [&'a [u32]], &'a [u32]);
+        let cases: &[Case<'_>] = &[
             ("no overlap: plan order", &[&[9, 4], &[1, 7], &[3]], &[9, 4, 1, 7, 3]),
             ("empty partitions", &[&[], &[5], &[], &[2], &[]], &[5, 2]),
             ("ran on to the end", &[&[9, 4, 1, 7, 3], &[1, 7], &[3]], &[9, 4, 1, 7, 3]),
