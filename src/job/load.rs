@@ -81,9 +81,9 @@ pub struct Available {
 /// What this version can do. Whoever builds a kind adds it here.
 pub const AVAILABLE: Available = Available {
     kinds: &["metadata"],
-    every_collection: false,
-    incremental: false,
-    include_deleted: false,
+    every_collection: true,
+    incremental: true,
+    include_deleted: true,
     files: false,
 };
 
