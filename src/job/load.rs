@@ -79,13 +79,8 @@ pub struct Available {
 }
 
 /// What this version can do. Whoever builds a kind adds it here.
-pub const AVAILABLE: Available = Available {
-    kinds: &["metadata"],
-    every_collection: true,
-    incremental: true,
-    include_deleted: true,
-    files: false,
-};
+pub const AVAILABLE: Available =
+    Available { kinds: &["metadata"], every_collection: true, incremental: true, include_deleted: true, files: false };
 
 /// Something that not every version offers.
 #[derive(Clone, Debug, Eq, PartialEq)]

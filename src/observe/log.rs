@@ -66,7 +66,7 @@ pub fn init(format: LogFormat, level: Level, colours: bool, screen: &Screen) {
     // Somebody who embeds the library may have set up a log of their own: theirs stays.
     let _ = match format {
         LogFormat::Text => {
-            let layer = fmt::layer().with_writer(screen.clone()).with_ansi(colours).with_target(level >= Level::DEBUG);
+            let layer = fmt::layer().with_writer(screen.clone()).with_ansi(colours).with_target(level >= Level::TRACE);
             registry.with(layer.with_filter(targets)).try_init()
         }
         LogFormat::Json => {

@@ -71,19 +71,28 @@ pub fn keep(report: &Report, folder: &Path) -> io::Result<()> {
 }
 
 /// Replaces a small file so that a reader sees the old one or the new one, whole.
+///
+/// On a full disk there is no room for a second file; then the old one is overwritten where it lies. A reader may for a
+/// moment see half of each, which is better than numbers that stay wrong until somebody makes room.
 pub(crate) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     let part = path.with_extension("json.part");
+    let line = [content, b"\n"].concat();
     let written = (|| {
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part)?;
-        file.write_all(content)?;
-        file.write_all(b"\n")?;
+        file.write_all(&line)?;
         drop(file);
         fs::rename(&part, path)
     })();
-    if written.is_err() {
-        let _ = fs::remove_file(&part);
-    }
-    written
+    let Err(error) = written else { return Ok(()) };
+    let _ = fs::remove_file(&part);
+    if error.kind() == io::ErrorKind::StorageFull { overwrite(path, &line) } else { Err(error) }
+}
+
+/// Overwrites a file that is there, needing room only for what it grows by.
+fn overwrite(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).open(path)?;
+    file.write_all(content)?;
+    file.set_len(content.len() as u64)
 }
 
 /// The headline of an outcome.
@@ -319,5 +328,15 @@ mod tests {
         assert_eq!(kept, report(Outcome::Complete));
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
         assert!(keep(&report(Outcome::Complete), Path::new("/nonexistent")).is_err());
+    }
+
+    #[test]
+    fn overwriting_leaves_nothing_of_a_longer_content() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.json");
+        fs::write(&path, "something longer").unwrap();
+        overwrite(&path, b"short").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"short");
+        assert!(overwrite(&folder.path().join("y.json"), b"").is_err());
     }
 }
