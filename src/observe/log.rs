@@ -130,7 +130,7 @@ impl Listener for LogListener {
                 let (streams, partitions) = (plan.streams.len(), plan.partitions.len());
                 info!(job, run = %run_id, streams, partitions, finished, "plan is fixed");
                 for left in &plan.left_out {
-                    warn!(job, stream = %left.stream, reason = %left.reason, "left out");
+                    info!(job, stream = %left.stream, reason = %left.reason, "left out");
                 }
             }
             Event::PlanGrown(plan) => debug!(job, partitions = plan.partitions.len(), "plan has grown"),

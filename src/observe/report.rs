@@ -28,7 +28,7 @@ pub struct Context {
     pub job_file: String,
     /// The command that runs it: `harvester run jobs/sl.toml`.
     pub command: String,
-    /// The folder with the finished files.
+    /// The folder with the finished files, `{run}` still in it.
     pub directory: String,
 }
 
@@ -161,10 +161,12 @@ pub fn to_text(report: &Report, context: &Context, width: usize) -> String {
 /// What to type next.
 fn next(report: &Report, context: &Context) -> String {
     let file = &context.job_file;
+    let directory = context.directory.replace("{run}", &report.run_id);
     match (&report.error, report.outcome) {
         (_, Outcome::Complete) => {
-            format!("the files are in {}; check them with: harvester verify {file}", context.directory)
+            format!("the files are in {directory}; check them with: harvester verify {file}")
         }
+        (_, Outcome::Rejected) => format!("see {directory}/rejects.ndjson for what and why"),
         (Some(error), outcome) if !error.next.is_empty() => {
             // Whoever reads this at two in the morning shall not have to look the command up.
             let lacks_command = is_resumable(outcome) && !error.next.contains("harvester ");
@@ -173,7 +175,6 @@ fn next(report: &Report, context: &Context) -> String {
         (_, Outcome::Interrupted | Outcome::Limit | Outcome::Unavailable) => {
             format!("run the same command to go on: {}", context.command)
         }
-        (_, Outcome::Rejected) => format!("see {}/rejects.ndjson for what and why", context.directory),
         _ => format!("harvester check {file}"),
     }
 }
