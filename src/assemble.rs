@@ -36,8 +36,8 @@ use crate::{
     sinks::{FilesSettings, FilesSink},
 };
 
-/// Seconds during which requests of a predecessor may still count: the window of the rate limiter, rounded up.
-const WINDOW_S: i64 = 2;
+/// How long requests of a predecessor may still count: the window of the rate limiter.
+const WINDOW_MS: i64 = 1_050;
 
 /// What `run` was asked to do.
 pub(crate) struct RunRequest {
@@ -209,11 +209,9 @@ impl Prepared {
         let extracts = job.extracts.iter().map(extract).collect::<Result<Vec<_>, _>>()?;
         let watermarks = self.record.watermarks.clone();
         let source = connected.source(extracts, job.limits.in_flight, watermarks);
-        let sink = FilesSink::new(FilesSettings {
-            job: job.name.clone(),
-            spool_dir: self.folder.join("spool"),
-            out_dir: job.sink.directory.clone().into(),
-        });
+        let sink = files_sink(&job, &self.folder);
+        // What would only show when the files are published, perhaps after a night, is told now.
+        check_sink(&job, &sink)?;
         let store = SledStore::open(self.folder.join("checkpoint"));
         let arbiters = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Ok(Harvest {
@@ -248,6 +246,34 @@ impl Prepared {
             tracing::warn!(%error, "cannot write what is to be remembered of this job");
         }
     }
+}
+
+/// The sink of a job.
+fn files_sink(job: &Job, state_folder: &Path) -> FilesSink {
+    FilesSink::new(FilesSettings {
+        job: job.name.clone(),
+        spool_dir: state_folder.join("spool"),
+        out_dir: job.sink.directory.clone().into(),
+    })
+}
+
+/// Whether files can be made where they would go, and nothing foreign stands under their names. Blocks for a moment.
+///
+/// # Errors
+/// `Local`, with what to do.
+pub(crate) fn probe_sink(job: &Job) -> Result<(), Failure> {
+    check_sink(job, &files_sink(job, Path::new("")))
+}
+
+/// See [`probe_sink`].
+fn check_sink(job: &Job, sink: &FilesSink) -> Result<(), Failure> {
+    let elsewhere = |mut failure: Failure| {
+        failure.next.get_or_insert_with(|| "set another `sink.directory`, then run the same command".to_owned());
+        failure
+    };
+    sink.probe_directory().map_err(elsewhere)?;
+    let streams: Vec<String> = job.extracts.iter().flat_map(job::Extract::streams).collect();
+    sink.check_foreign(streams.iter().map(String::as_str)).map_err(elsewhere)
 }
 
 /// A client behind the limiter of its origin.
@@ -332,9 +358,8 @@ impl Connected {
 /// Whether a record says that its process ended cleanly, longer ago than a window.
 fn ended_long_ago(record: &JobRecord) -> bool {
     let Some(Ok(ended)) = record.clean_end_at.as_ref().map(|text| text.parse::<Timestamp>()) else { return false };
-    let ago = Timestamp::now().as_second() - ended.as_second();
     // An end in the future means that the clock was set back: then nobody knows.
-    ago >= WINDOW_S
+    Timestamp::now().as_millisecond() - ended.as_millisecond() > WINDOW_MS
 }
 
 /// Forgets checkpoint and spool.

@@ -7,7 +7,7 @@
 //! | [`cli`] | the door: one file per command |
 //! | [`job`] | a job file as written, and as meant |
 //! | [`service`] | lock, signals, service manager |
-//! | `assemble`, `ask` | a job becomes a harvest, or a question |
+//! | `assemble`, `ask`, `checkpoint_health` | a job becomes a harvest, or a question |
 //! | `extract` | areas of the API become partitions and pages |
 //! | [`sinks`] | pages become a spool, and files |
 //! | [`checkpoints`] | what survives a death |
@@ -25,6 +25,7 @@ pub mod sinks;
 
 mod ask;
 mod assemble;
+mod checkpoint_health;
 mod extract;
 mod job_record;
 

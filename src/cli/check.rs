@@ -2,6 +2,7 @@
 
 use std::{
     fmt::Write as _,
+    fs, io,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -11,10 +12,10 @@ use harvester_actors::report::Outcome;
 
 use super::door::{Door, Stuck};
 use crate::{
-    assemble,
+    assemble, checkpoint_health,
     exit_code::exit_code,
     job::{AVAILABLE, Job},
-    observe::{Finding, Grade, Status, numbers::bytes, status::State},
+    observe::{Finding, Grade, numbers::bytes},
 };
 
 /// Examples below the help.
@@ -84,52 +85,49 @@ fn places(job: &Job, door: &Door) -> Vec<Finding> {
     match door.state_dir() {
         Ok(state_dir) => {
             let folder = assemble::state_folder(&state_dir, &job.name);
-            findings.push(writable("state", &folder));
+            findings.push(writable(&folder));
             findings.extend(space("state", &folder));
-            if let Ok(status) = Status::read(&folder)
-                && matches!(status.state, State::Running | State::Finishing)
-            {
-                let status_command = format!("harvester status {}", job.path.display());
-                findings.push(Finding::note(
-                    "state",
-                    format!("process {} runs this job now", status.pid),
-                    status_command,
-                ));
-            }
+            findings.push(checkpoint_health::look(job, &folder));
         }
         Err(stuck) => findings.push(bad("state", &stuck)),
     }
+    let sink = assemble::probe_sink(job);
+    findings.push(match sink {
+        Ok(()) => Finding::good("sink", format!("{} can be written to", job.sink.directory.display())),
+        Err(failure) => bad("sink", &failure.into()),
+    });
     findings.extend(space("sink", &job.sink.directory));
     findings
 }
 
-/// The nearest folder at or above a path that is there.
-fn nearest_folder(path: &Path) -> PathBuf {
-    let here = if path.as_os_str().is_empty() { Path::new(".") } else { path };
-    let is_there = |folder: &&Path| folder.as_os_str().is_empty() || folder.is_dir();
-    match here.ancestors().find(is_there) {
-        Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
-        _ => PathBuf::from("."),
-    }
+/// The nearest thing at or above a path that is there.
+fn nearest(path: &Path) -> PathBuf {
+    let is_there = |path: &&Path| !path.as_os_str().is_empty() && fs::symlink_metadata(path).is_ok();
+    path.ancestors().find(is_there).map_or_else(|| PathBuf::from("."), Path::to_owned)
 }
 
-/// Whether a file can be made in a folder, or in the nearest one above it.
-fn writable(subject: &'static str, folder: &Path) -> Finding {
-    let nearest = nearest_folder(folder);
+/// Whether a file can be made in the state folder, or in the nearest one above it.
+fn writable(folder: &Path) -> Finding {
+    let nearest = nearest(folder);
     match tempfile::Builder::new().prefix(".harvester-check-").tempfile_in(&nearest) {
-        Ok(_) => Finding::good(subject, format!("{} can be written to", folder.display())),
+        Ok(_) => Finding::good("state", format!("{} can be written to", folder.display())),
         Err(error) => Finding::bad(
-            subject,
+            "state",
             Outcome::Storage,
-            format!("cannot create a file in {}: {error}", nearest.display()),
+            format!("cannot create a file in {}: {}", nearest.display(), why(&error)),
             "change the folder's permissions, or say where else with --state-dir DIR",
         ),
     }
 }
 
+/// What the system said, without the name of a file that nobody knows.
+fn why(error: &io::Error) -> String {
+    error.raw_os_error().map_or_else(|| error.kind().to_string(), |code| io::Error::from_raw_os_error(code).to_string())
+}
+
 /// How much room there is.
 fn space(subject: &'static str, folder: &Path) -> Option<Finding> {
-    let nearest = nearest_folder(folder);
+    let nearest = nearest(folder);
     let disk = rustix::fs::statvfs(&nearest).ok()?;
     let free = disk.f_bavail.saturating_mul(disk.f_frsize);
     let message = format!("{} free where {} is", bytes(free), nearest.display());
@@ -175,10 +173,14 @@ mod tests {
     #[test]
     fn a_folder_that_is_not_there_yet_is_judged_by_the_one_above_it() {
         let folder = tempfile::tempdir().unwrap();
-        assert_eq!(nearest_folder(&folder.path().join("a/b/c")), folder.path());
-        assert_eq!(nearest_folder(Path::new("out/{run}")), Path::new("."));
-        assert_eq!(writable("state", &folder.path().join("a")).grade, Grade::Good);
-        assert!(std::fs::read_dir(folder.path()).unwrap().next().is_none());
+        assert_eq!(nearest(&folder.path().join("a/b/c")), folder.path());
+        assert_eq!(nearest(Path::new("no-such-folder/{run}")), Path::new("."));
+        assert_eq!(writable(&folder.path().join("a")).grade, Grade::Good);
+        assert!(fs::read_dir(folder.path()).unwrap().next().is_none());
+        fs::write(folder.path().join("file"), "").unwrap();
+        let finding = writable(&folder.path().join("file/job"));
+        assert_eq!(finding.outcome, Outcome::Storage, "{finding:?}");
+        assert!(!finding.message.contains(".harvester-check-"), "{finding:?}");
         assert!(space("state", folder.path()).is_some());
     }
 }

@@ -98,6 +98,13 @@ pub(super) fn get(args: &GetArgs, door: &Door) -> u8 {
             return door.usage(&message, "PATH is relative to /api: system/info, or dataElements?fields=id");
         }
     };
+    let before_query = path.split('?').next().unwrap_or_default();
+    if args.all && before_query.trim_end_matches('/').contains('/') {
+        return door.usage(
+            &format!("`{}` is no collection that --all could walk", before_query.escape_debug()),
+            "leave --all away: the answer then comes as it is",
+        );
+    }
     let signals = Signals::install(None, || {}).unwrap_or_else(|_| Signals::silent());
     let mut stdout = io::stdout().lock();
     let mut trouble = None;

@@ -42,11 +42,19 @@ pub(super) struct RunArgs {
     #[arg(long)]
     restart: bool,
     /// Stop after so many seconds, resumably, with exit 10
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", value_parser = seconds)]
     max_seconds: Option<u64>,
     /// Print the report as one JSON object on stdout, whatever the exit
     #[arg(long)]
     json: bool,
+}
+
+/// Reads `--max-seconds`.
+fn seconds(text: &str) -> Result<u64, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("it takes a whole number of seconds, at least 1".to_owned()),
+        Ok(seconds) => Ok(seconds),
+    }
 }
 
 /// Runs the command.

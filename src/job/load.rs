@@ -118,11 +118,13 @@ impl Job {
         if metadata.is_dir() {
             return Err(unreadable(io::Error::new(io::ErrorKind::IsADirectory, "it is a folder")));
         }
-        let mut text = String::new();
-        file.take(JOB_BYTES_MAX + 1).read_to_string(&mut text).map_err(unreadable)?;
+        let mut text = Vec::new();
+        file.take(JOB_BYTES_MAX + 1).read_to_end(&mut text).map_err(unreadable)?;
         if text.len() as u64 > JOB_BYTES_MAX {
             return Err(unreadable(io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 1 MiB")));
         }
+        let no_text = |_| unreadable(io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8 text"));
+        let text = String::from_utf8(text).map_err(no_text)?;
         Job::parse(path, &text, metadata.permissions().mode() & 0o077 == 0).map_err(JobError::Mistakes)
     }
 

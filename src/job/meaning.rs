@@ -21,6 +21,9 @@ use super::{
 const FIELD_PRESETS: [&str; 9] =
     ["all", "owner", "identifiable", "nameable", "simple", "persisted", "idName", "id", "code"];
 
+/// The stream of deletions that a metadata extract brings with `include_deleted`.
+const DELETIONS: &str = "deletedObjects";
+
 /// The job; `None` where not even its outline is there.
 pub(super) fn job(path: &Path, root: &Node, findings: &mut Findings) -> Option<Job> {
     let mut warnings = Vec::new();
@@ -525,6 +528,18 @@ fn stream_clashes<'n>(
                 );
             }
             taken.entry(stream).or_insert(number);
+        }
+        if let (Extract::Metadata { include_deleted: true, .. }, Some(written)) = (extract, node.get("include_deleted"))
+        {
+            match taken.get(DELETIONS) {
+                Some(other) => findings.add(
+                    &written.span,
+                    format!(
+                        "`include_deleted` brings a stream `{DELETIONS}`, which extract {other} has: keep one of them"
+                    ),
+                ),
+                None => drop(taken.insert(DELETIONS.to_owned(), number)),
+            }
         }
         match extract {
             Extract::Metadata { stream: None, collections, .. } => match collections {

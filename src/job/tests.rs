@@ -331,6 +331,15 @@ fn every_mistake_is_told_with_its_place_and_what_would_be_right() {
         ("an unknown placeholder", with("{run}", "{date}")),
         ("no directory", with("directory = \"out/{run}\"\n", "")),
         ("files is no text", with("kind = \"files\"", "kind = \"files\"\nfiles = \"yes\"")),
+        (
+            "deletions that another extract brings too",
+            with(
+                "[sink]",
+                "include_deleted = true\n[[extract]]\nkind = \"metadata\"\ncollections = [\"users\"]\n\
+                 include_deleted = true\n[[extract]]\nkind = \"metadata\"\ncollections = [\"maps\"]\n\
+                 stream = \"deletedObjects\"\n[sink]",
+            ),
+        ),
     ];
     let mut all = String::new();
     for (title, text) in &mistakes {

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use crate::observe::{fetched_bytes, numbers::count, progress::Phase, progress::Progress, waits};
 
-/// `STATUS=` is told at most this often, unless the phase changes.
+/// `STATUS=` is told at most this often, unless the phase changes, or a wait begins or ends.
 const STATUS_INTERVAL: Duration = Duration::from_secs(10);
 /// Asked for while recovering or draining, which may take longer than the unit's timeouts.
 const EXTENSION: Duration = Duration::from_secs(60);
@@ -62,6 +62,8 @@ struct Picture {
     fed: Option<Duration>,
     /// When `STATUS=` was last told.
     told: Option<Duration>,
+    /// Whether the `STATUS=` that was told last said that the run waits.
+    told_waiting: bool,
     /// `READY=1` has been said.
     is_ready: bool,
 }
@@ -97,6 +99,7 @@ impl SystemdListener {
             pulse: (0, 0),
             fed: None,
             told: None,
+            told_waiting: false,
             is_ready: false,
         };
         let listener = SystemdListener {
@@ -164,8 +167,11 @@ impl SystemdListener {
             event,
             Event::PlanMade { .. } | Event::Finishing { .. } | Event::Stopping { .. } | Event::RunEnded(_)
         );
+        let is_waiting = waits(&picture.progress, now).is_some();
+        let is_turn = is_turn || is_waiting != picture.told_waiting;
         if is_turn || picture.told.is_none_or(|told| now.saturating_sub(told) >= STATUS_INTERVAL) {
             picture.told = Some(now);
+            picture.told_waiting = is_waiting;
             messages.push(format!("STATUS={}", status(&picture.progress, now)));
         }
         if let Some(interval) = self.watchdog {
@@ -189,7 +195,10 @@ fn status(progress: &Progress, now: Duration) -> String {
         fetched_bytes(progress)
     );
     let phase = match &progress.phase {
-        Phase::Starting => return "asking the source".to_owned(),
+        Phase::Starting => {
+            let waits = waits(progress, now).map_or_else(String::new, |waits| format!(", {waits}"));
+            return format!("asking the source{waits}");
+        }
         Phase::Running => waits(progress, now),
         Phase::Finishing(stream) => Some(format!("writing {stream}")),
         Phase::Stopping(reason) => Some(format!("stopping: {reason}")),
@@ -263,6 +272,22 @@ mod tests {
         let hanging = feedings(|_| pace(7, None));
         assert!(*hanging.last().unwrap() <= PATIENCE_MIN.as_secs(), "{hanging:?}");
         assert!(!hanging.is_empty());
+    }
+
+    #[test]
+    fn a_wait_is_told_when_it_begins_and_when_it_ends() {
+        let listener = SystemdListener::new(None, None, Duration::ZERO).unwrap();
+        let mut picture = listener.picture.lock().unwrap();
+        let mut told = Vec::new();
+        for second in 0..8_u64 {
+            let left = (2..5).contains(&second).then(|| Duration::from_secs(600));
+            let event = if second == 0 { plan_made() } else { pace(second, left) };
+            let messages = listener.messages(&mut picture, &event, Duration::from_secs(second));
+            told.extend(
+                messages.into_iter().filter(|m| m.starts_with("STATUS=")).map(|m| (second, m.contains("waits"))),
+            );
+        }
+        assert_eq!(told, [(0, false), (2, true), (5, false)]);
     }
 
     #[test]
