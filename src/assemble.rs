@@ -158,7 +158,8 @@ impl Prepared {
         })?;
         let path = fs::canonicalize(&job.path).unwrap_or_else(|_| job.path.clone());
         let before = JobRecord::load(&folder);
-        let cold_start = before.as_ref().is_some_and(|record| !ended_long_ago(record));
+        let cold_start =
+            before.as_ref().is_some_and(|record| !ended_long_ago(record)) && harvester_pacing::control!("cold-start");
         let mut record = before.unwrap_or_else(|| JobRecord::new(path.clone()));
         if record.path != path && !request.restart {
             return Err(Refusal {

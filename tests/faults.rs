@@ -140,7 +140,8 @@ fn first_contact_tells_a_mistake_from_an_outage() {
 
 #[test]
 fn a_page_that_is_too_heavy_is_halved_until_it_passes() {
-    let heavy = FaultRule::on(Match::always()).and_path("organisationUnits").act(Fault::TooHeavy { page_size_max: 100 });
+    let heavy =
+        FaultRule::on(Match::always()).and_path("organisationUnits").act(Fault::TooHeavy { page_size_max: 100 });
     let stand_in = stand_in().org_units(ROWS).fault(heavy).start().unwrap();
     let place = Place::new();
     place.job(stand_in.url(), "in_flight = 2", &METADATA.replace("50", "400"));

@@ -52,9 +52,9 @@ fn killed_at_random_instants_the_run_goes_on_and_the_file_is_the_same() {
     let pages: Vec<_> = ledger.requests().into_iter().filter(|seen| seen.target.contains("id:gt")).collect();
     for (place, first) in pages.iter().enumerate() {
         let Some(again) = pages[place + 1..].iter().find(|other| other.target == first.target) else { continue };
-        let excused = kills.iter().any(|kill| {
-            *kill >= first.arrived && *kill <= again.arrived && *kill - first.arrived <= UNCOMMITTED
-        });
+        let excused = kills
+            .iter()
+            .any(|kill| *kill >= first.arrived && *kill <= again.arrived && *kill - first.arrived <= UNCOMMITTED);
         assert!(excused, "{} was asked for again although it was committed", first.target);
     }
     // Restarts did not send more than the limit in any second either.

@@ -22,8 +22,7 @@ fn the_concurrency_settles_at_the_servers_knee_and_the_run_does_not_collapse() {
 
 #[test]
 fn during_an_outage_nothing_is_sent_but_probes_and_the_run_goes_on_by_itself() {
-    let stand_in =
-        stand_in().org_units(3_000).latency(Latency::Constant(Duration::from_millis(20))).start().unwrap();
+    let stand_in = stand_in().org_units(3_000).latency(Latency::Constant(Duration::from_millis(20))).start().unwrap();
     let ledger = stand_in.ledger();
     let outage = FaultRule::on(Match::From(40)).act(Fault::status(503)).lasting(Duration::from_secs(15));
     stand_in.add_fault(outage);

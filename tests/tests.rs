@@ -6,10 +6,10 @@ mod architecture;
 mod faults;
 /// Every file in `jobs/` is read by the program that documents it.
 mod jobs;
-/// Gentle with a server in trouble.
-mod kind;
 /// Killed at any instant, the same command goes on and the files are the same.
 mod kills;
+/// Gentle with a server in trouble.
+mod kind;
 /// All of metadata: every collection, every version, whatever comes and goes.
 mod metadata;
 /// Never above the limit, close to it, and kind.

@@ -2,7 +2,7 @@
 //!
 //! `format` says how a value looks, `sled` keeps them on disk, `memory` for a while; both pass `conformance`.
 //!
-//! Places where a test can end the process (`FAILPOINTS=name=…`, feature `failpoints`), in the order of a run:
+//! Places where a test can end the process (`FAILPOINTS=name=return`, feature `failpoints`), in the order of a run:
 //!
 //! | name | what has happened |
 //! |---|---|

@@ -130,7 +130,7 @@ impl SledStore {
         if let State::Lost { failure, may_begin: false } = &*state {
             return Err(failure.clone());
         }
-        fail::fail_point!("store.begin.before");
+        harvester_actors::crash_point!("store.begin.before");
         state.become_quietly(State::Closed);
         // A new database for every run: it stays small, and nothing of an older one, damaged or not, shines through.
         let old = self.dir.with_extension("old");
@@ -141,7 +141,7 @@ impl SledStore {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(local("rename", &self.dir, &error)),
             _ => {}
         }
-        fail::fail_point!("store.begin.moved");
+        harvester_actors::crash_point!("store.begin.moved");
         DirBuilder::new().recursive(true).mode(0o700).create(&self.dir).map_err(io)?;
         let partitions = std::mem::take(&mut header.plan.partitions);
         let progress = Progress { spool_len, partitions: partitions.len() as u64, ..Progress::default() };
@@ -158,9 +158,9 @@ impl SledStore {
         })
         .unwrap_or_else(|()| Err(self.panicked()))?;
         File::open(parent).and_then(|parent| parent.sync_all()).map_err(|error| local("sync", parent, &error))?;
-        fail::fail_point!("store.begin.synced");
+        harvester_actors::crash_point!("store.begin.synced");
         remove_dir(&old).map_err(|error| local("remove", &old, &error))?;
-        fail::fail_point!("store.begin.after");
+        harvester_actors::crash_point!("store.begin.after");
         *state = State::Open(Opened { db, run_id: Some(header.run_id), progress, partitions: BTreeMap::new() });
         Ok(())
     }
@@ -221,7 +221,7 @@ impl SledStore {
         }
         let opened = self.opened(&mut state)?;
         let Some(run_id) = opened.run_id.clone() else { return Ok(()) };
-        fail::fail_point!("store.end.before");
+        harvester_actors::crash_point!("store.end.before");
         let mut writes = sled::Batch::default();
         writes.remove(HEADER);
         put(&mut writes, ENDED.to_vec(), &run_id)?;
@@ -229,7 +229,7 @@ impl SledStore {
         match done.unwrap_or_else(|()| Err(self.panicked())) {
             Ok(()) => {
                 opened.run_id = None;
-                fail::fail_point!("store.end.after");
+                harvester_actors::crash_point!("store.end.after");
                 Ok(())
             }
             Err(failure) => Err(lose(&mut state, failure)),
@@ -368,14 +368,16 @@ fn remove_dir(dir: &Path) -> io::Result<()> {
 
 /// Writes a batch, all or nothing, and returns when it is on the disk. The only function that writes.
 fn commit_durable(db: &Db, dir: &Path, batch: sled::Batch) -> sled::Result<()> {
-    fail::fail_point!("store.commit.before");
+    harvester_actors::crash_point!("store.commit.before");
     db.apply_batch(batch)?;
-    fail::fail_point!("store.commit.apply");
+    harvester_actors::crash_point!("store.commit.apply");
     db.flush()?;
-    fail::fail_point!("store.commit.flush");
-    sync_tree(dir)?;
-    fail::fail_point!("store.commit.fsync");
-    fail::fail_point!("store.commit.after");
+    harvester_actors::crash_point!("store.commit.flush");
+    if harvester_pacing::control!("store-fsync") {
+        sync_tree(dir)?;
+    }
+    harvester_actors::crash_point!("store.commit.fsync");
+    harvester_actors::crash_point!("store.commit.after");
     Ok(())
 }
 

@@ -346,7 +346,8 @@ async fn judge(client: &Client, call: &Call, reply: &mut Reply) -> Verdict {
         return Verdict::Bad(Error::new(Kind::TooLarge, "the head of the answer is too large"));
     }
     let empty_by_status = status.is_informational() || matches!(status.as_u16(), 204 | 205 | 304);
-    let has_length = reply.body.expected.is_some() || reply.body.chunked;
+    let has_length =
+        reply.body.expected.is_some() || reply.body.chunked || !harvester_pacing::control!("end-of-body");
     if !has_length && !empty_by_status {
         // What follows would be taken for the head of the next answer.
         reply.trace.poison();
@@ -404,7 +405,8 @@ async fn judge_success(call: &Call, reply: &mut Reply, limits: &Limits) -> Verdi
     if reply.body.expected == Some(0) || matches!(status, 204 | 205) {
         return Verdict::Bad(Error::new(Kind::Empty, "the answer is a success without a body").with_status(status));
     }
-    if media == "application/json" || media == "text/json" || media.ends_with("+json") {
+    let is_json = media == "application/json" || media == "text/json" || media.ends_with("+json");
+    if is_json || !harvester_pacing::control!("content-type") {
         return Verdict::Good;
     }
     reply.small_body(limits.error_body_bytes_max).await;
@@ -608,6 +610,7 @@ impl Body {
         self.ended = true;
         if let Some(expected) = self.expected
             && expected != self.received
+            && harvester_pacing::control!("end-of-body")
         {
             let text = format!("the answer was cut: {} of {expected} bytes came", self.received);
             return Err(Error::new(Kind::Cut, text));

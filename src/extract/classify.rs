@@ -38,13 +38,9 @@ pub(crate) fn classify(error: &Error, contact: Contact) -> Failure {
         Kind::GateClosed | Kind::HandleClosed => (Transient, None),
         Kind::Status => status(error, contact),
         Kind::Auth => (Denied, Some("check user name, password or token")),
-        Kind::Redirect
-        | Kind::Html
-        | Kind::NotJson
-        | Kind::Empty
-        | Kind::Garbled
-        | Kind::NoLength
-        | Kind::TooLarge => (Garbled, None),
+        Kind::Redirect | Kind::Html | Kind::NotJson | Kind::Empty | Kind::Garbled | Kind::NoLength | Kind::TooLarge => {
+            (Garbled, None)
+        }
         Kind::Settings | Kind::InvalidUrl | Kind::Stopped => (Rejected, None),
         // The client's kinds may grow; what we do not know we do not repeat.
         _ => (Rejected, None),

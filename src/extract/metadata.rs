@@ -218,11 +218,8 @@ impl MetadataExtract {
         candidate: &Candidate,
         filters: &[String],
     ) -> Result<Size, Failure> {
-        let list = MetadataList {
-            endpoint: candidate.endpoint.as_deref(),
-            filters,
-            ..MetadataList::new(&candidate.name)
-        };
+        let list =
+            MetadataList { endpoint: candidate.endpoint.as_deref(), filters, ..MetadataList::new(&candidate.name) };
         let first = source.retried(|client| {
             let list = list.clone();
             async move { client.id_at(&list, 1).await }
@@ -270,7 +267,8 @@ impl MetadataExtract {
             optional: self.collections.is_none(),
             watermark: identity.server_date.clone().filter(|_| self.incremental),
         });
-        let range_rows = range_pages(size.total.unwrap_or(0), self.page_size, source.in_flight) * u64::from(self.page_size);
+        let range_rows =
+            range_pages(size.total.unwrap_or(0), self.page_size, source.in_flight) * u64::from(self.page_size);
         let begins = std::iter::once(None).chain(size.cuts.iter().cloned().map(Some));
         let ends = size.cuts.iter().cloned().map(Some).chain(std::iter::once(None));
         let ranges = size.cuts.len() + 1;
@@ -290,7 +288,8 @@ impl MetadataExtract {
                 want: Want::Rows,
             };
             // The last range of a collection ends with an empty page; the others end with their last id.
-            let requests = expected_rows.map(|rows| rows.div_ceil(u64::from(self.page_size)) + u64::from(range + 1 == ranges));
+            let requests =
+                expected_rows.map(|rows| rows.div_ceil(u64::from(self.page_size)) + u64::from(range + 1 == ranges));
             plan.partitions.push(Partition {
                 id: PartitionId(plan.partitions.len() as u32),
                 stream,
@@ -314,7 +313,8 @@ impl MetadataExtract {
     ) -> Result<(), Failure> {
         const NAME: &str = "deletedObjects";
         if identity.minor < DELETIONS_SINCE {
-            let reason = format!("version 2.{} does not tell deletions; 2.{DELETIONS_SINCE} and later do", identity.minor);
+            let reason =
+                format!("version 2.{} does not tell deletions; 2.{DELETIONS_SINCE} and later do", identity.minor);
             plan.left_out.push(LeftOut { stream: NAME.to_owned(), reason });
             return Ok(());
         }
@@ -450,8 +450,7 @@ pub(crate) async fn fetch(
         (_, _, Some(last)) => Next::After(last),
         (_, _, None) => {
             let message = format!("no row of a page of {} shows its id, so nobody knows where to go on", partition.key);
-            return Err(Failure::new(FailureClass::Rejected, message)
-                .with_next("take `id` into the fields of the job"));
+            return Err(Failure::new(FailureClass::Rejected, message).with_next("take `id` into the fields of the job"));
         }
     };
     reader.page.finish(partition.id, position.seq, next).await
@@ -583,8 +582,7 @@ pub(crate) async fn fetch_deleted(
         #[serde(borrow)]
         uid: Cow<'a, str>,
     }
-    let request =
-        DeletedObjects { klass: None, deleted_at: selection.deleted_at.as_deref(), page_size: None, page: 1 };
+    let request = DeletedObjects { klass: None, deleted_at: selection.deleted_at.as_deref(), page_size: None, page: 1 };
     let mut rows = request.send(source.client).await.map_err(|error| source.failure(&error))?;
     let mut page = PageBuilder::new();
     let mut line = Vec::new();
@@ -624,7 +622,11 @@ mod tests {
             (200_000, 1000, 1, vec![]),
             (1_000, 50, 4, vec![200, 400, 600, 800]),
         ] {
-            assert_eq!(range_ends(total, page_size, in_flight), ends, "{total} rows, pages of {page_size}, {in_flight}");
+            assert_eq!(
+                range_ends(total, page_size, in_flight),
+                ends,
+                "{total} rows, pages of {page_size}, {in_flight}"
+            );
         }
     }
 

@@ -58,7 +58,7 @@ impl Finish<'_> {
             Some(stream) => (stream.name.as_str(), stream.order),
             None => return Err(Failure::new(FailureClass::Bug, "the plan has no such stream")),
         };
-        fail::fail_point!("finish.before");
+        harvester_actors::crash_point!("finish.before");
         let file = names::file_name(name);
         let path = self.out_dir.join(format!("{file}{PART_SUFFIX}"));
         let done = match order {
@@ -364,9 +364,9 @@ impl PartFile {
     /// Writes what is left and makes it durable.
     fn finish(mut self) -> Result<Done, Failure> {
         self.write().map_err(|error| local("write", &self.path, &error))?;
-        fail::fail_point!("finish.written");
+        harvester_actors::crash_point!("finish.written");
         self.file.sync_all().map_err(|error| local("sync", &self.path, &error))?;
-        fail::fail_point!("finish.synced");
+        harvester_actors::crash_point!("finish.synced");
         Ok(Done { hasher: self.hasher, rows: self.rows, bytes: self.bytes, duplicates: self.duplicates })
     }
 }

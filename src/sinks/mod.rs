@@ -3,7 +3,7 @@
 //! `frame` → `spool` → `reader` → `sorter` or `weave` (with `twins`) → `finish` → `publish` → `verify` is the way of a row; `files` puts
 //! them together to a [`Sink`](harvester_actors::sink::Sink), and every sink passes `conformance`.
 //!
-//! Places where a test can end the process (`FAILPOINTS=name=…`, feature `failpoints`), in the order of a run:
+//! Places where a test can end the process (`FAILPOINTS=name=return`, feature `failpoints`), in the order of a run:
 //!
 //! | name | what has happened |
 //! |---|---|

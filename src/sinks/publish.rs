@@ -178,16 +178,16 @@ pub(crate) fn publish(dir: &Path, manifest: &Manifest, rejects: &[Reject]) -> Re
         .map_err(|error| Failure::new(FailureClass::Bug, format!("cannot be written as JSON: {error}")))?;
     text.push(b'\n');
     write_durably(&new, &text).map_err(|error| local("write", &new, &error))?;
-    fail::fail_point!("publish.manifest_part");
+    harvester_actors::crash_point!("publish.manifest_part");
     rename(&new, &part)?;
     sync(dir)?;
-    fail::fail_point!("publish.begun");
+    harvester_actors::crash_point!("publish.begun");
 
     for file in &files {
         let prepared = dir.join(part_of(file));
         if prepared.exists() {
             rename(&prepared, &dir.join(file))?;
-            fail::fail_point!("publish.rename");
+            harvester_actors::crash_point!("publish.rename");
         }
     }
     match (rejects.is_empty(), old_rejects) {
@@ -198,13 +198,13 @@ pub(crate) fn publish(dir: &Path, manifest: &Manifest, rejects: &[Reject]) -> Re
         }
         (true, false) => {}
     }
-    fail::fail_point!("publish.rejects");
+    harvester_actors::crash_point!("publish.rejects");
     sync(dir)?;
-    fail::fail_point!("publish.dir");
+    harvester_actors::crash_point!("publish.dir");
     rename(&part, &dir.join(MANIFEST))?;
-    fail::fail_point!("publish.manifest");
+    harvester_actors::crash_point!("publish.manifest");
     sync(dir)?;
-    fail::fail_point!("publish.after");
+    harvester_actors::crash_point!("publish.after");
     Ok(())
 }
 

@@ -113,7 +113,7 @@ impl Spool {
         if names::file_stem(&header.run_id) != header.run_id {
             return Err(Failure::new(FailureClass::Bug, "the run's id cannot be a file name"));
         }
-        fail::fail_point!("spool.begin.before");
+        harvester_actors::crash_point!("spool.begin.before");
         let mut state = self.lock();
         *state = None;
         disk::create_dirs(&self.dir).map_err(|error| local("create", &self.dir, &error))?;
@@ -130,20 +130,20 @@ impl Spool {
             lost: None,
         };
         let frame = log.append(Kind::Run, &meta, &PageBody::Memory(Vec::new()))?;
-        fail::fail_point!("spool.begin.written");
+        harvester_actors::crash_point!("spool.begin.written");
         log.file.sync_all().map_err(|error| local("sync", &new, &error))?;
         log.durable = log.len;
-        fail::fail_point!("spool.begin.synced");
+        harvester_actors::crash_point!("spool.begin.synced");
         // Earlier runs go, durably, before this one gets its name: two logs would need a rule which one counts.
         for old in self.files()?.into_iter().filter(|old| *old != new && *old != path) {
             disk::remove_if_there(&old).map_err(|error| local("remove", &old, &error))?;
         }
         disk::sync_dir(&self.dir).map_err(|error| local("sync", &self.dir, &error))?;
-        fail::fail_point!("spool.begin.cleared");
+        harvester_actors::crash_point!("spool.begin.cleared");
         fs::rename(&new, &path).map_err(|error| local("rename", &new, &error))?;
-        fail::fail_point!("spool.begin.renamed");
+        harvester_actors::crash_point!("spool.begin.renamed");
         disk::sync_dir(&self.dir).map_err(|error| local("sync", &self.dir, &error))?;
-        fail::fail_point!("spool.begin.after");
+        harvester_actors::crash_point!("spool.begin.after");
         *state = Some(log);
         Ok(frame)
     }
@@ -177,10 +177,10 @@ impl Spool {
             }
             (Arc::clone(&log.file), log.path.clone(), log.len)
         };
-        fail::fail_point!("spool.sync.before");
+        harvester_actors::crash_point!("spool.sync.before");
         // Without the lock: appends go on, and what they add is not promised.
         let synced = file.sync_data();
-        fail::fail_point!("spool.sync.after");
+        harvester_actors::crash_point!("spool.sync.after");
         let mut state = self.lock();
         let log = open(&mut state)?;
         match synced {
@@ -199,7 +199,7 @@ impl Spool {
     /// See `Sink::discard`.
     pub(crate) fn discard(&self) -> Result<(), Failure> {
         *self.lock() = None;
-        fail::fail_point!("spool.discard.before");
+        harvester_actors::crash_point!("spool.discard.before");
         let files = self.files()?;
         if files.is_empty() {
             return Ok(());
@@ -207,7 +207,7 @@ impl Spool {
         for path in files {
             disk::remove_if_there(&path).map_err(|error| local("remove", &path, &error))?;
         }
-        fail::fail_point!("spool.discard.removed");
+        harvester_actors::crash_point!("spool.discard.removed");
         disk::sync_dir(&self.dir).map_err(|error| local("sync", &self.dir, &error))
     }
 
@@ -261,12 +261,12 @@ impl Log {
         if let Some(lost) = &self.lost {
             return Err(lost.clone());
         }
-        fail::fail_point!("spool.append.before");
+        harvester_actors::crash_point!("spool.append.before");
         match self.write(kind, meta, body) {
             Ok(to) => {
                 let frame = FrameRange { from: self.len, to };
                 self.len = to;
-                fail::fail_point!("spool.append.after");
+                harvester_actors::crash_point!("spool.append.after");
                 Ok(frame)
             }
             Err(error) => {
@@ -309,14 +309,14 @@ impl Log {
                 }
             }
         }
-        fail::fail_point!("spool.append.body");
+        harvester_actors::crash_point!("spool.append.body");
         self.file.write_all_at(&crc.trailer(frame_len), at)?;
-        fail::fail_point!("spool.append.trailer");
+        harvester_actors::crash_point!("spool.append.trailer");
         let mut begin = Vec::with_capacity(HEAD_BYTES + meta.len());
         begin.extend_from_slice(&head);
         begin.extend_from_slice(meta);
         self.file.write_all_at(&begin, from)?;
-        fail::fail_point!("spool.append.head");
+        harvester_actors::crash_point!("spool.append.head");
         Ok(to)
     }
 
@@ -432,13 +432,17 @@ fn read_log(
         })?;
         at = frame.to;
     }
-    fail::fail_point!("spool.recover.read");
+    harvester_actors::crash_point!("spool.recover.read");
+    if at < len && !harvester_pacing::control!("torn-tail") {
+        // What a log does that only appends: the torn bytes stay, and what comes next follows them.
+        at = len;
+    }
     if at < len {
         log.file.set_len(at).map_err(|error| local("cut", &path, &error))?;
-        fail::fail_point!("spool.recover.cut");
+        harvester_actors::crash_point!("spool.recover.cut");
         log.file.sync_all().map_err(|error| local("sync", &path, &error))?;
     }
-    fail::fail_point!("spool.recover.synced");
+    harvester_actors::crash_point!("spool.recover.synced");
     (log.len, log.durable) = (at, at);
     Ok((log, Recovered { len: at, cut_bytes: len - at }))
 }

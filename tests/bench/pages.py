@@ -8,8 +8,10 @@ lists with `filter=id:gt:<id>`, by a map from the last id of a page to the body 
 """
 import http.server, json, os, pathlib, re, shutil, socketserver, statistics, subprocess, sys, tempfile, threading, urllib.parse
 
-PAGES = int(sys.argv[1]) if len(sys.argv) > 1 else 200
-RUNS = int(sys.argv[2]) if len(sys.argv) > 2 else 5
+SERVES = sys.argv[1:2] == ["--serve"]
+NUMBERS = [int(text) for text in sys.argv[2 if SERVES else 1:]]
+PAGES = NUMBERS[0] if NUMBERS else 200
+RUNS = NUMBERS[1] if len(NUMBERS) > 1 else 5
 ROWS = 1000
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 HARVESTER = os.environ.get("HARVESTER", ROOT / "target" / "release" / "harvester")
@@ -66,6 +68,17 @@ class Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
     daemon_threads = True
 
 
+def last_ids():
+    return [""] + ["B%010d" % ((page + 1) * ROWS - 1) for page in range(PAGES)]
+
+
+def serve():
+    build()
+    server = Server(("127.0.0.1", 0), Pages)
+    print(server.server_port, sum(map(len, BODIES.values())), flush=True)
+    server.serve_forever()
+
+
 def measured(command, **options):
     process = subprocess.Popen(command, **options)
     _, status, usage = os.wait4(process.pid, 0)
@@ -75,11 +88,11 @@ def measured(command, **options):
 
 
 def main():
-    build()
-    server = Server(("127.0.0.1", 0), Pages)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    url = "http://127.0.0.1:%d" % server.server_port
-    megabytes = sum(map(len, BODIES.values())) / 1e6
+    # A process of its own: the memory of this one would count as that of its children until they begin.
+    server = subprocess.Popen([sys.executable, __file__, "--serve", str(PAGES)], stdout=subprocess.PIPE, text=True)
+    port, size = map(int, server.stdout.readline().split())
+    url = "http://127.0.0.1:%d" % port
+    megabytes = size / 1e6
     results = {"harvester": [], "curl": []}
     with tempfile.TemporaryDirectory() as folder:
         job = pathlib.Path(folder, "job.toml")
@@ -89,7 +102,7 @@ def main():
             '[[extract]]\nkind = "metadata"\ncollections = ["organisationUnits"]\n'
             '[sink]\nkind = "files"\ndirectory = "out"\n' % url)
         urls = "".join(
-            'url = "%s/api/organisationUnits?filter=id:gt:%s"\noutput = "page"\n' % (url, last) for last in BODIES)
+            'url = "%s/api/organisationUnits?filter=id:gt:%s"\noutput = "page"\n' % (url, last) for last in last_ids())
         config = pathlib.Path(folder, "curl.txt")
         config.write_text(urls)
         for _ in range(RUNS):
@@ -108,6 +121,7 @@ def main():
         medians[name] = cpu
         print("%-10s CPU %.3f s (%.2f us/row)  peak RSS %.1f MiB" % (name, cpu, cpu * 1e6 / PAGES / ROWS, rss))
     print("CPU of harvester / curl: %.1f" % (medians["harvester"] / medians["curl"]))
+    server.kill()
 
 
-main()
+serve() if SERVES else main()
