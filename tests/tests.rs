@@ -14,6 +14,8 @@ mod kind;
 mod metadata;
 /// Never above the limit, close to it, and kind.
 mod pace;
+/// What the loops share; kills at random instants, faults mixed at random.
+mod proof;
 /// The README's commands work as written.
 mod readme;
 /// No secret and no row in anything but the data files.
@@ -22,3 +24,5 @@ mod secrets;
 mod spine;
 /// A folder, a job file, the program.
 mod support;
+/// Ended at every system call, failing sync and crash point, the run goes on.
+mod syscalls;

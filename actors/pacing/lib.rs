@@ -17,6 +17,7 @@ use std::time::Duration;
 pub mod backoff;
 pub mod breaker;
 pub mod concurrency;
+pub mod control;
 pub mod pace;
 pub mod retry_after;
 pub mod window;

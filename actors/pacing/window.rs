@@ -69,6 +69,9 @@ impl Window {
     #[must_use]
     pub fn wait(&self, now: Instant) -> Duration {
         let spread = self.next.map_or(Duration::ZERO, |next| next.saturating_duration_since(now));
+        if !crate::control!("exact-window") {
+            return spread;
+        }
         let old = self.left.partition_point(|left| now.saturating_duration_since(*left) >= WINDOW);
         let held = self.pending.len() + self.left.len() - old;
         let Some(too_many) = (held + 1).checked_sub(self.requests_per_second as usize) else { return spread };

@@ -130,7 +130,8 @@ enum Command {
 
 /// The whole program: reads the command line, does what it says, and returns the exit code.
 pub fn main() -> ExitCode {
-    // Reads `FAILPOINTS`; nothing at all in a build without crash points.
+    // Reads `FAILPOINTS`.
+    #[cfg(feature = "failpoints")]
     let _crash_points = fail::FailScenario::setup();
     ExitCode::from(run_with(std::env::args_os()))
 }
