@@ -37,6 +37,12 @@ use crate::{
     writer::{GrowPlan, Writer},
 };
 
+/// The parts of a job that decide about rows, as a flat map of key and value.
+pub type Fingerprint = BTreeMap<String, String>;
+
+/// Says in sentences what differs between the fingerprint a run began with and the present one.
+pub type Differences = fn(&Fingerprint, &Fingerprint) -> Vec<String>;
+
 /// Everything a run needs. Built by `src/assemble.rs`, or by a test out of fakes.
 pub struct Harvest {
     /// The job's name.
@@ -46,9 +52,9 @@ pub struct Harvest {
     /// The present time, RFC 3339, UTC: the engine has no clock on the wall.
     pub now: fn() -> String,
     /// The parts of the job that decide about rows.
-    pub fingerprint: BTreeMap<String, String>,
+    pub fingerprint: Fingerprint,
     /// Says in sentences what differs between two fingerprints.
-    pub differences: fn(&BTreeMap<String, String>, &BTreeMap<String, String>) -> Vec<String>,
+    pub differences: Differences,
     /// Where rows come from.
     pub source: Arc<dyn Source>,
     /// Where they go.

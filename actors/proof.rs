@@ -284,12 +284,11 @@ async fn a_stop_drains_commits_and_leaves_a_run_that_goes_on() {
     };
     let (report, ()) = tokio::join!(harvest::run(harvest), ask);
     assert_eq!(report.outcome, Outcome::Interrupted);
-    let events = witness.0.lock().unwrap();
+    let events = std::mem::take(&mut *witness.0.lock().unwrap());
     let written = events.iter().filter(|event| matches!(event, Event::PageWritten(_))).count() as u64;
     let committed: u64 =
         events.iter().map(|event| if let Event::SpanCommitted { pages, .. } = event { *pages } else { 0 }).sum();
     assert!(written > 0 && written == committed, "{written} pages were written, {committed} committed");
-    drop(events);
     let report = live(&world, &Life::undisturbed(), 2).await.unwrap();
     assert!(report.resumed);
     assert_exact(&world, "after the stop");

@@ -254,7 +254,7 @@ fn files_sink(job: &Job, state_folder: &Path) -> FilesSink {
     FilesSink::new(FilesSettings {
         job: job.name.clone(),
         spool_dir: state_folder.join("spool"),
-        out_dir: job.sink.directory.clone().into(),
+        out_dir: job.sink.directory.clone(),
     })
 }
 

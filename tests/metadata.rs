@@ -128,7 +128,7 @@ fn rows_that_live_through_the_run_are_there_once_whatever_comes_and_goes() {
 #[test]
 fn another_server_behind_the_same_url_is_refused_in_a_sentence() {
     let slow = Latency::Constant(Duration::from_millis(40));
-    let server = stand_in().org_units(3_000).system_id("one").latency(slow.clone()).start().unwrap();
+    let server = stand_in().org_units(3_000).system_id("one").latency(slow).start().unwrap();
     let (url, port) = (server.url().to_owned(), server.port());
     let place = Place::new();
     place.job(&url, "in_flight = 4", UNITS);

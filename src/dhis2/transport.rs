@@ -346,8 +346,7 @@ async fn judge(client: &Client, call: &Call, reply: &mut Reply) -> Verdict {
         return Verdict::Bad(Error::new(Kind::TooLarge, "the head of the answer is too large"));
     }
     let empty_by_status = status.is_informational() || matches!(status.as_u16(), 204 | 205 | 304);
-    let has_length =
-        reply.body.expected.is_some() || reply.body.chunked || !harvester_pacing::control!("end-of-body");
+    let has_length = reply.body.expected.is_some() || reply.body.chunked || !harvester_pacing::control!("end-of-body");
     if !has_length && !empty_by_status {
         // What follows would be taken for the head of the next answer.
         reply.trace.poison();
