@@ -2,6 +2,10 @@
 
 /// The dependency arrows that must not exist.
 mod architecture;
+/// What each protection is for: switched off, its test fails.
+mod controls;
+/// Whatever a person does wrong: the right code, what happened to what, and what to do.
+mod door;
 /// Whatever the server does: complete and exact, or the right code and resumable.
 mod faults;
 /// Every file in `jobs/` is read by the program that documents it.
@@ -14,6 +18,8 @@ mod kind;
 mod metadata;
 /// Never above the limit, close to it, and kind.
 mod pace;
+/// Power cuts: what was announced is there.
+mod power;
 /// What the loops share; kills at random instants, faults mixed at random.
 mod proof;
 /// The README's commands work as written.
