@@ -185,6 +185,7 @@ fn dead_at_any_crash_point_of_a_first_run_or_of_a_resume_the_run_goes_on_and_the
         #[expect(clippy::print_stdout, reason = "a proof that did not happen is said loudly")]
         {
             println!("NOT PROVED HERE: needs `--features failpoints`; tests/prove has them");
+        }
         return;
     }
     let (scene, deaths) = (scene(), Tally::default());
