@@ -8,10 +8,13 @@ use std::{
     process::{Child, Command, Output, Stdio},
     sync::mpsc,
     thread,
+    time::Duration,
 };
 
 use dhis2_stand_in::{Builder, StandIn, User};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+use tokio::time::Instant;
 
 /// The password that the stand-in knows and nothing may show.
 pub(crate) const PASSWORD: &str = "district-canary-pw";
@@ -144,6 +147,25 @@ impl Ended {
         assert_eq!(self.code, code, "{what}: {self:#?}");
         self
     }
+}
+
+/// Waits until something holds, half a minute at most; whether it does. Asks twenty times a second.
+pub(crate) fn wait_until(mut holds: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        if holds() {
+            return true;
+        }
+        if Instant::now() > deadline {
+            return false;
+        }
+        thread::park_timeout(Duration::from_millis(50));
+    }
+}
+
+/// Sends a signal to a process that was started here.
+pub(crate) fn signal(child: &Child, signal: Signal) {
+    kill_process(Pid::from_child(child), signal).unwrap();
 }
 
 /// Does `work` for each case, several at a time: most of a run is waiting.

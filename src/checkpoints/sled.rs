@@ -274,10 +274,13 @@ impl SledStore {
                 let plain = message.map_or(text.as_str(), |(message, _)| message).to_owned();
                 local("use", &self.dir, &io::Error::new(cause.kind(), plain))
             }
-            sled::Error::Unsupported(_)
-            | sled::Error::ReportableBug(_)
-            | sled::Error::CollectionNotFound(_)
-            | sled::Error::Corruption { .. } => self.damaged(Fault::Damaged(error.to_string())),
+            sled::Error::Unsupported(_) | sled::Error::ReportableBug(_) | sled::Error::CollectionNotFound(_) => {
+                self.damaged(Fault::Damaged(error.to_string()))
+            }
+            // Its own text is a `Debug` print of an offset and a backtrace.
+            sled::Error::Corruption { .. } => {
+                self.damaged(Fault::Damaged("some of its bytes are not what was written".to_owned()))
+            }
         }
     }
 

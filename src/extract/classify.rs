@@ -29,7 +29,12 @@ pub(crate) fn classify(error: &Error, contact: Contact) -> Failure {
     let first = contact == Contact::First;
     let (class, next) = match error.kind() {
         Kind::UnknownHost if first => (Rejected, Some("check the host in source.url")),
-        Kind::Tls if first => (Rejected, Some("check the certificate, or name its authority in source.ca_file")),
+        Kind::Tls if first => (
+            Rejected,
+            Some(
+                "name the authority of its certificate in source.ca_file; where there is no TLS, source.url begins with http://",
+            ),
+        ),
         Kind::Redirect if first => (Rejected, Some("set source.url to the address the server names")),
         Kind::UnknownHost | Kind::Resolver | Kind::Connect | Kind::Refused | Kind::ConnectTimeout | Kind::Tls => {
             (Transient, None)

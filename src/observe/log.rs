@@ -54,7 +54,10 @@ pub fn level(quiet: u8, verbose: u8, mode: ProgressMode) -> Level {
 /// Which crates are heard at which level.
 fn targets(level: Level) -> Targets {
     let others = LevelFilter::from_level(level.min(Level::WARN));
-    OURS.into_iter().fold(Targets::new().with_default(others), |targets, ours| targets.with_target(ours, level))
+    // What sled finds wrong with a database, the checkpoint store tells in words that help.
+    let sled = if level >= Level::DEBUG { others } else { LevelFilter::OFF };
+    let targets = Targets::new().with_default(others).with_target("sled", sled);
+    OURS.into_iter().fold(targets, |targets, ours| targets.with_target(ours, level))
 }
 
 /// Sets the log up, once a process; a second call changes nothing.
@@ -222,6 +225,8 @@ mod tests {
         for other in ["awc::client", "actix_http::h1", "h2::codec", "rustls::conn"] {
             assert!(!targets.would_enable(other, &Level::INFO), "{other}");
         }
-        assert!(targets.would_enable("sled", &Level::WARN));
+        assert!(targets.would_enable("sled", &Level::WARN) && targets.would_enable("awc", &Level::WARN));
+        let usual = super::targets(Level::INFO);
+        assert!(!usual.would_enable("sled", &Level::ERROR) && usual.would_enable("awc", &Level::WARN));
     }
 }
