@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use dhis2_stand_in::Latency;
+use rustix::process::Signal;
 use tokio::time::Instant;
 
 use crate::support::{Place, stand_in};
@@ -98,7 +99,8 @@ fn a_checkpoint_store_that_is_deleted_or_damaged_is_rebuilt_and_the_file_is_the_
 
 #[test]
 fn a_stop_drains_and_says_how_to_go_on() {
-    for (signal, code) in [("-INT", 130), ("-TERM", 143), ("-HUP", 143)] {
+    for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143), (Signal::HUP, 143)] {
+        let what = format!("{signal:?}");
         let stand_in =
             stand_in().org_units(3_000).latency(Latency::Constant(Duration::from_millis(60))).start().unwrap();
         let ledger = stand_in.ledger();
@@ -110,17 +112,16 @@ fn a_stop_drains_and_says_how_to_go_on() {
         );
         let child = place.harvester(&["run", "job.toml"]).spawn().unwrap();
         assert!(ledger.wait_until(Duration::from_secs(30), |seen| seen.len() > 20), "nothing happened");
-        let pid = child.id().to_string();
-        std::process::Command::new("kill").args([signal, &pid]).status().unwrap();
+        crate::support::signal(&child, signal);
         let ended = crate::support::Ended::of(child.wait_with_output().unwrap());
-        ended.assert_code(code, signal);
-        assert!(ended.stderr.contains("run the same command to go on"), "{signal}: {}", ended.stderr);
+        ended.assert_code(code, &what);
+        assert!(ended.stderr.contains("run the same command to go on"), "{what}: {}", ended.stderr);
         place.run().assert_code(0, "the same command");
-        place.assert_exact(&stand_in, "organisationUnits", signal);
+        place.assert_exact(&stand_in, "organisationUnits", &what);
         assert_eq!(
             ledger.asked_twice().iter().filter(|(target, _)| target.contains("id:gt")).count(),
             0,
-            "{signal}: a stop that drains costs no page"
+            "{what}: a stop that drains costs no page"
         );
     }
 }
