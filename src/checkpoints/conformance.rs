@@ -420,7 +420,6 @@ async fn a_store_cut_at_any_length_or_deleted_is_refused_or_an_older_one_never_a
             *tally.entry(load_damaged(&bench, &states, &what).await).or_default() += 1;
         }
     }
-    println!("{tally:?}");
     assert!(tally["damaged"] > 0, "{tally:?}");
 }
 
