@@ -47,18 +47,27 @@ fn control_content_type_json_under_another_type_is_no_answer() {
 
 #[test]
 fn control_identity_another_database_behind_the_same_url_is_refused() {
-    let first = stand_in().org_units(600).system_id("11111111-aaaa-4aaa-8aaa-aaaaaaaaaaaa");
-    let scene = Scene::new(&SUBJECTS[0], |_| first.latency(Latency::Constant(Duration::from_millis(40))));
-    let trial = scene.trial(LIMITS);
-    let ledger = scene.server.ledger();
+    let server = |system_id, port| {
+        move |_| {
+            let latency = Latency::Constant(Duration::from_millis(40));
+            stand_in().org_units(600).system_id(system_id).latency(latency).port(port)
+        }
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let first = Scene::new(&SUBJECTS[0], server("11111111-aaaa-4aaa-8aaa-aaaaaaaaaaaa", 0));
+    let trial = first.trial_in(folder.path().to_owned(), LIMITS);
+    let ledger = first.server.ledger();
     let mut child = trial.command(&[], &["run", "job.toml"]).spawn().unwrap();
     assert!(ledger.wait_until(Duration::from_secs(30), |seen| seen.len() > 15), "nothing happened");
     child.kill().unwrap();
     child.wait().unwrap();
-    let second = stand_in().org_units(600).system_id("22222222-bbbb-4bbb-8bbb-bbbbbbbbbbbb").start().unwrap();
-    let job = fs::read_to_string(trial.folder.join("job.toml")).unwrap();
-    fs::write(trial.folder.join("job.toml"), job.replace(scene.server.url(), second.url())).unwrap();
-    trial.run().assert_code(13, "another systemId");
+    // At the very same url: another one would be refused as another job.
+    let port = first.server.port();
+    drop(first);
+    let second = Scene::new(&SUBJECTS[0], server("22222222-bbbb-4bbb-8bbb-bbbbbbbbbbbb", port));
+    let ended = second.trial_in(folder.path().to_owned(), LIMITS).run();
+    ended.assert_code(13, "another systemId");
+    assert!(ended.report()["error"]["message"].as_str().unwrap().contains("systemId"), "{ended:#?}");
 }
 
 #[test]
@@ -108,5 +117,41 @@ fn every_protection_has_a_test_that_fails_without_it() {
     }
     for [control, _, _] in &table {
         assert!(harvester_pacing::control::CONTROLS.contains(&control.as_str()), "`{control}` is no control");
+    }
+}
+
+/// All Rust source below a folder, as one text.
+fn source(folder: &Path) -> String {
+    let mut text = String::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            text.push_str(&source(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            text.push_str(&fs::read_to_string(&path).unwrap());
+        }
+    }
+    text
+}
+
+#[test]
+fn every_test_that_the_promises_name_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text: String = ["actors", "src", "tests"].iter().map(|room| source(&root.join(room))).collect();
+    let promises = fs::read_to_string(root.join("tests/promises.md")).unwrap();
+    // What stands between backticks and looks like a sentence.
+    let quoted = promises.split('`').skip(1).step_by(2);
+    let names: Vec<_> = quoted
+        .filter(|word| {
+            word.matches('_').count() >= 3
+                && word.chars().all(|it| it == '_' || it.is_ascii_lowercase() || it.is_ascii_digit())
+        })
+        // A name of the job file or the report, not of a test.
+        .filter(|word| *word != "peak_requests_per_second")
+        .collect();
+    assert!(names.len() > 40, "only {names:?}");
+    for name in names {
+        let is_there = text.contains(&format!("fn {name}(")) || text.contains(&format!("fn {name}<"));
+        assert!(is_there, "tests/promises.md names `{name}`, which does not exist");
     }
 }
