@@ -459,6 +459,5 @@ fn a_store_with_flipped_bytes_is_refused_or_an_older_one_never_a_different_one()
             Ok(())
         })
         .unwrap();
-    println!("{:?}", tally.borrow());
     assert!(tally.borrow()["damaged"] > 0, "{tally:?}");
 }
