@@ -30,6 +30,10 @@ mod readme;
 mod secrets;
 /// One collection from a job file to a finished file, in every dialect.
 mod spine;
+/// A person can always see how a job is doing.
+mod status;
+/// However it is stopped, and whoever stops listening.
+mod stops;
 /// A folder, a job file, the program.
 mod support;
 /// Ended at every system call, failing sync and crash point, the run goes on.
