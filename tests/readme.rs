@@ -1,4 +1,6 @@
-use std::fs;
+use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
+
+use crate::support::{Ended, PASSWORD, Place, stand_in};
 
 /// The README.
 fn readme() -> String {
@@ -11,4 +13,66 @@ fn the_test_command_of_the_readme_is_what_ci_runs() {
     let command = "cargo test --workspace";
     assert!(readme().lines().any(|line| line.trim() == command), "the README does not say `{command}`");
     assert!(ci.lines().any(|line| line.trim() == command), ".ci/run does not run `{command}`");
+}
+
+/// The commands in its blocks of shell, without their comments.
+fn commands() -> Vec<String> {
+    let text = readme();
+    let blocks = text.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+    let lines = blocks.flat_map(str::lines).map(|line| line.split(" #").next().unwrap().trim().to_owned());
+    lines.filter(|line| !line.is_empty()).collect()
+}
+
+/// A program of the test's own.
+fn script(place: &Place, name: &str, text: &str) {
+    place.write(name, text);
+    fs::set_permissions(place.file(name), fs::Permissions::from_mode(0o700)).unwrap();
+}
+
+#[test]
+fn every_command_of_the_readme_does_what_it_says() {
+    let server = stand_in().org_units(2_500).start().unwrap();
+    let place = Place::new();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    std::os::unix::fs::symlink(root.join("jobs"), place.file("jobs")).unwrap();
+    // The editor puts the url in, as a person would.
+    let edit = format!("#!/bin/sh\nsed -i 's|^url = .*|url = \"{}\"|' \"$1\"\n", server.url());
+    script(&place, "editor", &edit);
+    let mut lines = vec!["set -euo pipefail".to_owned()];
+    for command in commands() {
+        let typed = match command.as_str() {
+            // What builds is not built again; it must name what is here.
+            "cargo test --workspace" => continue,
+            "cargo install --path ." => {
+                assert!(root.join("src/main.rs").exists());
+                continue;
+            }
+            "cargo run --release -- demo" => "harvester demo".to_owned(),
+            "export DHIS2_PASSWORD=…" => format!("export DHIS2_PASSWORD={PASSWORD}"),
+            other => {
+                assert!(!other.contains("cargo"), "this test does not know what to do with `{other}`");
+                other.to_owned()
+            }
+        };
+        lines.push(format!("echo '$ '{}; {typed}", quoted(&typed)));
+    }
+    assert!(lines.len() > 10, "{lines:?}");
+    let programs = Path::new(env!("CARGO_BIN_EXE_harvester")).parent().unwrap().display();
+    let mut shell = std::process::Command::new("bash");
+    shell.args(["-c", &lines.join("\n")]).current_dir(place.path()).env_clear();
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    shell.env("PATH", format!("{programs}:{}", path.to_string_lossy()));
+    shell.env("HOME", place.file("home")).env("EDITOR", place.file("editor"));
+    let ended = Ended::of(shell.output().unwrap());
+    ended.assert_code(0, "the README, from top to bottom");
+    place.assert_exact(&server, "organisationUnits", "the README");
+    assert!(place.file("harvest-demo/manifest.json").exists(), "{ended:#?}");
+    let names = ended.stdout.lines().filter(|line| line.starts_with("{\"") && line.contains("\"id\":")).count();
+    assert_eq!(names, 3, "rows that `get` gave to `head`: {ended:#?}");
+    assert!(ended.stderr.contains("next:"), "{ended:#?}");
+}
+
+/// As one word of the shell.
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
 }

@@ -10,6 +10,8 @@ mod door;
 mod faults;
 /// Hostile answers and names, full disks, damaged state.
 mod hostile;
+/// Questions without a run.
+mod get;
 /// Every file in `jobs/` is read by the program that documents it.
 mod jobs;
 /// Killed at any instant, the same command goes on and the files are the same.
@@ -28,6 +30,8 @@ mod proof;
 mod readme;
 /// No secret and no row in anything but the data files.
 mod secrets;
+/// What a service manager hears.
+mod service;
 /// One collection from a job file to a finished file, in every dialect.
 mod spine;
 /// A person can always see how a job is doing.
@@ -38,3 +42,5 @@ mod stops;
 mod support;
 /// Ended at every system call, failing sync and crash point, the run goes on.
 mod syscalls;
+/// On a real pseudo-terminal.
+mod terminal;

@@ -107,6 +107,30 @@ pub(crate) fn unseal<T: DeserializeOwned>(key: &[u8], bytes: &[u8]) -> Result<T,
     serde_json::from_slice(json).map_err(|error| Fault::Damaged(format!("the value of `{}`: {error}", name())))
 }
 
+/// Reads bytes as every value of the store, as they are and under a checksum that fits; for `tests/fuzz`.
+#[cfg(feature = "fuzz")]
+#[doc(hidden)]
+pub fn fuzz_value(bytes: &[u8]) {
+    fn read<T: DeserializeOwned + Serialize>(key: &[u8], bytes: &[u8]) {
+        let _ = unseal::<T>(key, bytes);
+        let mut sealed = vec![VERSION, 0, 0, 0, 0];
+        sealed.extend_from_slice(bytes);
+        let crc = checksum(key, VERSION, bytes);
+        sealed[1..ENVELOPE_BYTES].copy_from_slice(&crc.to_le_bytes());
+        if let Ok(value) = unseal::<T>(key, &sealed)
+            && let Ok(again) = seal(key, &value)
+        {
+            assert!(unseal::<T>(key, &again).is_ok(), "what was read cannot be read again");
+        }
+    }
+    read::<harvester_actors::checkpoint::RunHeader>(HEADER, bytes);
+    read::<Progress>(PROGRESS, bytes);
+    read::<harvester_actors::partition::Partition>(&plan_key(PartitionId(7)), bytes);
+    read::<harvester_actors::checkpoint::PartitionState>(&state_key(PartitionId(7)), bytes);
+    read::<harvester_actors::page::Span>(&span_key(PartitionId(7), 3), bytes);
+    read::<String>(ENDED, bytes);
+}
+
 /// Checksum of a value in its place.
 fn checksum(key: &[u8], version: u8, json: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c_append(crc32c::crc32c(key), &[version]), json)

@@ -20,5 +20,8 @@ mod sled;
 #[cfg(test)]
 mod conformance;
 
+#[cfg(feature = "fuzz")]
+#[doc(hidden)]
+pub use format::fuzz_value;
 pub use memory::MemoryStore;
 pub use sled::SledStore;

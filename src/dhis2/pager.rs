@@ -50,6 +50,13 @@ impl Pager {
             }
         }
     }
+
+    /// Whether a pager fits what was asked for; for `tests/fuzz`.
+    #[cfg(feature = "fuzz")]
+    #[doc(hidden)]
+    pub fn fits(pager: Option<Pager>, asked: Option<u32>) -> bool {
+        Pager::check(pager, asked).is_ok()
+    }
 }
 
 #[cfg(test)]

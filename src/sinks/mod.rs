@@ -40,5 +40,9 @@ mod weave;
 #[cfg(test)]
 mod conformance;
 
+#[cfg(feature = "fuzz")]
+#[doc(hidden)]
+pub use frame::fuzz_head;
+
 pub use files::{FilesSettings, FilesSink};
 pub use verify::{Finding, Problem, Verification, verify};
