@@ -8,10 +8,10 @@ mod controls;
 mod door;
 /// Whatever the server does: complete and exact, or the right code and resumable.
 mod faults;
-/// Hostile answers and names, full disks, damaged state.
-mod hostile;
 /// Questions without a run.
 mod get;
+/// Hostile answers and names, full disks, damaged state.
+mod hostile;
 /// Every file in `jobs/` is read by the program that documents it.
 mod jobs;
 /// Killed at any instant, the same command goes on and the files are the same.
