@@ -36,6 +36,8 @@ fn a_second_ctrl_c_leaves_at_once_and_the_file_is_exact_later() {
     assert!(server.ledger().wait_until(PROMISED, |seen| seen.len() > 20), "nothing happened");
     // From here on every answer takes longer than the test may.
     server.set_latency(Latency::Constant(Duration::from_secs(300)));
+    let before = server.ledger().count();
+    assert!(server.ledger().wait_until(PROMISED, |seen| seen.len() > before), "nothing was asked since");
     signal(&child, Signal::INT);
     assert!(wait_until(|| status(&place)["state"] == "finishing"), "the first Ctrl-C was not heard");
     let second = Instant::now();

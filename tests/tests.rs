@@ -30,7 +30,7 @@ mod proof;
 mod readme;
 /// No secret and no row in anything but the data files.
 mod secrets;
-/// What a service manager hears.
+/// A service manager hears when it is ready, what it waits for, and of a hang.
 mod service;
 /// One collection from a job file to a finished file, in every dialect.
 mod spine;
@@ -42,5 +42,5 @@ mod stops;
 mod support;
 /// Ended at every system call, failing sync and crash point, the run goes on.
 mod syscalls;
-/// On a real pseudo-terminal.
+/// One calm block on a terminal.
 mod terminal;

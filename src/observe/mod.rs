@@ -1,6 +1,7 @@
 //! Events become what people and machines see.
 
 mod block;
+mod canvas;
 pub mod finding;
 pub mod log;
 pub mod numbers;

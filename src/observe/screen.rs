@@ -9,10 +9,14 @@ use std::{
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tracing_subscriber::fmt::MakeWriter;
 
+use super::canvas::Canvas;
+
 /// How often the block is drawn at most.
 const FRAMES_PER_SECOND: u8 = 4;
 /// Columns where the terminal does not say.
 const COLUMNS_DEFAULT: u16 = 80;
+/// Lines where the terminal does not say.
+const LINES_DEFAULT: u16 = 24;
 
 /// How progress is shown.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -39,8 +43,10 @@ pub struct Screen {
 impl Screen {
     /// The screen of this process.
     pub fn new(mode: ProgressMode) -> Screen {
-        let bars = (mode == ProgressMode::Bar)
-            .then(|| MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(FRAMES_PER_SECOND)));
+        let bars = (mode == ProgressMode::Bar).then(|| {
+            let canvas = Box::new(Canvas::new(io::stderr(), size));
+            MultiProgress::with_draw_target(ProgressDrawTarget::term_like_with_hz(canvas, FRAMES_PER_SECOND))
+        });
         Screen { mode, bars, block: Arc::default() }
     }
 
@@ -51,8 +57,7 @@ impl Screen {
 
     /// Columns of the terminal.
     pub fn columns(&self) -> usize {
-        let size = rustix::termios::tcgetwinsize(io::stderr()).ok().map(|size| size.ws_col);
-        usize::from(size.filter(|columns| *columns > 0).unwrap_or(COLUMNS_DEFAULT))
+        usize::from(size().0)
     }
 
     /// Prints one line, above the block where there is one.
@@ -74,7 +79,8 @@ impl Screen {
             let style = ProgressStyle::with_template("{msg}").unwrap_or_else(|_| ProgressStyle::default_spinner());
             bars.add(ProgressBar::new_spinner().with_style(style))
         });
-        bar.set_message(block.join("\n"));
+        let lines: Vec<&str> = block.iter().map(|line| line.trim_end()).collect();
+        bar.set_message(lines.join("\n"));
     }
 
     /// Takes the block away: the run is over, or the process is about to leave.
@@ -87,6 +93,13 @@ impl Screen {
         }
         let _ = bars.clear();
     }
+}
+
+/// Columns and lines of the terminal.
+fn size() -> (u16, u16) {
+    let size = rustix::termios::tcgetwinsize(io::stderr()).ok();
+    let or = |found: Option<u16>, default| found.filter(|found| *found > 0).unwrap_or(default);
+    (or(size.map(|size| size.ws_col), COLUMNS_DEFAULT), or(size.map(|size| size.ws_row), LINES_DEFAULT))
 }
 
 /// Whether stderr is a terminal on which a block can be redrawn.
