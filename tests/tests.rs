@@ -44,3 +44,5 @@ mod support;
 mod syscalls;
 /// One calm block on a terminal.
 mod terminal;
+/// What a person sees, word for word.
+mod transcripts;

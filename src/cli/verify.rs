@@ -62,12 +62,12 @@ pub(super) fn verify(args: &VerifyArgs, door: &Door) -> u8 {
         return written;
     }
     let what = match verification.findings.len() {
-        1 => "1 file".to_owned(),
-        files => format!("{files} files"),
+        1 => format!("1 file in {} is", folder.display()),
+        files => format!("{files} files in {} are", folder.display()),
     };
     door.fail(&Stuck::new(
         Outcome::Mismatch,
-        format!("{what} in {} not as the manifest says", folder.display()),
+        format!("{what} not as the manifest says"),
         format!("put the files back, or fetch them anew: harvester run {}", args.job.display()),
     ))
 }
