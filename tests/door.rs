@@ -233,6 +233,12 @@ fn mistakes() -> Vec<Mistake> {
             &["elsewhere.example.org"],
         ),
         served("no rights at all", status(403, Body::Json), 7, &["403", "administrator"]),
+        served(
+            "a server that wants an hour",
+            Fault::Status { code: 503, retry_after: Some("3600".into()), body: Body::Html },
+            5,
+            &["asks to be left alone until 2", "run the same command then: harvester run job.toml"],
+        ),
         served("a server in trouble", status(503, Body::Html), 5, &["503"]),
         written("no such collection", "organisationUnits", "organizationUnits", 7, &["organizationUnits"]),
         Mistake {

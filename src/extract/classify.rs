@@ -53,6 +53,11 @@ pub(crate) fn classify(error: &Error, contact: Contact) -> Failure {
     let mut failure = Failure::new(class, chain(error)).with_retry_after(error.retry_after());
     if let Some(next) = next {
         failure = failure.with_next(next);
+    } else if let (Transient, Some(wait)) = (class, error.retry_after())
+        && let Ok(until) = jiff::Timestamp::now().checked_add(wait)
+    {
+        failure =
+            failure.with_next(format!("the server asks to be left alone until {until:.0}; run the same command then"));
     }
     let is_slow = error.kind() == Kind::FirstByteTimeout || matches!(error.status(), Some(500 | 504));
     match class {
