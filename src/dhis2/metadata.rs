@@ -81,7 +81,7 @@ impl<'a> MetadataList<'a> {
     /// # Errors
     /// As [`Request::rows`].
     pub async fn send(&self, client: &Client) -> Result<MetadataRows, Error> {
-        let rows = self.request(client).rows(&[self.collection], self.limits).await?;
+        let rows = self.request(client).rows(&[self.collection], self.limits).await?.with_key("id");
         Ok(MetadataRows { rows, collection: self.collection.to_owned(), page_size: self.page_size })
     }
 

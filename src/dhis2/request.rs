@@ -287,6 +287,13 @@ impl Rows {
         Ok(true)
     }
 
+    /// Also reads one member of every row, see [`Splitter::with_key`]. To be said before the first read.
+    #[must_use]
+    pub fn with_key(mut self, name: &str) -> Self {
+        self.splitter = self.splitter.with_key(name);
+        self
+    }
+
     /// What was around the rows; everything is then known to be whole and JSON. Call it once [`Rows::read`] has said
     /// false.
     ///

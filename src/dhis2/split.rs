@@ -8,10 +8,13 @@
 //!
 //! It knows nothing of HTTP. Nothing it says in an error quotes a row.
 
-use std::{cell::Cell, fmt, mem};
+use std::{borrow::Cow, cell::Cell, fmt, mem};
 
-use memchr::memchr2;
-use serde::{Deserialize, de::IgnoredAny};
+use memchr::{memchr2, memchr2_iter};
+use serde::{
+    Deserialize, Deserializer,
+    de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, Visitor},
+};
 
 /// Bounds of one answer. The defaults fit every list DHIS2 sends.
 #[derive(Clone, Copy, Debug)]
@@ -71,6 +74,7 @@ pub enum Row<'a> {
 /// One row as the server wrote it.
 pub struct WholeRow<'a> {
     text: &'a str,
+    key: Option<Cow<'a, str>>,
     index: u64,
     checked: &'a Cell<bool>,
     envelope: &'a EnvelopeText,
@@ -87,6 +91,11 @@ impl<'a> WholeRow<'a> {
     /// The row's bytes. Syntactically checked only once [`WholeRow::head`] has succeeded or the callback has returned.
     pub fn text(&self) -> &'a str {
         self.text
+    }
+
+    /// The text of the member that [`Splitter::with_key`] names; none when the row does not have it, or none was named.
+    pub fn key(&self) -> Option<&str> {
+        self.key.as_deref()
     }
 
     /// Position in the array, from 0; rows that are too long or too deep count.
@@ -342,6 +351,8 @@ enum Place {
 /// ```
 pub struct Splitter {
     path: Vec<String>,
+    /// The member of every row that is read in the pass that also finds its end.
+    key: Option<String>,
     limits: SplitLimits,
     place: Place,
     envelope: EnvelopeText,
@@ -373,6 +384,7 @@ impl Splitter {
     pub fn new(path: &[&str], limits: SplitLimits) -> Self {
         Splitter {
             path: path.iter().map(|&key| key.to_owned()).collect(),
+            key: None,
             limits: SplitLimits { depth_max: limits.depth_max.min(DEPTH_MAX), ..limits },
             place: Place::Envelope,
             envelope: EnvelopeText::default(),
@@ -385,6 +397,16 @@ impl Splitter {
             rows_unfit: 0,
             found_array: false,
         }
+    }
+
+    /// Also reads one member of every row, a text at the top of an object: [`WholeRow::key`].
+    ///
+    /// A row that lies within one chunk is then gone through once, not twice: parsing it also finds its end. Names of
+    /// members are decoded, so one with half a surrogate in it is not JSON then.
+    #[must_use]
+    pub fn with_key(mut self, name: &str) -> Self {
+        self.key = Some(name.to_owned());
+        self
     }
 
     /// Rows handed out so far, those too long or too deep included.
@@ -517,6 +539,9 @@ impl Splitter {
         from: usize,
         on_row: &mut dyn FnMut(Row<'_>) -> Result<(), RowFault>,
     ) -> Result<usize, SplitError> {
+        if let Some(end) = self.in_one_pass(chunk, from, on_row)? {
+            return Ok(end);
+        }
         let end = self.value.find_end(chunk, from);
         let part = &chunk[from..end.unwrap_or(chunk.len())];
         self.row_bytes += part.len() as u64;
@@ -552,10 +577,16 @@ impl Splitter {
             }
         } else {
             let text = std::str::from_utf8(bytes).map_err(|_| SplitError::NotUtf8 { index })?;
-            let checked = Cell::new(false);
-            let row = WholeRow { text, index, checked: &checked, envelope: &self.envelope };
-            on_row(Row::Whole(row))
-                .and_then(|()| if checked.get() { Ok(()) } else { row_head::<IgnoredAny>(text).map(|IgnoredAny| ()) })
+            let key = match &self.key {
+                Some(name) if text.starts_with('{') => row_key(text, name),
+                _ => Ok(None),
+            };
+            key.and_then(|key| {
+                let checked = Cell::new(self.key.is_some() && text.starts_with('{'));
+                let row = WholeRow { text, key, index, checked: &checked, envelope: &self.envelope };
+                on_row(Row::Whole(row))?;
+                if checked.get() { Ok(()) } else { row_head::<IgnoredAny>(text).map(|IgnoredAny| ()) }
+            })
         };
         given.map_err(|source| SplitError::Row { index, source })?;
         if kept.capacity() <= ROW_BUFFER_KEPT_BYTES {
@@ -563,6 +594,115 @@ impl Splitter {
             self.row.clear();
         }
         Ok(end)
+    }
+}
+
+impl Splitter {
+    /// Hands out a row that begins and ends in this chunk, parsed in the pass that finds its end; none when that is not
+    /// possible, whatever the reason: then the longer way finds out which.
+    fn in_one_pass(
+        &mut self,
+        chunk: &[u8],
+        from: usize,
+        on_row: &mut dyn FnMut(Row<'_>) -> Result<(), RowFault>,
+    ) -> Result<Option<usize>, SplitError> {
+        let Some(name) = &self.key else { return Ok(None) };
+        if self.row_bytes > 0 || chunk[from] != b'{' {
+            return Ok(None);
+        }
+        let mut parser = serde_json::Deserializer::from_slice(&chunk[from..]);
+        let Ok(key) = (KeySeed { name }).deserialize(&mut parser) else { return Ok(None) };
+        let bytes = &chunk[from..from + parser.into_iter::<IgnoredAny>().byte_offset()];
+        // Every level of nesting begins with a bracket, so as many brackets, in texts or not, are the most it can be.
+        let nested = memchr2_iter(b'{', b'[', bytes).count() > self.limits.depth_max as usize;
+        if nested || bytes.len() > self.limits.row_bytes_max {
+            return Ok(None);
+        }
+        let index = self.rows;
+        // serde_json does not look at the bytes of what it ignores.
+        let text = std::str::from_utf8(bytes).map_err(|_| SplitError::NotUtf8 { index })?;
+        self.rows += 1;
+        self.place = Place::AfterRow;
+        let checked = Cell::new(true);
+        let row = WholeRow { text, key, index, checked: &checked, envelope: &self.envelope };
+        on_row(Row::Whole(row)).map_err(|source| SplitError::Row { index, source })?;
+        Ok(Some(from + bytes.len()))
+    }
+}
+
+/// The text of one member of an object, and the syntax of the whole object with it.
+fn row_key<'a>(text: &'a str, name: &str) -> Result<Option<Cow<'a, str>>, RowFault> {
+    let mut parser = serde_json::Deserializer::from_str(text);
+    let key = (KeySeed { name }).deserialize(&mut parser).map_err(|error| RowFault::json(&error))?;
+    parser.end().map_err(|error| RowFault::json(&error))?;
+    Ok(key)
+}
+
+/// Reads one member of an object and ignores the others.
+struct KeySeed<'k> {
+    name: &'k str,
+}
+
+impl<'de> DeserializeSeed<'de> for KeySeed<'_> {
+    type Value = Option<Cow<'de, str>>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for KeySeed<'_> {
+    type Value = Option<Cow<'de, str>>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Self::Value, A::Error> {
+        let mut key = None;
+        while let Some(is_key) = members.next_key_seed(NameSeed(self.name))? {
+            if !is_key {
+                members.next_value::<IgnoredAny>()?;
+            } else if key.is_some() {
+                return Err(A::Error::custom("the member is there twice"));
+            } else {
+                key = Some(members.next_value::<Text<'de>>()?.0);
+            }
+        }
+        Ok(key)
+    }
+}
+
+/// A text, borrowed where it has no escapes.
+#[derive(Deserialize)]
+#[serde(transparent)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+/// Whether a member has this name.
+struct NameSeed<'k>(&'k str);
+
+impl<'de> DeserializeSeed<'de> for NameSeed<'_> {
+    type Value = bool;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<bool, D::Error> {
+        // Not as bytes: serde_json would let control characters pass.
+        deserializer.deserialize_identifier(self)
+    }
+}
+
+impl Visitor<'_> for NameSeed<'_> {
+    type Value = bool;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a name")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<bool, E> {
+        Ok(name == self.0)
+    }
+
+    fn visit_bytes<E: serde::de::Error>(self, name: &[u8]) -> Result<bool, E> {
+        Ok(name == self.0.as_bytes())
     }
 }
 
@@ -869,14 +1009,34 @@ mod tests {
 
     use super::*;
 
-    /// What came of splitting `text`, given in pieces of the lengths in `cuts` (then the rest).
+    /// What came of splitting `text`, given in pieces of the lengths in `cuts` (then the rest); the same whether rows are
+    /// gone through once or twice.
     fn split(
         text: &[u8],
         cuts: &[usize],
         path: &[&str],
         limits: SplitLimits,
     ) -> Result<(Vec<String>, Envelope), SplitError> {
-        let mut splitter = Splitter::new(path, limits);
+        let twice = split_by(Splitter::new(path, limits), text, cuts);
+        let once = split_by(Splitter::new(path, limits).with_key("no such member"), text, cuts);
+        match (&twice, &once) {
+            (Ok(twice), Ok(once)) => {
+                assert_eq!(twice.0, once.0);
+                assert_eq!(twice.1.text(), once.1.text());
+            }
+            // The one difference: half a surrogate in the name of a member.
+            (Ok(_), Err(_)) if String::from_utf8_lossy(text).contains("\\ud") => {}
+            (twice, once) => assert_eq!(
+                twice.as_ref().err().map(ToString::to_string),
+                once.as_ref().err().map(ToString::to_string),
+                "one pass and two passes do not agree about {:?}",
+                String::from_utf8_lossy(text)
+            ),
+        }
+        twice
+    }
+
+    fn split_by(mut splitter: Splitter, text: &[u8], cuts: &[usize]) -> Result<(Vec<String>, Envelope), SplitError> {
         let mut rows = Vec::new();
         let mut take = |row: Row<'_>| {
             rows.push(match row {
@@ -896,6 +1056,29 @@ mod tests {
         let envelope = splitter.finish()?;
         assert_eq!(envelope.rows(), rows.len() as u64);
         Ok((rows, envelope))
+    }
+
+    #[test]
+    fn the_key_of_a_row_is_read_at_every_chunk_border_and_only_at_the_top() {
+        let text = r#"{"rows":[{"id":"abc","x":{"id":"no"}},{"x":[{"id":"no"}],"id" : "a\u0062\"c"},{"name":"id"},{"i\u0064":"e"}]}"#;
+        let text = text.replace("\\\\", "\\");
+        for cut in 0..=text.len() {
+            let mut splitter = Splitter::new(&["rows"], SplitLimits::default()).with_key("id");
+            let mut keys = Vec::new();
+            let mut take = |row: Row<'_>| {
+                let Row::Whole(row) = row else { panic!("a row is unfit") };
+                keys.push(row.key().map(str::to_owned));
+                Ok(())
+            };
+            splitter.push(&text.as_bytes()[..cut], &mut take).unwrap();
+            splitter.push(&text.as_bytes()[cut..], &mut take).unwrap();
+            splitter.finish().unwrap();
+            assert_eq!(keys, [Some("abc".into()), Some("ab\"c".into()), None, Some("e".into())], "cut at {cut}");
+        }
+        for wrong in [r#"{"rows":[{"id":1}]}"#, r#"{"rows":[{"id":"a","id":"b"}]}"#] {
+            let splitter = Splitter::new(&["rows"], SplitLimits::default()).with_key("id");
+            assert!(matches!(split_by(splitter, wrong.as_bytes(), &[]), Err(SplitError::Row { .. })), "{wrong}");
+        }
     }
 
     fn split_rows(text: &str) -> Result<(Vec<String>, Envelope), SplitError> {

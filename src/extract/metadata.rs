@@ -400,13 +400,6 @@ fn simple_name(class: &str) -> String {
     class.rsplit('.').next().unwrap_or(class).to_owned()
 }
 
-/// What is read of every row.
-#[derive(Deserialize)]
-struct Head<'a> {
-    #[serde(borrow)]
-    id: Cow<'a, str>,
-}
-
 /// Fetches the page of a collection that begins at `position`.
 pub(crate) async fn fetch(
     source: &SourceContext<'_>,
@@ -482,20 +475,22 @@ impl<'a> PageReader<'a> {
     fn take(&mut self, row: Row<'_>) -> Result<(), RowFault> {
         match row {
             Row::Whole(row) => {
-                let head: Head<'_> = row.head()?;
+                let Some(id) = row.key() else {
+                    return Err(RowFault::Stopped("a row has no id: take `id` into the fields of the job".to_owned()));
+                };
                 if self.ended {
                     self.page.filter();
                     return Ok(());
                 }
-                self.seen(&head.id);
+                self.seen(id);
                 if self.selection.want == Want::Listing {
-                    self.page.keep(&head.id, b"");
+                    self.page.keep(id, b"");
                 } else if row.has_newline() {
                     self.line.clear();
                     row.write_line(&mut self.line);
-                    self.page.keep(&head.id, &self.line);
+                    self.page.keep(id, &self.line);
                 } else {
-                    self.page.keep(&head.id, row.text().as_bytes());
+                    self.page.keep(id, row.text().as_bytes());
                 }
             }
             Row::Oversize { prefix, bytes } => self.unfit(prefix, bytes, "too_large", "the row is larger than 16 MiB"),
