@@ -11,7 +11,7 @@ use dhis2_stand_in::{Body, Fault, FaultRule, Latency, Match, User};
 use serde_json::Value;
 use tokio::time::Instant;
 
-use crate::support::{Ended, PASSWORD, Place, side_by_side, stand_in};
+use crate::support::{Ended, PASSWORD, Place, not_proved, side_by_side, stand_in};
 
 const UNITS: &str =
     "[[extract]]\nkind = \"metadata\"\ncollections = [\"organisationUnits\", \"dataElements\"]\npage_size = 50";
@@ -75,6 +75,28 @@ fn credentials_come_from_flags_where_there_is_no_job() {
         ended.assert_code(0, &typed.join(" "));
         let name = if typed.contains(&"--token-env") { "robot" } else { "admin" };
         assert!(ended.stdout.contains(name), "{ended:#?}");
+    }
+}
+
+#[test]
+fn a_secret_comes_from_wherever_the_job_says() {
+    let server = stand_in().start().unwrap();
+    let place = Place::new();
+    place.write("dhis2", &format!("{PASSWORD}\n"));
+    for secret in [
+        "{ credential = \"dhis2\" }",
+        "{ file = \"dhis2\" }",
+        "{ command = [\"cat\", \"dhis2\"] }",
+        &format!("\"{PASSWORD}\""),
+    ] {
+        place.job(server.url(), "", UNITS);
+        let text = fs::read_to_string(place.file("job.toml")).unwrap();
+        place.write("job.toml", &text.replace("{ env = \"DHIS2_PASSWORD\" }", secret));
+        let mut command = place.harvester(&["get", "me?fields=username", "--job", "job.toml"]);
+        command.env_remove("DHIS2_PASSWORD").env("CREDENTIALS_DIRECTORY", place.path());
+        let ended = Ended::of(command.output().unwrap());
+        ended.assert_code(0, secret);
+        assert!(ended.stdout.contains("admin") && ended.stderr.is_empty(), "{secret}: {ended:#?}");
     }
 }
 
@@ -201,7 +223,7 @@ fn judged(program: &str, arguments: &[&str], text: &str) -> Option<Ended> {
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let Ok(mut child) = command.spawn() else {
-        println!("NOT PROVED HERE: {program} is missing");
+        not_proved(&format!("{program} is missing"));
         return None;
     };
     let mut stdin = child.stdin.take().unwrap();
@@ -281,7 +303,7 @@ fn the_schema_accepts_every_job_and_refuses_every_kind_of_mistake() {
         let path = entry.unwrap().path();
         if path.extension().is_some_and(|extension| extension == "toml") {
             let Some(accepted) = accepts(&path) else {
-                println!("NOT PROVED HERE: python3 has no jsonschema");
+                not_proved("python3 has no jsonschema");
                 return;
             };
             assert!(accepted, "{}", path.display());

@@ -5,7 +5,7 @@ use std::{fs, process::Command, time::Duration};
 use dhis2_stand_in::{Body, Fault, FaultRule, Latency, Match, StandIn};
 use serde_json::Value;
 
-use crate::support::{Place, stand_in, wait_until};
+use crate::support::{Place, not_proved, stand_in, wait_until};
 
 const UNITS: &str = "[[extract]]\nkind = \"metadata\"\ncollections = [\"organisationUnits\"]\npage_size = 50";
 
@@ -107,7 +107,7 @@ impl SmallDisk {
         let mount = ["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"].map(str::to_owned);
         let is_mounted = Command::new("mount").args(mount).arg(folder.path()).status().is_ok_and(|code| code.success());
         if !is_mounted {
-            println!("NOT PROVED HERE: no tmpfs can be mounted, so no disk was full");
+            not_proved("no tmpfs can be mounted, so no disk was full");
         }
         is_mounted.then_some(SmallDisk(folder))
     }

@@ -55,7 +55,8 @@ fn a_second_ctrl_c_leaves_at_once_and_the_file_is_exact_later() {
 #[test]
 fn sigterm_ends_it_in_time_whatever_it_waits_for() {
     let asked = Fault::Status { code: 503, retry_after: Some("500".into()), body: Body::Html };
-    let cases: Vec<(&str, fn(&StandIn, &Fault))> = vec![
+    type Trouble = fn(&StandIn, &Fault);
+    let cases: Vec<(&str, Trouble)> = vec![
         ("a Retry-After", |server, asked| {
             server.add_fault(FaultRule::on(Match::always()).act(asked.clone()));
         }),

@@ -149,6 +149,12 @@ impl Ended {
     }
 }
 
+/// Says that a proof cannot happen on this machine.
+#[expect(clippy::print_stdout, reason = "a proof that did not happen is said loudly")]
+pub(crate) fn not_proved(why: &str) {
+    println!("NOT PROVED HERE: {why}");
+}
+
 /// Waits until something holds, half a minute at most; whether it does. Asks twenty times a second.
 pub(crate) fn wait_until(mut holds: impl FnMut() -> bool) -> bool {
     let deadline = Instant::now() + Duration::from_secs(30);

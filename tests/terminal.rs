@@ -222,20 +222,22 @@ fn colours_and_bars_are_left_out_where_nobody_wants_them() {
             rest[end..].starts_with('m') && !matches!(&rest[..end], "" | "0")
         })
     };
-    let cases: Vec<(&str, Vec<&str>, Vec<(&str, &str)>, bool, bool)> = vec![
-        ("as it comes", vec![], vec![], true, true),
-        ("NO_COLOR", vec![], vec![("NO_COLOR", "1")], false, true),
-        ("a dumb terminal", vec![], vec![("TERM", "dumb")], false, false),
-        ("plain", vec!["--progress", "plain"], vec![("NO_COLOR", "1")], false, false),
-        ("quiet", vec!["-q"], vec![("NO_COLOR", "1")], false, false),
-        ("JSON", vec!["--log-format", "json"], vec![], false, false),
+    /// Flags and a variable, and whether there are colours and a block then.
+    type Case = (&'static str, &'static [&'static str], (&'static str, &'static str), [bool; 2]);
+    let cases: Vec<Case> = vec![
+        ("as it comes", &[], ("LANG", "C"), [true, true]),
+        ("NO_COLOR", &[], ("NO_COLOR", "1"), [false, true]),
+        ("a dumb terminal", &[], ("TERM", "dumb"), [false, false]),
+        ("plain", &["--progress", "plain"], ("NO_COLOR", "1"), [false, false]),
+        ("quiet", &["-q"], ("NO_COLOR", "1"), [false, false]),
+        ("JSON", &["--log-format", "json"], ("LANG", "C"), [false, false]),
     ];
-    side_by_side(cases, 3, |(what, flags, environment, has_colours, has_block)| {
+    side_by_side(cases, 3, |(what, flags, variable, [has_colours, has_block])| {
         let server = slow_and_faulty();
         let place = Place::new();
         place.job(server.url(), "in_flight = 2", UNITS);
-        let typed = [vec!["run", "job.toml"], flags].concat();
-        let (code, mut seen) = Terminal::start(&place, 100, &typed, &environment).end();
+        let typed = [&["run", "job.toml"], flags].concat();
+        let (code, mut seen) = Terminal::start(&place, 100, &typed, &[variable]).end();
         assert_eq!(code, 0, "{what}: {}", seen.all());
         assert_eq!(coloured(&seen.raw), has_colours, "{what}: {}", String::from_utf8_lossy(&seen.raw));
         assert_eq!(!seen.blocks.is_empty(), has_block, "{what}: {}", seen.all());
