@@ -126,21 +126,29 @@ impl Drop for SmallDisk {
 
 #[test]
 fn on_a_full_disk_it_is_told_what_happened_and_with_room_the_run_goes_on() {
-    let Some(disk) = SmallDisk::of("3m") else { return };
-    let server = stand_in().org_units(9_000).start().unwrap();
+    let Some(disk) = SmallDisk::of("8m") else { return };
+    let server = slow();
     let place = Place::new();
-    place.job(server.url(), "", UNITS);
+    place.job(server.url(), "in_flight = 1", UNITS);
     let with_disk = |arguments: &[&str]| {
         crate::support::Ended::of(place.harvester(arguments).env("STATE_DIRECTORY", disk.0.path()).output().unwrap())
     };
-    let ended = with_disk(&["run", "job.toml", "--json"]);
+    let mut run = place.harvester(&["run", "job.toml", "--json"]);
+    let child = run.env("STATE_DIRECTORY", disk.0.path()).spawn().unwrap();
+    let has_rows = || {
+        let told: Value = serde_json::from_str(&with_disk(&["status", "job.toml", "--json"]).stdout).unwrap();
+        told["streams"]["organisationUnits"]["rows"].as_u64() > Some(100)
+    };
+    assert!(wait_until(has_rows), "no rows");
+    // From here on not a byte is free, for the status neither.
+    fs::write(disk.0.path().join("filler"), vec![0; 16 << 20]).unwrap_err();
+    let ended = crate::support::Ended::of(child.wait_with_output().unwrap());
     ended.assert_code(14, "a full disk");
     let report = ended.report();
     assert_eq!(report["outcome"], "storage", "{report}");
     assert!(report["error"]["message"].as_str().unwrap().contains("No space left"), "{report}");
     assert!(report["error"]["next"].as_str().unwrap().contains("free some space"), "{report}");
     assert!(!ended.stderr.contains("panicked"), "{ended:#?}");
-    fs::write(disk.0.path().join("filler"), vec![0; 4 << 20]).unwrap_err();
 
     let ended = with_disk(&["status", "job.toml", "--json"]);
     ended.assert_code(0, "status --json on a full disk");
