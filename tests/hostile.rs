@@ -32,14 +32,16 @@ fn run_watched(trial: &Trial<'_>) -> (Option<i32>, u64) {
     let status = PathBuf::from(format!("/proc/{}/status", child.id()));
     let mut peak = 0;
     let mut code = None;
-    crate::support::wait_until(|| {
+    let mut look = || {
         // The high-water mark never falls, so the last reading before the end is the peak but for the last twentieth.
         let text = fs::read_to_string(&status).unwrap_or_default();
         let mark = text.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse().ok());
         peak = peak.max(mark.unwrap_or(0));
         code = child.try_wait().unwrap();
         code.is_some()
-    });
+    };
+    // Two minutes: a loaded machine is slow to make a bomb.
+    let _has_ended = (0..4).any(|_| crate::support::wait_until(&mut look));
     // One that has ended cannot be killed.
     let _ = child.kill();
     child.wait().unwrap();
@@ -50,7 +52,7 @@ fn run_watched(trial: &Trial<'_>) -> (Option<i32>, u64) {
 fn bombs_and_floods_cost_no_memory_and_no_row() {
     let bomb = |bytes| Fault::Gzip(GzipFault::Bomb(bytes));
     let floods = vec![
-        ("a gigabyte of blanks in gzip", bomb(1 << 30)),
+        ("256 MiB of blanks in gzip", bomb(1 << 28)),
         ("a thousand headers", Fault::Headers { count: 1_000, bytes_each: 50 }),
         ("a header of a megabyte", Fault::Headers { count: 1, bytes_each: 1 << 20 }),
     ];
