@@ -423,12 +423,14 @@ impl Splitter {
         chunk: &[u8],
         on_row: &mut dyn FnMut(Row<'_>) -> Result<(), RowFault>,
     ) -> Result<(), SplitError> {
+        // Once for all rows of the chunk; a character that the chunk's border cuts belongs to a row that it cuts, too.
+        let whole = if self.key.is_some() { Text8::of(chunk) } else { Text8 { from: 0, text: "" } };
         let mut at = 0;
         while at < chunk.len() {
             at = match self.place {
                 Place::Envelope => self.push_envelope(chunk, at)?,
                 Place::BeforeRow { first } => self.before_row(chunk, at, first)?,
-                Place::InRow => self.in_row(chunk, at, on_row)?,
+                Place::InRow => self.in_row(chunk, &whole, at, on_row)?,
                 Place::AfterRow => self.after_row(chunk, at)?,
             };
         }
@@ -536,10 +538,11 @@ impl Splitter {
     fn in_row(
         &mut self,
         chunk: &[u8],
+        whole: &Text8<'_>,
         from: usize,
         on_row: &mut dyn FnMut(Row<'_>) -> Result<(), RowFault>,
     ) -> Result<usize, SplitError> {
-        if let Some(end) = self.in_one_pass(chunk, from, on_row)? {
+        if let Some(end) = self.in_one_pass(whole, from, on_row)? {
             return Ok(end);
         }
         let end = self.value.find_end(chunk, from);
@@ -602,31 +605,52 @@ impl Splitter {
     /// possible, whatever the reason: then the longer way finds out which.
     fn in_one_pass(
         &mut self,
-        chunk: &[u8],
+        whole: &Text8<'_>,
         from: usize,
         on_row: &mut dyn FnMut(Row<'_>) -> Result<(), RowFault>,
     ) -> Result<Option<usize>, SplitError> {
-        let Some(name) = &self.key else { return Ok(None) };
-        if self.row_bytes > 0 || chunk[from] != b'{' {
-            return Ok(None);
-        }
-        let mut parser = serde_json::Deserializer::from_slice(&chunk[from..]);
+        let Some(name) = self.key.as_ref().filter(|_| self.row_bytes == 0) else { return Ok(None) };
+        let Some(rest) = whole.behind(from).filter(|rest| rest.starts_with('{')) else { return Ok(None) };
+        let mut parser = serde_json::Deserializer::from_str(rest);
         let Ok(key) = (KeySeed { name }).deserialize(&mut parser) else { return Ok(None) };
-        let bytes = &chunk[from..from + parser.into_iter::<IgnoredAny>().byte_offset()];
+        let text = &rest[..parser.into_iter::<IgnoredAny>().byte_offset()];
         // Every level of nesting begins with a bracket, so as many brackets, in texts or not, are the most it can be.
-        let nested = memchr2_iter(b'{', b'[', bytes).count() > self.limits.depth_max as usize;
-        if nested || bytes.len() > self.limits.row_bytes_max {
+        let nested = memchr2_iter(b'{', b'[', text.as_bytes()).count() > self.limits.depth_max as usize;
+        if nested || text.len() > self.limits.row_bytes_max {
             return Ok(None);
         }
         let index = self.rows;
-        // serde_json does not look at the bytes of what it ignores.
-        let text = std::str::from_utf8(bytes).map_err(|_| SplitError::NotUtf8 { index })?;
         self.rows += 1;
         self.place = Place::AfterRow;
         let checked = Cell::new(true);
         let row = WholeRow { text, key, index, checked: &checked, envelope: &self.envelope };
         on_row(Row::Whole(row)).map_err(|source| SplitError::Row { index, source })?;
-        Ok(Some(from + bytes.len()))
+        Ok(Some(from + text.len()))
+    }
+}
+
+/// As much of a chunk as is UTF-8, from its first whole character on.
+struct Text8<'a> {
+    /// Where in the chunk it begins.
+    from: usize,
+    text: &'a str,
+}
+
+impl<'a> Text8<'a> {
+    fn of(chunk: &'a [u8]) -> Self {
+        // Not more than the rest of one character.
+        let from = chunk.iter().take(3).take_while(|byte| **byte & 0xC0 == 0x80).count();
+        let bytes = &chunk[from..];
+        let text = match std::str::from_utf8(bytes) {
+            Ok(text) => text,
+            Err(error) => std::str::from_utf8(&bytes[..error.valid_up_to()]).unwrap_or_default(),
+        };
+        Text8 { from, text }
+    }
+
+    /// From this place of the chunk on, where a character begins there.
+    fn behind(&self, at: usize) -> Option<&'a str> {
+        self.text.get(at.checked_sub(self.from)?..)
     }
 }
 
