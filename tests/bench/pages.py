@@ -23,7 +23,7 @@ def row(number):
         "code": "OU_%d" % number, "path": "/ImspTQPwCqd/O6uvpzGd5pu/B%010d" % number, "level": 3,
         "openingDate": "1990-02-01T00:00:00.000", "lastUpdated": "2024-03-01T08:00:00.123",
         "created": "2012-11-13T12:20:53.028", "parent": {"id": "O6uvpzGd5pu"},
-        "geometry": {"type": "Point", "coordinates": [-11.4197, 8.1039]}, "translations": [], "attributeValues": [],
+        "geometry": {"type": "Point", "coordinates": [-11.4197, 8.1039]}, "translations": [],
     }, ensure_ascii=False)
 
 
