@@ -23,6 +23,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, Once, PoisonError},
     thread,
+    time::Duration,
 };
 
 use futures_util::{FutureExt, future::BoxFuture};
@@ -41,6 +42,11 @@ use super::format::{self, ENDED, Fault, HEADER, PROGRESS, Progress, plan_key, se
 
 /// sled's page cache. The default is 1 GiB.
 const CACHE_BYTES: u64 = 8 * 1024 * 1024;
+
+/// How often a lock that is held is asked for again, and how long between: five seconds in all, for loaded machines. (Half a
+/// second was once too short in a test run; whether somebody else runs this job is decided by the state lock before.)
+const LOCK_ASKED_MAX: u32 = 500;
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 /// A [`CheckpointStore`] in a folder. All its work happens on blocking threads.
 #[derive(Debug)]
@@ -262,7 +268,7 @@ impl SledStore {
     /// What an error of sled means: this machine failed, or the stored bytes are wrong.
     fn fault(&self, error: sled::Error) -> Failure {
         match &error {
-            sled::Error::Io(cause) if cause.to_string().contains("could not acquire lock") => {
+            sled::Error::Io(cause) if is_lock(cause) => {
                 Failure::local(format!("`{}` is in use by another process", self.dir.display()))
                     .with_next("wait for the other process, or stop it")
             }
@@ -357,8 +363,26 @@ fn put(batch: &mut sled::Batch, key: Vec<u8>, value: &impl serde::Serialize) -> 
 }
 
 /// Opens the database, or makes an empty one.
-fn open_db(dir: &Path) -> sled::Result<Db> {
-    Config::new().path(dir).mode(Mode::LowSpace).cache_capacity(CACHE_BYTES).flush_every_ms(None).open()
+///
+/// The state folder's lock has decided already who may; but a process that is being forked holds a copy of every lock
+/// until it becomes another program, so sled's own lock may be held for some milliseconds after its database was closed.
+pub(super) fn open_db(dir: &Path) -> sled::Result<Db> {
+    let mut asked = 0;
+    loop {
+        let config = Config::new().path(dir).mode(Mode::LowSpace).cache_capacity(CACHE_BYTES).flush_every_ms(None);
+        match config.open() {
+            Err(sled::Error::Io(cause)) if asked < LOCK_ASKED_MAX && is_lock(&cause) => {
+                asked += 1;
+                thread::park_timeout(LOCK_PAUSE);
+            }
+            opened => return opened,
+        }
+    }
+}
+
+/// Whether somebody else has sled's lock.
+fn is_lock(cause: &io::Error) -> bool {
+    cause.to_string().contains("could not acquire lock")
 }
 
 /// Removes a folder, if it is there.
