@@ -73,7 +73,7 @@ fn each_fault_at_the_third_the_seventh_and_every_tenth_request_changes_no_byte()
         let mut rule = FaultRule::on(when);
         if fault == Fault::Logout {
             // Without a session there is none to be ousted from: sent to a bare login it is a refusal, and final.
-            rule = rule.and(|request| request.header("Cookie").is_some());
+            rule = rule.and(|request| request.header("cookie").is_some());
         }
         let stand_in = stand_in().org_units(ROWS).fault(rule.act(fault)).start().unwrap();
         let place = Place::new();
