@@ -70,6 +70,8 @@ fn each_fault_at_the_third_the_seventh_and_every_tenth_request_changes_no_byte()
     }
     side_by_side(cases, 12, |(name, fault, when)| {
         let what = format!("{name} at {when:?}");
+        // The first request of a connection cannot meet a stale one, and which request that is depends on the machine.
+        let may_miss = fault == Fault::StaleClose && when != Match::every(10);
         let mut rule = FaultRule::on(when);
         if fault == Fault::Logout {
             // Without a session there is none to be ousted from: sent to a bare login it is a refusal, and final.
@@ -80,7 +82,7 @@ fn each_fault_at_the_third_the_seventh_and_every_tenth_request_changes_no_byte()
         let ended = place.job(stand_in.url(), LIMITS, METADATA).run();
         ended.assert_code(0, &what);
         assert!(place.rows("organisationUnits") == truth, "{what}: the rows differ");
-        assert!(stand_in.ledger().faults() > 0, "{what}: the fault did not happen");
+        assert!(may_miss || stand_in.ledger().faults() > 0, "{what}: the fault did not happen");
     });
 }
 
