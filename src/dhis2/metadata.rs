@@ -145,16 +145,23 @@ impl MetadataRows {
     /// As [`Rows::read`].
     ///
     /// # Errors
-    /// As [`Rows::read`].
+    /// As [`Rows::read`]; garbled as soon as there are more rows than a page has.
     pub async fn read(&mut self, on_row: &mut dyn FnMut(Row<'_>) -> Result<(), RowFault>) -> Result<bool, Error> {
-        self.rows.read(on_row).await
+        let more = self.rows.read(on_row).await?;
+        match self.page_size {
+            Some(size) if self.rows.count() > u64::from(size) => {
+                let text = format!("the answer has more rows than the {size} of the page that was asked for");
+                Err(self.rows.fail(Error::new(Kind::Garbled, text)))
+            }
+            _ => Ok(more),
+        }
     }
 
     /// As [`Rows::finish`]; checks that the answer is the one asked for.
     ///
     /// # Errors
     /// As [`Rows::finish`]; garbled when the array has another name, when pages were asked for and the pager is missing
-    /// or of another size, or when there are more rows than a page has.
+    /// or of another size.
     pub fn finish(self) -> Result<MetadataPage, Error> {
         finish_list(self.rows, &self.collection, self.page_size)
     }
@@ -184,14 +191,6 @@ fn finish_list(rows: Rows, array: &str, page_size: Option<u32>) -> Result<Metada
         }
         pager = envelope.parse::<Paged>().map_err(crate::request::split_error)?.pager;
         Pager::check(pager, page_size)?;
-        if let Some(size) = page_size
-            && envelope.rows() > u64::from(size)
-        {
-            return Err(garbled(format!(
-                "the answer has {} rows, although pages of {size} were asked for",
-                envelope.rows()
-            )));
-        }
         Ok(())
     })?;
     Ok(MetadataPage { pager, rows: envelope.rows(), unfit_rows: envelope.unfit_rows() })

@@ -92,7 +92,12 @@ impl SourceContext<'_> {
                 Ok(answer) => return Ok(answer),
                 Err(error) => self.failure(&error),
             };
-            let may_help = matches!(failure.class, FailureClass::Transient | FailureClass::Garbled);
+            // What is garbled twice will be so again: a server that pages otherwise is asked for its pages all the same.
+            let may_help = match failure.class {
+                FailureClass::Transient => true,
+                FailureClass::Garbled => left == PLAN_RETRIES,
+                _ => false,
+            };
             if left == 0 || !may_help || failure.retry_after.is_some() {
                 return Err(failure);
             }

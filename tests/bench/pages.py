@@ -89,7 +89,7 @@ def measured(command, **options):
 
 def main():
     # A process of its own: the memory of this one would count as that of its children until they begin.
-    server = subprocess.Popen([sys.executable, __file__, "--serve", str(PAGES)], stdout=subprocess.PIPE, text=True)
+    server = subprocess.Popen([sys.executable, __file__, "--serve", str(PAGES)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     port, size = map(int, server.stdout.readline().split())
     url = "http://127.0.0.1:%d" % port
     megabytes = size / 1e6
