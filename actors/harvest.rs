@@ -497,7 +497,7 @@ impl Run {
         if let Some(mismatch) = taken.iter().find_map(|stream| self.mismatch(&plan, *stream)) {
             return Err(End::Mismatch(mismatch));
         }
-        let rejects = self.rejects(&plan)?;
+        let rejects = self.rejects(&plan).await?;
         let manifest = self.manifest(&plan, &taken)?;
         let watermarks = manifest.watermarks.clone();
         crash_point!("publish.before");
@@ -559,16 +559,20 @@ impl Run {
     }
 
     /// Everything that could not be taken, partition by partition.
-    fn rejects(&self, plan: &Plan) -> Result<Vec<Reject>, End> {
-        let mut rejects = Vec::new();
+    async fn rejects(&self, plan: &Plan) -> Result<Vec<Reject>, End> {
+        let partitions = &self.known()?.partitions;
+        let with_rejects: Vec<PartitionId> =
+            partitions.iter().filter(|(_, state)| state.counts.rejected > 0).map(|(id, _)| *id).collect();
         let reader = Arc::clone(&self.harvest.store).reader();
-        for (id, state) in &self.known()?.partitions {
-            if state.counts.rejected > 0 {
-                for span in reader.spans(*id) {
-                    rejects.extend(span?.rejects);
-                }
+        // The store blocks, and this is the arbiter of all actors but the fetchers.
+        let reading = tokio::task::spawn_blocking(move || {
+            let mut rejects = Vec::new();
+            for span in with_rejects.into_iter().flat_map(|id| reader.spans(id)) {
+                rejects.extend(span?.rejects);
             }
-        }
+            Ok::<_, Failure>(rejects)
+        });
+        let mut rejects = reading.await.map_err(|_| bug("reading the rejects panicked"))??;
         for (id, failure) in &self.settlement.lost {
             rejects.push(Reject {
                 partition: plan.partitions[id.0 as usize].key.clone(),

@@ -113,7 +113,7 @@ async fn all_rows(client: &Client, path: &str, patience: Duration, write: &mut W
         }
     }
     let extra: Vec<(&str, &str)> = extra.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-    // Walking by id needs the id, whatever else is wanted.
+    // What the server gives where nothing is said; it holds the id, by which the pages are walked.
     let fields = fields.unwrap_or_else(|| "id,displayName".to_owned());
     let is_paged = version.minor() >= 31 && collection != "deletedObjects";
     let mut last: Option<String> = None;

@@ -363,15 +363,16 @@ fn ended_long_ago(record: &JobRecord) -> bool {
     Timestamp::now().as_millisecond() - ended.as_millisecond() > WINDOW_MS
 }
 
-/// Forgets checkpoint and spool.
+/// Forgets checkpoint and spool, the checkpoint durably first: a spool without its store is rebuilt, a store without its
+/// spool would be damage.
 fn forget(folder: &Path) -> Result<(), Refusal> {
     for name in ["checkpoint", "spool"] {
         let path = folder.join(name);
-        match fs::remove_dir_all(&path) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(Refusal::storage(format!("cannot remove `{}`: {error}", path.display()))),
-        }
+        let removed = match fs::remove_dir_all(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => fs::File::open(folder).and_then(|folder| folder.sync_all()),
+        };
+        removed.map_err(|error| Refusal::storage(format!("cannot remove `{}`: {error}", path.display())))?;
     }
     Ok(())
 }

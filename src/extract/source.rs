@@ -85,7 +85,7 @@ impl SourceContext<'_> {
     where
         F: Future<Output = Result<T, Error>>,
     {
-        let mut backoff = Backoff::new(rand_seed());
+        let mut backoff = Backoff::new(process_seed());
         let mut left = PLAN_RETRIES;
         loop {
             let failure = match request(self.client).await {
@@ -108,7 +108,7 @@ impl SourceContext<'_> {
 }
 
 /// What makes the waits of several processes differ.
-fn rand_seed() -> u64 {
+fn process_seed() -> u64 {
     u64::from(std::process::id())
 }
 
