@@ -26,12 +26,17 @@ const ROWS: u16 = 14;
 /// What only the block has in it.
 const BAR: [char; 2] = ['█', '░'];
 
+/// Where a frame ends for a terminal: what stands before that is not yet to be looked at.
+const FRAME_ENDS: &[u8] = b"\x1b[?2026l";
+
 /// What has been seen on the terminal.
 struct Seen {
     /// The terminal as a person sees it.
     parser: Parser,
     /// Every byte.
     raw: Vec<u8>,
+    /// How much of it has been shown.
+    shown_bytes: usize,
     /// The most bars that were ever on the screen at one time.
     bars_max: usize,
     /// Whether any line with a bar ran over the edge.
@@ -61,10 +66,25 @@ impl Seen {
         lines.join("\n")
     }
 
-    /// Takes what the program has written.
+    /// Takes what the program has written, and looks at every frame as soon as it is whole.
     fn take(&mut self, bytes: &[u8]) {
         self.raw.extend_from_slice(bytes);
-        self.parser.process(bytes);
+        while let Some(end) =
+            self.raw[self.shown_bytes..].windows(FRAME_ENDS.len()).position(|window| window == FRAME_ENDS)
+        {
+            self.show(self.shown_bytes + end + FRAME_ENDS.len());
+            self.look();
+        }
+    }
+
+    /// Shows what has been written up to a byte.
+    fn show(&mut self, end_bytes: usize) {
+        self.parser.process(&self.raw[self.shown_bytes..end_bytes]);
+        self.shown_bytes = end_bytes;
+    }
+
+    /// Looks at the screen.
+    fn look(&mut self) {
         let screen = self.screen();
         let bars: Vec<usize> = (0..screen.len()).filter(|row| screen[*row].contains(BAR)).collect();
         self.bars_max = self.bars_max.max(bars.len());
@@ -113,11 +133,12 @@ impl Terminal {
         let keyboard = File::from(ours);
         let mut screen = keyboard.try_clone().unwrap();
         let parser = Parser::new(NonZero::new(ROWS).unwrap(), NonZero::new(columns).unwrap(), 10_000);
-        let seen = Seen { parser, raw: Vec::new(), bars_max: 0, wrapped: false, blocks: Vec::new() };
+        let seen = Seen { parser, raw: Vec::new(), shown_bytes: 0, bars_max: 0, wrapped: false, blocks: Vec::new() };
         let seen = Arc::new(Mutex::new(seen));
         let takes = Arc::clone(&seen);
         let reader = thread::spawn(move || {
-            let mut bytes = [0; 4096];
+            // As little at a time as a busy machine hands over: a frame never comes whole.
+            let mut bytes = [0; 16];
             // The end of a terminal is an error (EIO).
             while let Ok(length @ 1..) = screen.read(&mut bytes) {
                 takes.lock().unwrap().take(&bytes[..length]);
@@ -136,7 +157,9 @@ impl Terminal {
         let code = self.child.wait().unwrap().code().unwrap();
         self.reader.join().unwrap();
         let seen = Arc::try_unwrap(self.seen).unwrap_or_else(|_| panic!("the reader is gone"));
-        (code, seen.into_inner().unwrap())
+        let mut seen = seen.into_inner().unwrap();
+        seen.show(seen.raw.len());
+        (code, seen)
     }
 }
 

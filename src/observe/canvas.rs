@@ -1,5 +1,8 @@
 //! What indicatif draws on: each frame leaves in one write, and the cursor rests on the line below the block.
 //!
+//! One write is still read in pieces. So a frame stands between the marks of synchronized output: a terminal that knows
+//! them shows it whole or not yet, the others pass over them.
+//!
 //! By itself indicatif fills every line with blanks up to the edge and leaves the cursor there. The `^C` that the terminal
 //! echoes then falls onto the next line, and every later frame is off by one: half a block stays on the screen.
 
@@ -10,6 +13,11 @@ use std::{
 };
 
 use indicatif::TermLike;
+
+/// From here on the terminal shows nothing new (private mode 2026) …
+const FRAME_BEGINS: &str = "\x1b[?2026h";
+/// … until here.
+const FRAME_ENDS: &str = "\x1b[?2026l";
 
 /// Columns and lines of a terminal.
 type Size = fn() -> (u16, u16);
@@ -123,7 +131,7 @@ impl<W: Write + Send> TermLike for Canvas<W> {
         let mut frame = self.frame.lock().unwrap_or_else(PoisonError::into_inner);
         frame.is_parked |= std::mem::take(&mut frame.has_lines);
         let text = std::mem::take(&mut frame.text);
-        frame.out.write_all(text.as_bytes())?;
+        frame.out.write_all([FRAME_BEGINS, &text, FRAME_ENDS].concat().as_bytes())?;
         frame.out.flush()
     }
 }
@@ -142,7 +150,8 @@ mod tests {
         }
         canvas.flush().unwrap();
         let mut frame = canvas.frame.lock().unwrap();
-        String::from_utf8(std::mem::take(&mut frame.out)).unwrap()
+        let drawn = String::from_utf8(std::mem::take(&mut frame.out)).unwrap();
+        drawn.strip_prefix(FRAME_BEGINS).and_then(|drawn| drawn.strip_suffix(FRAME_ENDS)).unwrap().to_owned()
     }
 
     #[test]
