@@ -41,6 +41,7 @@ mod system;
 mod testing;
 mod transport;
 mod uid;
+mod value_scan;
 mod version;
 mod wire;
 
