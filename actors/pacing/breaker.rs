@@ -1,17 +1,21 @@
 //! The breaker stops all requests to a source that is down and lets one probe at a time find out when it is back.
 //!
 //! ```text
-//!             5 overloads in a row, or more than half of 20
+//!             5 overloads in a row (more from a source that
+//!             often refuses), or more than half of 20
 //!   closed ──────────────────────────────────────────────────▶ open ◀───────────┐
 //!     ▲                                                          │ its time is up │ no
 //!     └───────────────────── yes ──────────── probing ◀──────────┘                │
 //!                                                └────────────────────────────────┘
 //! ```
 //!
-//! It opens for one second first, then for two, four and so on up to eight. Short at first, since a source that answers
-//! one request in five with 503 also makes five in a row now and then and must not cost the run five idle seconds each
-//! time; never longer than eight, so that a harvest goes on within ten seconds of the source's return. A probe is one
-//! ping: over a long outage that is one small request each eight seconds.
+//! A source, or the proxy before it, that refuses one request in five at all times makes five refusals in a row about
+//! every thousand requests, without any outage. So the row that opens the breaker is as long as chance alone makes it once
+//! in a hundred thousand times.
+//!
+//! It opens for one second first, then for two, four and so on up to eight: never longer, so that a harvest goes on
+//! within ten seconds of the source's return. A probe is one ping: over a long outage that is one small request each
+//! eight seconds.
 //! The time counts from one probe's start to the next one's, so a probe that runs into its time limit delays nothing.
 //! It starts over only when an ordinary request is answered: a source whose ping works while its database does not would
 //! otherwise be tried every second.
@@ -24,8 +28,17 @@ use tokio::time::Instant;
 
 use crate::TurnOutcome;
 
-/// That many overloads in a row open the breaker.
+/// That many overloads in a row open the breaker, where overloads are rare.
 pub const OVERLOADS_IN_A_ROW: u32 = 5;
+
+/// How likely the row that opens it may be by chance, given how often the source refuses.
+const CHANCE_MAX: f64 = 1e-5;
+
+/// After how many further outcomes an outcome has lost 63 % of its weight in how often the source refuses.
+const FADE_OUTCOMES: f64 = 200.0;
+
+/// So many answered requests are assumed before the first.
+const OUTCOMES_ASSUMED: f64 = 20.0;
 
 /// How many of the last outcomes are looked at for the other rule.
 pub const OUTCOMES_SEEN: usize = 20;
@@ -59,6 +72,8 @@ pub struct Breaker {
     state: BreakerState,
     /// Overloads since the last outcome that was none.
     in_a_row: u32,
+    /// Outcomes before those, and the overloads among them, less what has faded.
+    before: (f64, f64),
     /// The last outcomes, oldest first; `true` is an overload.
     seen: VecDeque<bool>,
     /// How long the next opening lasts.
@@ -76,6 +91,7 @@ impl Default for Breaker {
         Breaker {
             state: BreakerState::Closed,
             in_a_row: 0,
+            before: (OUTCOMES_ASSUMED, 0.0),
             seen: VecDeque::with_capacity(OUTCOMES_SEEN),
             open_next: OPEN_FIRST,
             open_since: None,
@@ -104,7 +120,11 @@ impl Breaker {
             }
             TurnOutcome::Failed { .. } => false,
         };
-        self.in_a_row = if overloaded { self.in_a_row + 1 } else { 0 };
+        if overloaded {
+            self.in_a_row += 1;
+        } else {
+            self.end_row();
+        }
         if self.seen.len() == OUTCOMES_SEEN {
             self.seen.pop_front();
         }
@@ -112,7 +132,7 @@ impl Breaker {
 
         let overloads = self.seen.iter().filter(|overloaded| **overloaded).count();
         let opens =
-            self.in_a_row >= OVERLOADS_IN_A_ROW || (self.seen.len() == OUTCOMES_SEEN && overloads > OVERLOADS_SEEN_MAX);
+            self.in_a_row >= self.row_max() || (self.seen.len() == OUTCOMES_SEEN && overloads > OVERLOADS_SEEN_MAX);
         if opens {
             self.open_since = Some(now);
             self.open(now, now);
@@ -170,6 +190,22 @@ impl Breaker {
         self.open_since
     }
 
+    /// Takes an outcome that ends a row of overloads, and the row with it, into how often the source refuses.
+    fn end_row(&mut self) {
+        let overloads = f64::from(std::mem::take(&mut self.in_a_row));
+        let (outcomes_before, overloads_before) = self.before;
+        let fade = (-(overloads + 1.0) / FADE_OUTCOMES).exp();
+        self.before = (outcomes_before * fade + overloads + 1.0, overloads_before * fade + overloads);
+    }
+
+    /// How many overloads in a row are no chance any more.
+    fn row_max(&self) -> u32 {
+        let (outcomes, overloads) = self.before;
+        let chance = CHANCE_MAX.ln() / (overloads / outcomes).ln();
+        // A share of 0 makes it 0; the other rule opens the breaker before the share comes near 1.
+        OVERLOADS_IN_A_ROW.max(chance.ceil().min(f64::from(u16::MAX)) as u32)
+    }
+
     fn open(&mut self, now: Instant, from: Instant) {
         self.state = BreakerState::Open { until: (from + self.open_next).max(now) };
         self.open_next = (self.open_next * 2).min(OPEN_MAX);
@@ -221,6 +257,34 @@ mod tests {
             let mut breaker = Breaker::default();
             record_all(&mut breaker, Instant::now(), outcomes);
             assert_eq!(!breaker.passes(), opens, "{outcomes}");
+        }
+    }
+
+    #[test]
+    fn the_row_that_opens_it_is_longer_where_the_source_always_refuses_some() {
+        for (usual, row) in [("a", 5), ("aaaaaaaaaaaaaaaaaaao", 5), ("aaaao", 8), ("ffffffffffffffffffo", 5)] {
+            let mut breaker = Breaker::default();
+            record_all(&mut breaker, Instant::now(), &usual.repeat(1_000 / usual.len()));
+            // The usual ends in an overload or not; the row is counted from a request that is answered.
+            record_all(&mut breaker, Instant::now(), "a");
+            record_all(&mut breaker, Instant::now(), &"o".repeat(row - 1));
+            assert!(breaker.passes(), "{usual}: {}", breaker.row_max());
+            record_all(&mut breaker, Instant::now(), "o");
+            assert!(!breaker.passes(), "{usual}: {}", breaker.row_max());
+        }
+    }
+
+    #[test]
+    fn an_outage_does_not_make_the_next_one_harder_to_see() {
+        let now = Instant::now();
+        let mut breaker = Breaker::default();
+        for _ in 0..5 {
+            record_all(&mut breaker, now, &"a".repeat(100));
+            record_all(&mut breaker, now, "ooooo");
+            assert!(!breaker.passes());
+            let BreakerState::Open { until } = breaker.state() else { panic!("open") };
+            assert!(breaker.probe_begins(until));
+            breaker.probe_ended(now, true);
         }
     }
 
