@@ -11,7 +11,7 @@
 //!
 //! Source: `dhis2-api.md` §3; measured: 2.25 to 2.30 repeat the last page for ever, so nothing here walks until empty there.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use dhis2::{
     Error,
@@ -46,6 +46,13 @@ const RANGE_PAGES_MIN: u64 = 4;
 
 /// Ranges for each request in flight: enough for the last ones to end together, few enough to be cheap to find.
 const RANGES_PER_FETCHER: u64 = 2;
+
+/// The least pages in a range where each fetcher gets more of them: the request for its last id is then lost in them.
+const RANGE_PAGES_LONG: u64 = 32;
+
+/// The most ranges for each fetcher. The shorter the ranges, the shorter the time at the end in which some fetchers have
+/// nothing left to do and others wait before they ask again.
+const RANGES_PER_FETCHER_MAX: u64 = 8;
 
 /// Ids in one request for missing rows: its url stays below 2,000 bytes.
 const REPAIR_IDS_MAX: usize = 100;
@@ -233,12 +240,14 @@ impl MetadataExtract {
                     let list = list.clone();
                     async move { client.id_at(&list, place).await }
                 });
-                cut.await.map(|at| at.id)
+                cut.await.map(|at| (place, at.id))
             }
         });
-        let cuts: Vec<Result<Option<String>, Failure>> = cuts.buffered(source.in_flight as usize).collect().await;
+        // Not one behind the other: one that has to be repeated would hold up all behind it.
+        let cuts: Vec<_> = cuts.buffer_unordered(source.in_flight as usize).collect().await;
+        let cuts: BTreeMap<u64, Option<String>> = cuts.into_iter().collect::<Result<_, Failure>>()?;
         // A place that is past the end by now is no cut; the range before it takes what is left.
-        let cuts = cuts.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect();
+        let cuts = cuts.into_values().flatten().collect();
         Ok(Size { total, cuts })
     }
 
@@ -382,8 +391,9 @@ fn offered(schemas: &[Schema], left_out: &mut Vec<LeftOut>) -> Vec<Candidate> {
 
 /// Pages in each range of a collection with `total` rows.
 fn range_pages(total: u64, page_size: u32, in_flight: u32) -> u64 {
-    let pages = total.div_ceil(u64::from(page_size.max(1)));
-    pages.div_ceil(u64::from(in_flight.max(1)) * RANGES_PER_FETCHER).max(RANGE_PAGES_MIN)
+    let (pages, fetchers) = (total.div_ceil(u64::from(page_size.max(1))), u64::from(in_flight.max(1)));
+    let many = pages.div_ceil(fetchers * RANGES_PER_FETCHER_MAX).max(RANGE_PAGES_LONG);
+    pages.div_ceil(fetchers * RANGES_PER_FETCHER).min(many).max(RANGE_PAGES_MIN)
 }
 
 /// The places, from 1, of the last row of each range but the last. Whole pages, so that no page straddles two ranges.
@@ -614,6 +624,8 @@ mod tests {
             (4_001, 1000, 8, vec![4_000]),
             (20_000, 1000, 8, vec![4_000, 8_000, 12_000, 16_000]),
             (200_000, 1000, 8, (1..=15).map(|range| range * 13_000).collect()),
+            (1_000_000, 1000, 8, (1..=31).map(|range| range * 32_000).collect()),
+            (10_000_000, 1000, 8, (1..=63).map(|range| range * 157_000).collect()),
             (200_000, 1000, 1, vec![]),
             (1_000, 50, 4, vec![200, 400, 600, 800]),
         ] {

@@ -5,7 +5,7 @@ use std::{
     future::Future,
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
 };
 
@@ -28,8 +28,9 @@ use super::{
     metadata::{self, DeletedSelection, MetadataExtract, MetadataSelection},
 };
 
-/// How often a request of the plan is repeated before the whole plan is made anew, later.
-const PLAN_RETRIES: u32 = 3;
+/// How often a request of the plan is repeated before the whole plan is made anew, later. A plan may need 64 of them: where
+/// one in five is refused, less would often be too little.
+const PLAN_RETRIES: u32 = 5;
 
 /// What a job wants, kind by kind.
 #[derive(Clone, Debug)]
@@ -85,7 +86,7 @@ impl SourceContext<'_> {
     where
         F: Future<Output = Result<T, Error>>,
     {
-        let mut backoff = Backoff::new(process_seed());
+        let mut backoff = Backoff::new(seed());
         let mut left = PLAN_RETRIES;
         loop {
             let failure = match request(self.client).await {
@@ -107,9 +108,10 @@ impl SourceContext<'_> {
     }
 }
 
-/// What makes the waits of several processes differ.
-fn process_seed() -> u64 {
-    u64::from(std::process::id())
+/// What makes the waits differ, of several processes and of requests that failed together.
+fn seed() -> u64 {
+    static DRAWN: AtomicU32 = AtomicU32::new(0);
+    u64::from(std::process::id()) << 32 | u64::from(DRAWN.fetch_add(1, Ordering::Relaxed))
 }
 
 /// See the module.
