@@ -89,6 +89,12 @@ fn a_file_that_is_not_ours_is_left_alone() {
     place.write("out/organisationUnits.ndjson", "somebody's\n");
     place.job(stand_in.url(), "", METADATA).run().assert_code(14, "foreign file");
     assert_eq!(std::fs::read_to_string(place.file("out/organisationUnits.ndjson")).unwrap(), "somebody's\n");
+    // Which files there will be is known from the plan on, and not only at the end of the night.
+    let all = "[[extract]]\nkind = \"metadata\"\ncollections = [\"*\"]";
+    place.job(stand_in.url(), "", all).run().assert_code(14, "foreign file among all");
+    let pages = stand_in.ledger().requests().iter().filter(|seen| seen.target.contains("fields=:owner")).count();
+    assert_eq!(pages, 0, "pages asked for before the file was seen");
+    assert_eq!(std::fs::read_to_string(place.file("out/organisationUnits.ndjson")).unwrap(), "somebody's\n");
 }
 
 #[test]

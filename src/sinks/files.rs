@@ -101,7 +101,11 @@ impl Sink for FilesSink {
     }
 
     fn begin(self: Arc<Self>, header: RunHeader) -> BoxFuture<'static, Result<FrameRange, Failure>> {
-        blocking(self, move |sink| sink.spool.begin(&header))
+        blocking(self, move |sink| {
+            // Only now is it known which streams there are, where the job asks for all.
+            sink.check_foreign(header.plan.streams.iter().map(|stream| stream.name.as_str()))?;
+            sink.spool.begin(&header)
+        })
     }
 
     fn append(self: Arc<Self>, page: Page) -> BoxFuture<'static, Result<Span, Failure>> {
