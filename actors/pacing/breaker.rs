@@ -10,7 +10,7 @@
 //! ```
 //!
 //! A source, or the proxy before it, that refuses one request in five at all times makes five refusals in a row about
-//! every thousand requests, without any outage. So the row that opens the breaker is as long as chance alone makes it once
+//! every four thousand requests, without any outage. So the row that opens the breaker is as long as chance alone makes it once
 //! in a hundred thousand times.
 //!
 //! It opens for one second first, then for two, four and so on up to eight: never longer, so that a harvest goes on

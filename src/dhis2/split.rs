@@ -54,14 +54,14 @@ const ROW_BUFFER_KEPT_BYTES: usize = 1 << 20;
 pub enum Row<'a> {
     /// A row, complete and UTF-8.
     Whole(WholeRow<'a>),
-    /// A row longer than the limit. Its brackets were followed to its end, nothing else of it was checked.
+    /// A row longer than the limit. It is JSON, down to the depth limit; whether it is UTF-8 was not looked at.
     Oversize {
         /// Its first bytes; usually the id is among them.
         prefix: &'a [u8],
         /// Its length.
         bytes: u64,
     },
-    /// A row nested deeper than the limit. Checked as little as an oversize one.
+    /// A row nested deeper than the limit. Below that its brackets were followed to its end, nothing else was checked.
     TooDeep {
         /// Its first bytes.
         prefix: &'a [u8],
@@ -530,6 +530,7 @@ impl Splitter {
     ) -> Result<usize, SplitError> {
         let found = self.value.find_end(chunk, from, &self.row, self.key.as_deref());
         let end = found.map_err(|at| {
+            // Of a row that is too long only the beginning is kept, and the place is counted in that.
             let (line, column) = place_behind(self.row.iter().chain(&chunk[from..at]));
             SplitError::Row { index: self.rows, source: RowFault::Syntax { line, column } }
         })?;
