@@ -4,7 +4,6 @@
 //! and from then on no call of that life has an effect any more.
 
 use std::{
-    cell::RefCell,
     collections::{BTreeMap, BTreeSet},
     future::pending,
     io::Read,
@@ -30,13 +29,16 @@ use crate::{
         Next, Partition, PartitionId, PartitionRole, Plan, Position, SourceIdentity, Stream, StreamId, StreamOrder,
     },
     planner::Patience,
-    report::Manifest,
+    report::{Manifest, Outcome},
     sink::{Comparison, PreparedStream, Recovered, Sink, SpanIterator, SpanReader, SpoolEntry},
     source::{PageSize, Source},
+    supervisor::Stop,
 };
 
 /// Rows of a fake page.
 const PAGE_ROWS: u32 = 5;
+/// How long the fake source thinks about everything.
+const SOURCE_LATENCY: Duration = Duration::from_millis(10);
 
 /// How a life treats its chosen port call.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -51,6 +53,8 @@ pub(crate) enum Fate {
     Fails,
     /// The fetcher panics in the call (source only; elsewhere nothing happens).
     Panics,
+    /// Somebody asks for a stop a little after the call's effect.
+    IsStopped,
 }
 
 /// One start of the program.
@@ -65,12 +69,21 @@ pub(crate) struct Life {
     dead: AtomicBool,
     /// Wakes who waits for the death.
     died: Notify,
+    /// Who is asked for a stop.
+    stop: watch::Sender<Option<Stop>>,
 }
 
 impl Life {
     /// A life in which `fate` happens at port call `at`.
     pub(crate) fn new(at: u64, fate: Fate) -> Arc<Life> {
-        Arc::new(Life { at, fate, calls: AtomicU64::new(0), dead: AtomicBool::new(false), died: Notify::new() })
+        Arc::new(Life {
+            at,
+            fate,
+            calls: AtomicU64::new(0),
+            dead: AtomicBool::new(false),
+            died: Notify::new(),
+            stop: watch::Sender::new(None),
+        })
     }
 
     /// A life without misfortune.
@@ -100,6 +113,14 @@ impl Life {
             return Err(Failure::local("a scripted failure"));
         }
         let result = if hit && self.fate == Fate::DiesBefore { None } else { Some(act()) };
+        if hit && self.fate == Fate::IsStopped {
+            let stop = self.stop.clone();
+            actix_rt::spawn(async move {
+                // In the middle of the source's next answer, when everybody waits.
+                tokio::time::sleep(SOURCE_LATENCY / 2).await;
+                stop.send_replace(Some(Stop { reason: "SIGINT".into(), outcome: Outcome::Interrupted }));
+            });
+        }
         if hit && matches!(self.fate, Fate::DiesBefore | Fate::DiesAfter | Fate::PowerCutAfter) {
             if self.fate == Fate::PowerCutAfter {
                 disk.cut_power();
@@ -263,23 +284,12 @@ impl World {
             store: Arc::new(FakeStore { disk: self.disk.clone(), life: Arc::clone(life) }),
             limiter: None,
             listener: Arc::new(Deaf),
-            stop: never_stopped(),
+            stop: life.stop.subscribe(),
             fetchers,
             arbiters: 0,
             patience: Patience { retries: 2, outage: Duration::from_secs(60), seed: 1 },
         }
     }
-}
-
-/// A stop that nobody asks for.
-pub(crate) fn never_stopped() -> watch::Receiver<Option<crate::supervisor::Stop>> {
-    thread_local! {
-        /// A channel whose sender is gone says the same, but wakes its waiters to say so.
-        static SENDERS: RefCell<Vec<watch::Sender<Option<crate::supervisor::Stop>>>> = const { RefCell::new(Vec::new()) };
-    }
-    let (sender, receiver) = watch::channel(None);
-    SENDERS.with_borrow_mut(|senders| senders.push(sender));
-    receiver
 }
 
 /// Hears nothing.
@@ -307,11 +317,14 @@ struct FakeSource {
 
 impl Source for FakeSource {
     fn identify(&self) -> LocalBoxFuture<'_, Result<SourceIdentity, Failure>> {
-        Box::pin(self.life.call(&self.world.disk, || Ok(self.world.identity.lock().unwrap().clone())))
+        Box::pin(async {
+            tokio::time::sleep(SOURCE_LATENCY).await;
+            self.life.call(&self.world.disk, || Ok(self.world.identity.lock().unwrap().clone())).await
+        })
     }
 
     fn plan<'a>(&'a self, _: &'a SourceIdentity) -> LocalBoxFuture<'a, Result<Plan, Failure>> {
-        Box::pin(self.life.call(&self.world.disk, || {
+        let make = || {
             let truth = self.world.truth.lock().unwrap();
             let mut plan = Plan::default();
             for (place, (name, rows)) in truth.iter().enumerate() {
@@ -336,7 +349,11 @@ impl Source for FakeSource {
                 }
             }
             Ok(plan)
-        }))
+        };
+        Box::pin(async move {
+            tokio::time::sleep(SOURCE_LATENCY).await;
+            self.life.call(&self.world.disk, make).await
+        })
     }
 
     fn fetch<'a>(
@@ -347,7 +364,7 @@ impl Source for FakeSource {
         size: PageSize,
     ) -> LocalBoxFuture<'a, Result<Page, Failure>> {
         Box::pin(async move {
-            tokio::time::sleep(Duration::from_millis(10)).await;
+            tokio::time::sleep(SOURCE_LATENCY).await;
             assert!(!self.life.panics_now(), "a scripted panic");
             let page = self.life.call(&self.world.disk, || {
                 if self.closed.load(Ordering::SeqCst) {

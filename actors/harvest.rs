@@ -27,7 +27,7 @@ use crate::{
     page::Reject,
     partition::{Partition, PartitionId, PartitionRole, Plan, Position, SourceIdentity, StreamId},
     planner::{AddPartitions, CurrentSettlement, Patience, Planner, Settlement},
-    rate_limiter::RateLimiter,
+    rate_limiter::{CurrentPace, RateLimiter},
     recovery,
     report::{Manifest, ManifestSource, ManifestStream, Outcome, Report, ReportError, StreamReport},
     reporter::{CurrentTold, Reporter, Teller},
@@ -78,9 +78,19 @@ pub struct Harvest {
 /// Runs it to its end. Never fails: what went wrong is in the report. `exit_code` is left 0 for the caller.
 pub async fn run(harvest: Harvest) -> Report {
     let began = Instant::now();
-    let reporter = Reporter::new(Arc::clone(&harvest.listener), harvest.limiter.clone()).start();
+    let reporter = Reporter::new(Arc::clone(&harvest.listener)).start();
+    let teller = Teller::new(&reporter);
+    let supervisor = Supervisor::new(SupervisorParts {
+        source: Arc::clone(&harvest.source),
+        limiter: harvest.limiter.clone(),
+        teller: teller.clone(),
+        stop: harvest.stop.clone(),
+        outage: harvest.patience.outage,
+    })
+    .start();
     let mut run = Run {
-        teller: Teller::new(&reporter),
+        teller,
+        supervisor: supervisor.clone(),
         resumed: false,
         checkpoint: None,
         finished: BTreeMap::new(),
@@ -90,12 +100,16 @@ pub async fn run(harvest: Harvest) -> Report {
         harvest,
     };
     let ended = run.go().await;
-    // A reporter that is gone has counted nothing.
+    // Who is gone already needs no telling, and has counted nothing.
+    let _ = supervisor.send(RunOver).await;
     let told = reporter.send(CurrentTold).await.unwrap_or_default();
-    let _ = reporter.send(RunOver).await;
+    let pace = match &run.harvest.limiter {
+        Some(limiter) => limiter.send(CurrentPace).await.ok(),
+        None => None,
+    };
     let mut report = run.report(ended);
     report.retries = told.retries;
-    report.peak_requests_per_second = told.pace.peak_requests_per_second;
+    report.peak_requests_per_second = pace.map_or(0, |pace| pace.peak_requests_per_second);
     report.warnings = told.warnings;
     report.seconds = began.elapsed().as_secs_f64();
     report
@@ -136,6 +150,8 @@ struct Run {
     harvest: Harvest,
     /// Who shows what happens.
     teller: Teller,
+    /// Who lets it be fetched.
+    supervisor: Addr<Supervisor>,
     /// Whether it goes on from a checkpoint.
     resumed: bool,
     /// The durable truth as last seen.
@@ -150,12 +166,11 @@ struct Run {
     watermarks: BTreeMap<String, String>,
 }
 
-/// The actors of one run; arbiters are stopped and joined when it is dropped.
+/// The actors that take part in fetching.
 struct Pipeline {
     planner: Addr<Planner>,
     writer: Addr<Writer>,
     checkpointer: Addr<Checkpointer>,
-    supervisor: Addr<Supervisor>,
     arbiters: Vec<Arbiter>,
     identity: Arc<SourceIdentity>,
     fetchers: u32,
@@ -297,16 +312,7 @@ impl Run {
         let harvest = &self.harvest;
         let fetchers = harvest.fetchers.max(1);
         let arbiters: Vec<Arbiter> = (0..harvest.arbiters.min(fetchers as usize)).map(|_| Arbiter::new()).collect();
-        let supervisor = Supervisor::new(SupervisorParts {
-            source: Arc::clone(&harvest.source),
-            limiter: harvest.limiter.clone(),
-            arbiters: arbiters.iter().map(Arbiter::handle).collect(),
-            teller: self.teller.clone(),
-            stop: harvest.stop.clone(),
-            outage: harvest.patience.outage,
-        })
-        .start();
-        let end_run: Recipient<EndRun> = supervisor.clone().recipient();
+        let end_run: Recipient<EndRun> = self.supervisor.clone().recipient();
 
         let positions: HashMap<PartitionId, Position> =
             checkpoint.partitions.iter().map(|(id, state)| (*id, state.position.clone())).collect();
@@ -329,15 +335,7 @@ impl Run {
         )
         .start();
         let writer = Writer::new(Arc::clone(&harvest.sink), checkpointer.clone(), positions).start();
-        Ok(Pipeline {
-            planner,
-            writer,
-            checkpointer,
-            supervisor,
-            arbiters,
-            identity: Arc::new(identity.clone()),
-            fetchers,
-        })
+        Ok(Pipeline { planner, writer, checkpointer, arbiters, identity: Arc::new(identity.clone()), fetchers })
     }
 
     /// Fetches all partitions, compares, and fetches what was missing.
@@ -363,9 +361,9 @@ impl Run {
             writer: pipeline.writer.clone(),
             identity: Arc::clone(&pipeline.identity),
             fetchers: pipeline.fetchers,
+            arbiters: pipeline.arbiters.iter().map(Arbiter::handle).collect(),
         };
-        let Ending { failure, stop } =
-            pipeline.supervisor.send(start).await.map_err(|_| bug("the supervisor is gone"))?;
+        let Ending { failure, stop } = self.supervisor.send(start).await.map_err(|_| bug("the supervisor is gone"))?;
         let committed = pipeline.checkpointer.send(CommitAll).await.map_err(|_| bug("the checkpointer is gone"))?;
         let checkpoint = pipeline.checkpointer.send(CurrentCheckpoint).await;
         self.checkpoint = Some(checkpoint.map_err(|_| bug("the checkpointer is gone"))??);
@@ -723,9 +721,8 @@ impl Run {
 impl Pipeline {
     /// Ends all actors; returns once their arbiters are gone.
     async fn end(self) {
-        let Pipeline { planner, writer, checkpointer, supervisor, arbiters, .. } = self;
+        let Pipeline { planner, writer, checkpointer, arbiters, .. } = self;
         // Who is gone already needs no telling.
-        let _ = supervisor.send(RunOver).await;
         let _ = checkpointer.send(RunOver).await;
         drop((planner, writer));
         for arbiter in &arbiters {

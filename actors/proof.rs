@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use actix::prelude::*;
-use tokio::sync::watch;
+use futures_core::future::LocalBoxFuture;
 
 use crate::{
     checkpoint::{Checkpoint, RunHeader},
@@ -14,10 +14,11 @@ use crate::{
     fakes::{Deaf, Fate, Life, Witness, World},
     harvest,
     partition::{Next, Position},
+    rate_limiter::{RateLimiter, RateLimiterSettings, SourceProbe},
     report::{Outcome, Report},
     reporter::{Reporter, Teller},
     source::PageSize,
-    supervisor::{EndRun, Stop},
+    supervisor::{EndRun, Supervisor, SupervisorParts},
     writer::{WritePage, Writer},
 };
 
@@ -32,6 +33,28 @@ impl Handler<EndRun> for Nobody {
     type Result = ();
 
     fn handle(&mut self, _: EndRun, _: &mut Self::Context) {}
+}
+
+/// A message whose handling never ends.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Hang;
+
+impl Handler<Hang> for Supervisor {
+    type Result = ();
+
+    fn handle(&mut self, _: Hang, ctx: &mut Self::Context) {
+        ctx.wait(std::future::pending().into_actor(self));
+    }
+}
+
+/// A source of which nobody wants to know whether it is back.
+struct NoProbe;
+
+impl SourceProbe for NoProbe {
+    fn probe(&self) -> LocalBoxFuture<'_, bool> {
+        Box::pin(std::future::pending())
+    }
 }
 
 /// Runs until the run ends or its life does.
@@ -142,7 +165,7 @@ async fn a_page_that_is_written_again_after_its_fetcher_died_is_not_appended_twi
         plan: plan.clone(),
     };
     let frame = harvest.sink.clone().begin(header.clone()).await.unwrap();
-    let reporter = Reporter::new(Arc::new(Deaf), None).start();
+    let reporter = Reporter::new(Arc::new(Deaf)).start();
     let listener = Nobody.start();
     let checkpoint = Checkpoint::begun(header, frame.to);
     let (sink, store) = (harvest.sink.clone(), harvest.store.clone());
@@ -269,27 +292,58 @@ async fn a_changed_job_or_source_is_refused_and_said() {
 }
 
 #[actix::test]
-async fn a_stop_drains_commits_and_leaves_a_run_that_goes_on() {
+async fn a_stop_at_any_port_call_is_told_once_drains_commits_and_leaves_a_run_that_goes_on() {
     tokio::time::pause();
-    let world = World::new(2, 60, 2);
-    let life = Life::undisturbed();
-    let (stop, stopped) = watch::channel(None);
-    let mut harvest = world.harvest(&life, 2);
+    let mut stopped = 0;
+    for at in 1.. {
+        let what = format!("stopped at call {at}");
+        let world = World::new(2, 60, 2);
+        let life = Life::new(at, Fate::IsStopped);
+        let witness = Arc::new(Witness::default());
+        let mut harvest = world.harvest(&life, 2);
+        harvest.listener = witness.clone();
+        let report = harvest::run(harvest).await;
+        if life.calls() < at {
+            break;
+        }
+        let events = std::mem::take(&mut *witness.0.lock().unwrap());
+        let written = events.iter().filter(|event| matches!(event, Event::PageWritten(_))).count() as u64;
+        let committed: u64 =
+            events.iter().map(|event| if let Event::SpanCommitted { pages, .. } = event { *pages } else { 0 }).sum();
+        assert_eq!(written, committed, "{what}: not all pages that were written are committed");
+        if report.outcome == Outcome::Interrupted {
+            let told = events.iter().filter(|event| matches!(event, Event::Stopping { .. })).count();
+            assert_eq!(told, 1, "{what}: how often it was told");
+            stopped += 1;
+            let report = live(&world, &Life::undisturbed(), 2).await.unwrap();
+            assert!(report.resumed || committed == 0, "{what}: began anew");
+        }
+        assert_exact(&world, &what);
+    }
+    assert!(stopped > 20, "only {stopped} runs were stopped");
+}
+
+#[actix::test]
+async fn the_pulse_is_the_supervisors_a_hang_of_it_is_silence() {
+    tokio::time::pause();
     let witness = Arc::new(Witness::default());
-    harvest.stop = stopped;
-    harvest.listener = witness.clone();
-    let ask = async {
-        tokio::time::sleep(Duration::from_millis(35)).await;
-        stop.send_replace(Some(Stop { reason: "SIGINT".into(), outcome: Outcome::Interrupted }));
+    let reporter = Reporter::new(witness.clone()).start();
+    let parts = World::new(1, 1, 1).harvest(&Life::undisturbed(), 1);
+    let settings = RateLimiterSettings { requests_per_second: 9, in_flight: 1, cold_start: false, seed: 1 };
+    let supervisor = Supervisor::new(SupervisorParts {
+        source: parts.source,
+        limiter: Some(RateLimiter::new(settings, Arc::new(NoProbe)).start()),
+        teller: Teller::new(&reporter),
+        stop: parts.stop,
+        outage: parts.patience.outage,
+    })
+    .start();
+    let pulses = async || {
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        std::mem::take(&mut *witness.0.lock().unwrap()).len()
     };
-    let (report, ()) = tokio::join!(harvest::run(harvest), ask);
-    assert_eq!(report.outcome, Outcome::Interrupted);
-    let events = std::mem::take(&mut *witness.0.lock().unwrap());
-    let written = events.iter().filter(|event| matches!(event, Event::PageWritten(_))).count() as u64;
-    let committed: u64 =
-        events.iter().map(|event| if let Event::SpanCommitted { pages, .. } = event { *pages } else { 0 }).sum();
-    assert!(written > 0 && written == committed, "{written} pages were written, {committed} committed");
-    let report = live(&world, &Life::undisturbed(), 2).await.unwrap();
-    assert!(report.resumed);
-    assert_exact(&world, "after the stop");
+    assert!((9..=10).contains(&pulses().await));
+    supervisor.do_send(Hang);
+    assert!(pulses().await <= 1);
+    assert_eq!(pulses().await, 0);
 }

@@ -3,11 +3,15 @@
 //! ```text
 //!             ┌─hires──▶ Fetcher (one arbiter per core) ──FetcherLeft (also as a last will)──▶ Supervisor
 //! Supervisor ─┤
-//!             └─StopLeasing──▶ Planner ──EndRun──▶ Supervisor ◀──EndRun── Checkpointer
+//!             ├─StopLeasing──▶ Planner ──EndRun──▶ Supervisor ◀──EndRun── Checkpointer
+//!             └─each second: CurrentPace──▶ RateLimiter, what it says──▶ Reporter
 //! ```
 //!
 //! It owns the fetchers and the fate of the run. The first reason to end is the one that is reported; a stop that a
 //! person asked for gives way to a failure. It is the only actor that talks in both directions, and only in trifles.
+//!
+//! It is born first and dies last, and the run's only clock is its own: what it tells each second is the pulse by which a
+//! service manager sees that the run is supervised.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -31,8 +35,9 @@ use crate::{
 /// How long pages in hand may take after a stop was asked for.
 pub const DRAIN: Duration = Duration::from_secs(20);
 
-/// How often the supervisor looks whether the source has been gone for too long.
-const SUPERVISE_INTERVAL: Duration = Duration::from_secs(1);
+/// How often the supervisor tells the pace, and looks whether the source has been gone for too long: often enough for a
+/// bar, too rarely to cost anything.
+const PULSE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Why a run is to stop although nothing failed.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -75,6 +80,8 @@ pub struct StartFetching {
     pub identity: Arc<crate::partition::SourceIdentity>,
     /// How many to hire.
     pub fetchers: u32,
+    /// Where they live; none means: on the arbiter of everybody else.
+    pub arbiters: Vec<ArbiterHandle>,
 }
 
 /// Why fetching ended: neither means that all partitions are settled.
@@ -90,10 +97,8 @@ pub struct Ending {
 pub struct SupervisorParts {
     /// Where pages come from.
     pub source: Arc<dyn Source>,
-    /// Who knows how long the source has been gone; `None` where a test has no limiter.
+    /// Who knows the pace, and how long the source has been gone; `None` where a test has no limiter.
     pub limiter: Option<Addr<RateLimiter>>,
-    /// Where fetchers live; none means: on the arbiter of everybody else.
-    pub arbiters: Vec<ArbiterHandle>,
     /// Who shows what happens.
     pub teller: Teller,
     /// Tells when somebody asks for a stop.
@@ -190,12 +195,26 @@ impl Supervisor {
         }
     }
 
-    /// Ends the run when the breaker has been open for longer than a source may be gone.
-    fn look_for_outage(&mut self, ctx: &mut Context<Self>) {
+    /// Drains because somebody asks for a stop. Between two fetchings the run itself hears the same, tells it and ends.
+    fn stop(&mut self, stop: Stop, ctx: &mut Context<Self>) {
+        let reason = stop.reason.clone();
+        self.ending.stop = Some(stop);
+        if self.work.is_some() {
+            self.parts.teller.tell(Event::Stopping { reason });
+            self.drain(ctx);
+        } else {
+            self.stopping.send_replace(Stopping::Drain);
+        }
+    }
+
+    /// Tells the pace, and ends the run when the breaker has been open for longer than a source may be gone.
+    fn pulse(&mut self, ctx: &mut Context<Self>) {
         let Some(limiter) = self.parts.limiter.clone() else { return };
         let ask = async move { limiter.send(CurrentPace).await.ok() }.into_actor(self);
         ctx.spawn(ask.map(|pace, supervisor, ctx| {
-            let gone = pace.and_then(|pace| pace.open_since).map(|since| Instant::now().duration_since(since));
+            let Some(pace) = pace else { return };
+            supervisor.parts.teller.tell(Event::Pace(pace.to_pace()));
+            let gone = pace.open_since.map(|since| Instant::now().duration_since(since));
             if gone.is_some_and(|gone| gone >= supervisor.parts.outage) && supervisor.work.is_some() {
                 let message = format!("the source has not answered for {} s", supervisor.parts.outage.as_secs());
                 supervisor.end(Failure::new(FailureClass::Transient, message), ctx);
@@ -215,12 +234,10 @@ impl Actor for Supervisor {
         };
         ctx.spawn(asked.into_actor(self).map(|stop, supervisor, ctx| {
             if let Some(stop) = stop {
-                supervisor.parts.teller.tell(Event::Stopping { reason: stop.reason.clone() });
-                supervisor.ending.stop = Some(stop);
-                supervisor.drain(ctx);
+                supervisor.stop(stop, ctx);
             }
         }));
-        ctx.run_interval(SUPERVISE_INTERVAL, |supervisor, ctx| supervisor.look_for_outage(ctx));
+        ctx.run_interval(PULSE_INTERVAL, |supervisor, ctx| supervisor.pulse(ctx));
     }
 }
 
@@ -238,9 +255,13 @@ impl Handler<StartFetching> for Supervisor {
             supervisor: ctx.address().recipient(),
         };
         self.work = Some(Work { parts, done });
+        if let Some(stop) = &self.ending.stop {
+            // It came just before, when nobody told it.
+            self.parts.teller.tell(Event::Stopping { reason: stop.reason.clone() });
+        }
         if *self.stopping.borrow() == Stopping::No {
             for place in 0..start.fetchers as usize {
-                let arbiters = &self.parts.arbiters;
+                let arbiters = &start.arbiters;
                 let arbiter = (!arbiters.is_empty()).then(|| arbiters[place % arbiters.len()].clone());
                 self.hire(arbiter);
             }

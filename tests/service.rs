@@ -1,6 +1,7 @@
 //! A service manager hears when it is ready, how it is doing and what it waits for, and notices a hang.
 
 use std::{
+    fs,
     os::unix::net::UnixDatagram,
     process::{Child, Stdio},
     sync::{Arc, Mutex},
@@ -9,6 +10,13 @@ use std::{
 };
 
 use dhis2_stand_in::{Body, Fault, FaultRule, Latency, Match, StandIn};
+use nix::{
+    sys::{
+        ptrace,
+        wait::{WaitPidFlag, waitpid},
+    },
+    unistd::Pid,
+};
 use rustix::process::Signal;
 use tokio::time::Instant;
 
@@ -145,21 +153,56 @@ fn a_server_that_is_gone_at_the_start_is_waited_for_with_words_and_food() {
     assert!(manager.first(|line| line == "READY=1").is_some());
 }
 
+/// A thread that stands still until this is dropped, while its process goes on. To be dropped by the thread that made it.
+struct Frozen(Pid);
+
+impl Frozen {
+    /// Freezes the main thread of a child, where all actors live but the fetchers.
+    fn main_thread(child: &Child) -> Self {
+        let thread = Pid::from_raw(child.id().try_into().unwrap());
+        ptrace::seize(thread, ptrace::Options::empty()).unwrap();
+        ptrace::interrupt(thread).unwrap();
+        waitpid(thread, Some(WaitPidFlag::__WALL)).unwrap();
+        Frozen(thread)
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        // One that has died meanwhile needs no thawing.
+        let _ = ptrace::detach(self.0, None);
+    }
+}
+
+/// What each thread of a process has been doing: its id, and whether it is stopped by a tracer.
+fn threads(child: &Child) -> Vec<(u32, bool)> {
+    let tasks = fs::read_dir(format!("/proc/{}/task", child.id())).unwrap();
+    let stat = |task: fs::DirEntry| {
+        let text = fs::read_to_string(task.path().join("stat")).unwrap();
+        let state = text.rsplit(") ").next().unwrap().chars().next().unwrap();
+        (task.file_name().to_str().unwrap().parse().unwrap(), state == 't')
+    };
+    tasks.map(|task| stat(task.unwrap())).collect()
+}
+
 #[test]
-fn a_process_that_hangs_misses_the_watchdog_and_the_next_one_goes_on() {
+fn a_supervisor_that_hangs_misses_the_watchdog_and_the_next_process_goes_on() {
     let server = slow();
     let place = Place::new();
     place.job(server.url(), "in_flight = 1", UNITS);
     let (manager, mut child) = Manager::start(&place);
     assert!(wait_until(|| manager.first(|line| line == "READY=1").is_some()), "{:?}", manager.lines());
     assert!(server.ledger().wait_until(Duration::from_secs(30), |seen| seen.len() > 10));
-    signal(&child, Signal::STOP);
+    let frozen = Frozen::main_thread(&child);
     let since = Instant::now();
     let_pass(2 * WATCHDOG);
+    let threads = threads(&child);
+    assert!(threads.len() > 2, "{threads:?}");
+    assert!(threads.iter().all(|(thread, stopped)| *stopped == (*thread == child.id())), "{threads:?}");
     assert!(manager.longest_without_food(since) > WATCHDOG, "{:?}", manager.lines());
     // As the service manager does it then.
     signal(&child, Signal::ABORT);
-    signal(&child, Signal::CONT);
+    drop(frozen);
     child.wait().unwrap();
     let ended = place.run();
     ended.assert_code(0, "the next one");

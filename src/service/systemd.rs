@@ -1,8 +1,8 @@
 //! Tells the service manager how the run is doing, and that it is alive.
 //!
-//! Alive means: something has been heard from the engine lately that shows progress, or a known wait with an end. The
-//! watchdog is fed from events, not from a timer of its own: when the engine hangs, no event comes, and the service
-//! manager restarts the process, which resumes.
+//! Alive means two things: the supervisor tells its pulse, and something has been heard lately that shows progress, or a
+//! known wait with an end. The watchdog is fed by the pulse and by nothing else, no timer of its own and no page that still
+//! arrives: when the supervisor hangs, the service manager restarts the process, which resumes.
 
 use std::{
     io,
@@ -174,7 +174,7 @@ impl SystemdListener {
             picture.told_waiting = is_waiting;
             messages.push(format!("STATUS={}", status(&picture.progress, now)));
         }
-        if let Some(interval) = self.watchdog {
+        if let (Some(interval), Event::Pace(_)) = (self.watchdog, event) {
             let is_due = picture.fed.is_none_or(|fed| now.saturating_sub(fed) >= interval);
             if is_due && now.saturating_sub(picture.alive) < self.patience {
                 picture.fed = Some(now);
@@ -231,7 +231,7 @@ mod tests {
 
     use harvester_actors::{
         events::{Pace, Waiting},
-        partition::Plan,
+        partition::{PartitionId, Plan},
         report::Outcome,
     };
 
@@ -272,6 +272,8 @@ mod tests {
         let hanging = feedings(|_| pace(7, None));
         assert!(*hanging.last().unwrap() <= PATIENCE_MIN.as_secs(), "{hanging:?}");
         assert!(!hanging.is_empty());
+        let unsupervised = feedings(|second| Event::PartitionFinished(PartitionId(u32::try_from(second).unwrap())));
+        assert!(unsupervised.is_empty(), "partitions that finish are no pulse: {unsupervised:?}");
     }
 
     #[test]
