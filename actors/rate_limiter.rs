@@ -148,7 +148,7 @@ pub struct PaceSnapshot {
     pub concurrency_limit: u32,
     /// Askers in the queue.
     pub waiting: u32,
-    /// What the first of them waits for; `None` when nobody waits.
+    /// What the first of them waits for, or would if there were one; `None` when nobody waits and something is out.
     pub waiting_for: Option<WaitReason>,
     /// When that ends, where anybody knows.
     pub until: Option<Instant>,
@@ -500,7 +500,10 @@ impl Handler<CurrentPace> for RateLimiter {
     fn handle(&mut self, _: CurrentPace, _: &mut Self::Context) -> Self::Result {
         let waiting = self.waiting.iter().chain(&self.waiting_probes).filter(|asker| !asker.is_closed()).count();
         let ordinary = self.waiting.iter().any(|asker| !asker.is_closed());
-        let obstacle = if waiting == 0 { None } else { self.obstacle(Instant::now(), !ordinary) };
+        let only_probes = waiting > 0 && !ordinary;
+        // Where nobody asks and nothing is out, whoever would ask has been told how long to stay away, and does.
+        let is_told = waiting > 0 || self.out.is_empty();
+        let obstacle = if is_told { self.obstacle(Instant::now(), only_probes) } else { None };
         PaceSnapshot {
             limit_per_second: self.window.requests_per_second(),
             in_flight: self.concurrency.in_flight(),
@@ -777,7 +780,7 @@ mod tests {
             // A shorter one does not shorten it, and a probe is no exception.
             bystander.end(TurnOutcome::Overloaded { retry_after: Some(s(1)) }, ms(1));
             let snapshot = pace(&limiter).await;
-            assert_eq!(snapshot.waiting_for, None, "nobody waits yet");
+            assert_eq!(snapshot.waiting_for, Some(WaitReason::RetryAfter), "nobody asks, nothing is out");
             let probe = actix_rt::spawn({
                 let limiter = limiter.clone();
                 async move { drop(next_turn(&limiter, true).await) }

@@ -20,7 +20,7 @@ use nix::{
 use rustix::process::Signal;
 use tokio::time::Instant;
 
-use crate::support::{Ended, Place, signal, stand_in, wait_until};
+use crate::support::{Ended, Place, side_by_side, signal, stand_in, wait_until};
 
 const UNITS: &str = "[[extract]]\nkind = \"metadata\"\ncollections = [\"organisationUnits\"]\npage_size = 50";
 
@@ -116,8 +116,14 @@ fn it_is_ready_after_the_login_says_how_it_is_doing_and_that_it_stops() {
 
 #[test]
 fn a_retry_after_of_ten_minutes_is_told_and_does_not_miss_the_watchdog() {
+    // In ranges, whose fetchers ask the limiter meanwhile; in one partition, which nobody asks for until then; and before
+    // there is a plan.
+    side_by_side(vec![(3_000, 20), (600, 12), (600, 2)], 3, |(org_units, from)| is_left_alone(org_units, from));
+}
+
+fn is_left_alone(org_units: u32, from: u64) {
     let asked = Fault::Status { code: 503, retry_after: Some("599".into()), body: Body::Html };
-    let server = stand_in().org_units(3_000).fault(FaultRule::on(Match::From(20)).act(asked)).start().unwrap();
+    let server = stand_in().org_units(org_units).fault(FaultRule::on(Match::From(from)).act(asked)).start().unwrap();
     let place = Place::new();
     place.job(server.url(), "outage_s = 3600", UNITS);
     let (manager, child) = Manager::start(&place);
@@ -126,6 +132,7 @@ fn a_retry_after_of_ten_minutes_is_told_and_does_not_miss_the_watchdog() {
     assert!(wait_until(|| manager.first(waits).is_some()), "{:?}", manager.lines());
     let since = manager.first(waits).unwrap();
     let asked_before = server.ledger().count();
+    assert!(asked_before as u64 >= from, "{asked_before} requests");
     let_pass(3 * WATCHDOG);
     assert!(manager.longest_without_food(since) < WATCHDOG, "{:?}", manager.lines());
     assert_eq!(server.ledger().count(), asked_before, "it was asked during its Retry-After");

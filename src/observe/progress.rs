@@ -72,6 +72,8 @@ pub struct Progress {
     pub retries: u64,
     /// The last failure that was not final, for people.
     pub last_failure: Option<String>,
+    /// Partitions whose page failed, and when each is asked for again.
+    held: BTreeMap<PartitionId, Duration>,
     /// The last pace that was told.
     pub pace: Pace,
     /// When that was.
@@ -108,18 +110,24 @@ impl Progress {
             }
             Event::PlanGrown(plan) => self.take_plan(plan),
             Event::PageWritten(span) => {
+                self.held.remove(&span.partition);
                 self.count(span.partition, &span.counts);
                 if self.role(span.partition) != PartitionRole::Listing {
                     self.rows_here += span.counts.fetched;
                 }
             }
-            Event::PartitionFinished(_) => self.partitions_finished += 1,
-            Event::PartitionReturned { partition, message, .. } => {
+            Event::PartitionFinished(partition) => {
+                self.held.remove(partition);
+                self.partitions_finished += 1;
+            }
+            Event::PartitionReturned { partition, message, delay, .. } => {
                 self.retries += 1;
+                self.held.insert(*partition, now + *delay);
                 let key = self.partition_key(*partition);
                 self.last_failure = Some(format!("{key}: {message}"));
             }
             Event::PartitionLost { partition, left_out, message, .. } => {
+                self.held.remove(partition);
                 self.partitions_lost += 1;
                 if *left_out {
                     let stream = self.stream_name(*partition).to_owned();
@@ -145,6 +153,7 @@ impl Progress {
             Event::RunEnded(report) => {
                 self.phase = Phase::Ended(Arc::clone(report));
                 self.pace.waiting = None;
+                self.held.clear();
             }
             Event::SpanCommitted { .. } | Event::FetcherDied { .. } => {}
         }
@@ -270,11 +279,21 @@ impl Progress {
 
     /// What everything waits for, and how long still.
     pub fn waiting(&self, now: Duration) -> Option<(String, Option<Duration>)> {
-        let waiting = self.pace.waiting.as_ref()?;
+        let Some(waiting) = self.pace.waiting.as_ref() else {
+            let remaining = self.all_are_held(now)?;
+            return Some(("what failed is then asked for again".to_owned(), Some(remaining)));
+        };
         let since = now.saturating_sub(self.pace_at);
         let remaining = waiting.remaining.map(|remaining| remaining.saturating_sub(since));
         // A wait that is as good as over is none.
         (remaining != Some(Duration::ZERO)).then(|| (waiting.reason.clone(), remaining))
+    }
+
+    /// How long nothing is asked for because every partition that is left has failed a moment ago.
+    fn all_are_held(&self, now: Duration) -> Option<Duration> {
+        let left = self.partitions.saturating_sub(self.partitions_finished + self.partitions_lost);
+        let until = self.held.values().min()?;
+        (self.held.len() as u64 == left).then(|| until.saturating_sub(now)).filter(|remaining| !remaining.is_zero())
     }
 }
 
@@ -372,6 +391,26 @@ pub(super) mod tests {
         let later = now + Duration::from_secs(15);
         assert_eq!(progress.waiting(later), Some(("Retry-After".to_owned(), Some(Duration::from_secs(25)))));
         assert_eq!(progress.remaining(later), None);
+    }
+
+    #[test]
+    fn a_run_whose_last_partitions_have_all_failed_says_how_long_it_waits() {
+        let (mut progress, now) = half_way();
+        let returned = |id, seconds| Event::PartitionReturned {
+            partition: PartitionId(id),
+            class: FailureClass::Transient,
+            message: "502".to_owned(),
+            attempt: 1,
+            delay: Duration::from_secs(seconds),
+        };
+        progress.hear(&returned(0, 9), now);
+        assert_eq!(progress.waiting(now), None, "the other partition is still fetched");
+        progress.hear(&returned(2, 30), now);
+        let wait = |progress: &Progress, seconds| progress.waiting(now + Duration::from_secs(seconds));
+        assert_eq!(wait(&progress, 4).unwrap().1, Some(Duration::from_secs(5)));
+        assert_eq!(wait(&progress, 9), None, "one of them is asked for again");
+        progress.hear(&page(0, 10), now);
+        assert_eq!(wait(&progress, 4), None);
     }
 
     #[test]
