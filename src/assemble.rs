@@ -161,7 +161,7 @@ impl Prepared {
         let cold_start =
             before.as_ref().is_some_and(|record| !ended_long_ago(record)) && harvester_pacing::control!("cold-start");
         let mut record = before.unwrap_or_else(|| JobRecord::new(path.clone()));
-        if record.path != path && !request.restart {
+        if !record.belongs_to(&path) && !request.restart {
             return Err(Refusal {
                 outcome: Outcome::Changed,
                 class: FailureClass::Changed.as_str(),
@@ -172,7 +172,7 @@ impl Prepared {
                     record.path.display(),
                     path.display()
                 ),
-                next: "give one of them another name = \"…\"; if the file was moved, run with --restart".to_owned(),
+                next: "give one of them another name = \"…\"".to_owned(),
             });
         }
         record.path = path;

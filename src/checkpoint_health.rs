@@ -55,12 +55,12 @@ pub(crate) fn look(job: &Job, folder: &Path) -> Finding {
         }
     };
     let path = fs::canonicalize(&job.path).unwrap_or_else(|_| job.path.clone());
-    if let Some(record) = JobRecord::load(folder).filter(|record| record.path != path) {
+    if let Some(record) = JobRecord::load(folder).filter(|record| !record.belongs_to(&path)) {
         return Finding::bad(
             SUBJECT,
             Outcome::Changed,
             format!("it belongs to {}, which has the same name", record.path.display()),
-            format!("give one of them another name = \"…\"; if the file was moved: harvester run {file} --restart"),
+            "give one of them another name = \"…\"",
         );
     }
     let spool = match spool(&folder.join("spool")) {

@@ -39,6 +39,12 @@ impl JobRecord {
         JobRecord { version: 1, path, clean_end_at: None, watermarks: BTreeMap::new() }
     }
 
+    /// Whether this is the record of the job file at `path`: of this one, or of one that is gone, which then was moved here.
+    /// Whether a moved one still says the same is for the fingerprint to tell.
+    pub(crate) fn belongs_to(&self, path: &Path) -> bool {
+        self.path == path || matches!(self.path.try_exists(), Ok(false))
+    }
+
     /// Reads the record of a state folder; `None` when there is none that can be read.
     pub(crate) fn load(folder: &Path) -> Option<JobRecord> {
         let text = fs::read(folder.join(FILE)).ok()?;

@@ -1,6 +1,6 @@
 //! Mistakes: whatever a person does wrong, the program says what happened to what, and what to do next.
 
-use std::{fs, os::unix::fs::PermissionsExt as _};
+use std::{fs, os::unix::fs::PermissionsExt as _, time::Duration};
 
 use dhis2_stand_in::{Body, Fault, FaultRule, Latency, Match, Page, StandIn};
 use serde_json::Value;
@@ -487,4 +487,23 @@ fn a_check_finds_a_lost_spool_and_a_damaged_store_and_changes_nothing() {
     let ended = place.run();
     ended.assert_code(0, "a damaged store, run");
     place.assert_exact(&server, "organisationUnits", "a damaged store");
+}
+
+#[test]
+fn a_job_file_that_was_moved_goes_on_and_a_copy_of_it_is_refused() {
+    let server = stand_in().org_units(1_500).latency(Latency::Constant(Duration::from_millis(50))).start().unwrap();
+    let place = Place::new();
+    place.job(server.url(), "in_flight = 1", UNITS);
+    place.ends(&["run", "job.toml", "--max-seconds", "1"]).assert_code(10, "stopped half way");
+    fs::copy(place.file("job.toml"), place.file("copy.toml")).unwrap();
+    for refused in ["run", "check", "status"] {
+        place.ends(&[refused, "copy.toml"]).assert_code(13, refused);
+    }
+    fs::rename(place.file("job.toml"), place.file("moved.toml")).unwrap();
+    fs::remove_file(place.file("copy.toml")).unwrap();
+    place.ends(&["status", "moved.toml"]).assert_code(0, "status");
+    place.ends(&["check", "moved.toml"]).assert_code(0, "check");
+    let ended = place.ends(&["run", "moved.toml", "--json"]);
+    ended.assert_code(0, "run");
+    assert_eq!(ended.report()["resumed"], true);
 }

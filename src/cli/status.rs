@@ -69,7 +69,7 @@ pub(super) fn status(args: &StatusArgs, door: &Door) -> u8 {
 /// Refuses to show the state of another job file that has the same name.
 fn belongs(path: &Path, name: &str, folder: &Path) -> Result<(), Stuck> {
     let (Some(record), Ok(path)) = (JobRecord::load(folder), fs::canonicalize(path)) else { return Ok(()) };
-    if record.path == path || !record.path.exists() {
+    if record.belongs_to(&path) {
         return Ok(());
     }
     Err(Stuck::new(

@@ -164,7 +164,11 @@ fn source(node: &Node, findings: &mut Findings, warnings: &mut Vec<String>) -> O
     if url.scheme() == "http" && !is_local {
         warnings.push(format!("source.url: {url} is not https, so the credentials can be read on the way"));
     }
-    Some(Source { url, credentials: credentials?, ca_file: text(node, "ca_file").map(Into::into) })
+    let ca_file = text(node, "ca_file").map(Into::into);
+    if url.scheme() == "http" && ca_file.is_some() {
+        warnings.push(format!("source.ca_file: nothing reads it, since {url} is not https"));
+    }
+    Some(Source { url, credentials: credentials?, ca_file })
 }
 
 /// The base url of a server: without `/api`, without a slash at the end of a context path.
