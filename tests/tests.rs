@@ -20,6 +20,8 @@ mod kills;
 mod kind;
 /// All of metadata: every collection, every version, whatever comes and goes.
 mod metadata;
+/// Packets lost, swallowed, refused.
+mod network;
 /// Never above the limit, close to it, and kind.
 mod pace;
 /// Power cuts: what was announced is there.

@@ -22,6 +22,7 @@ use crate::support::{Ended, PASSWORD, stand_in};
 
 mod kills;
 mod seeds;
+mod soak;
 
 /// One finished file of a job: its stem, and what must be in it, line by line.
 type Stream = (&'static str, fn(&StandIn) -> Vec<String>);
