@@ -15,6 +15,7 @@ use std::{
 };
 
 use futures_core::future::{BoxFuture, LocalBoxFuture};
+use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
 
@@ -37,7 +38,7 @@ use crate::{
 
 /// Rows of a fake page.
 const PAGE_ROWS: u32 = 5;
-/// How long the fake source thinks about everything.
+/// How long the fake source thinks about everything, on average where it is drawn by lot.
 const SOURCE_LATENCY: Duration = Duration::from_millis(10);
 
 /// How a life treats its chosen port call.
@@ -71,11 +72,18 @@ pub(crate) struct Life {
     died: Notify,
     /// Who is asked for a stop.
     stop: watch::Sender<Option<Stop>>,
+    /// What the source's latencies are drawn from, and with them the order in which things happen; `None`: all are equal.
+    lots: Option<Mutex<SmallRng>>,
 }
 
 impl Life {
     /// A life in which `fate` happens at port call `at`.
     pub(crate) fn new(at: u64, fate: Fate) -> Arc<Life> {
+        Life::by_lot(at, fate, None)
+    }
+
+    /// The same, in an order of things that follows from the seed.
+    pub(crate) fn by_lot(at: u64, fate: Fate, seed: Option<u64>) -> Arc<Life> {
         Arc::new(Life {
             at,
             fate,
@@ -83,6 +91,7 @@ impl Life {
             dead: AtomicBool::new(false),
             died: Notify::new(),
             stop: watch::Sender::new(None),
+            lots: seed.map(|seed| Mutex::new(SmallRng::seed_from_u64(seed))),
         })
     }
 
@@ -96,6 +105,12 @@ impl Life {
         while !self.dead.load(Ordering::SeqCst) {
             self.died.notified().await;
         }
+    }
+
+    /// Waits as long as the source thinks about one question.
+    async fn source_thinks(&self) {
+        let lot = self.lots.as_ref().map_or(1.0, |lots| lots.lock().unwrap().random_range(0.1..1.9));
+        tokio::time::sleep(SOURCE_LATENCY.mul_f64(lot)).await;
     }
 
     /// Port calls so far.
@@ -318,7 +333,7 @@ struct FakeSource {
 impl Source for FakeSource {
     fn identify(&self) -> LocalBoxFuture<'_, Result<SourceIdentity, Failure>> {
         Box::pin(async {
-            tokio::time::sleep(SOURCE_LATENCY).await;
+            self.life.source_thinks().await;
             self.life.call(&self.world.disk, || Ok(self.world.identity.lock().unwrap().clone())).await
         })
     }
@@ -351,7 +366,7 @@ impl Source for FakeSource {
             Ok(plan)
         };
         Box::pin(async move {
-            tokio::time::sleep(SOURCE_LATENCY).await;
+            self.life.source_thinks().await;
             self.life.call(&self.world.disk, make).await
         })
     }
@@ -364,7 +379,7 @@ impl Source for FakeSource {
         size: PageSize,
     ) -> LocalBoxFuture<'a, Result<Page, Failure>> {
         Box::pin(async move {
-            tokio::time::sleep(SOURCE_LATENCY).await;
+            self.life.source_thinks().await;
             assert!(!self.life.panics_now(), "a scripted panic");
             let page = self.life.call(&self.world.disk, || {
                 if self.closed.load(Ordering::SeqCst) {
