@@ -401,8 +401,9 @@ impl Run {
         let mut listings = Vec::new();
         for (stream, of_plan) in streams_in(plan) {
             let has_listing = plan.partitions_of(stream).any(|partition| partition.role == PartitionRole::Listing);
-            let kept = self.stream_counts(stream).rows;
-            if has_listing || !self.is_whole(stream) || of_plan.expected_rows.is_none_or(|expected| expected == kept) {
+            let counts = self.stream_counts(stream);
+            let known = counts.rows + counts.rejected;
+            if has_listing || !self.is_whole(stream) || of_plan.expected_rows.is_none_or(|expected| expected == known) {
                 continue;
             }
             let Some(first) = plan.partitions_of(stream).next() else { continue };

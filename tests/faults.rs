@@ -53,6 +53,7 @@ fn passing_faults() -> Vec<(&'static str, Fault)> {
         ("wrong content type", Fault::ContentType("text/csv".into())),
         ("rows under another name", Fault::Envelope(Envelope::Instances)),
         ("no pager", Fault::Envelope(Envelope::NoPager)),
+        ("half of the rows", Fault::Envelope(Envelope::FewerRows)),
         ("another page size", Fault::Envelope(Envelope::OtherPageSize)),
         ("stale connection", Fault::StaleClose),
         ("lost sessions", Fault::LoseSessions),
@@ -157,14 +158,44 @@ fn a_page_that_is_too_heavy_is_halved_until_it_passes() {
 }
 
 #[test]
-fn a_row_that_is_too_large_is_rejected_with_its_size_and_all_others_are_taken() {
-    // The stand-in adds the row, so it is asked where a page has no size: 2.30, one answer for the whole collection.
-    let huge = FaultRule::on(Match::nth(1)).and_rows_only().act(Fault::HugeRow { bytes: 17 << 20 }).times(1);
-    let stand_in = stand_in().version("2.30").org_units(ROWS).fault(huge).start().unwrap();
+fn a_row_that_is_too_large_is_rejected_once_with_its_id_and_size_and_all_others_are_taken() {
+    // The whole collection in the answer behind that for its size, and the third of many pages.
+    for (version, answer) in [("2.30", 2), ("2.40", 4)] {
+        let huge = FaultRule::on(Match::nth(answer)).and_rows_only().act(Fault::HugeRow { bytes: 17 << 20 });
+        let stand_in = stand_in().version(version).org_units(ROWS).fault(huge).start().unwrap();
+        let place = Place::new();
+        let ended = place.job(stand_in.url(), "in_flight = 1", METADATA).run();
+        ended.assert_code(3, version);
+        let rejects = std::fs::read_to_string(place.file("out/rejects.ndjson")).unwrap();
+        let reject: serde_json::Value = serde_json::from_str(&rejects).expect("one line");
+        assert_eq!(reject["class"], "too_large", "{version}: {rejects}");
+        assert!(reject["bytes"].as_u64().unwrap() > 17 << 20, "{version}: {rejects}");
+        let truth = stand_in.truth("organisationUnits", ":owner");
+        let id_of = |row: &String| serde_json::from_str::<serde_json::Value>(row).unwrap()["id"].clone();
+        let (refused, mut others): (Vec<_>, Vec<_>) = truth.into_iter().partition(|row| id_of(row) == reject["id"]);
+        assert_eq!(refused.len(), 1, "{version}: {rejects}");
+        let mut rows = place.rows("organisationUnits");
+        rows.sort();
+        others.sort();
+        assert!(rows == others, "{version}: {} rows, {} others", rows.len(), others.len());
+        // The numbers add up with it, so that nothing is listed or asked for again.
+        let units = &ended.report()["streams"]["organisationUnits"];
+        assert_eq!((units["rejected"].as_u64(), units["appeared"].as_u64()), (Some(1), None), "{version}: {units}");
+    }
+}
+
+#[test]
+fn what_a_table_that_comes_whole_leaves_out_is_listed_and_fetched() {
+    // 2.30 has no pages: the first answer is the number of rows, the second all of them.
+    let fewer = FaultRule::on(Match::nth(2)).and_rows_only().act(Fault::Envelope(Envelope::FewerRows)).times(1);
+    let stand_in = stand_in().version("2.30").org_units(ROWS).fault(fewer).start().unwrap();
     let place = Place::new();
     let ended = place.job(stand_in.url(), "in_flight = 1", METADATA).run();
-    ended.assert_code(3, "a row of 17 MiB");
-    assert_eq!(place.rows("organisationUnits").len(), stand_in.count("organisationUnits"));
-    let rejects = std::fs::read_to_string(place.file("out/rejects.ndjson")).unwrap();
-    assert!(rejects.contains("too_large") && rejects.len() < 1_000, "{rejects}");
+    ended.assert_code(0, "half of the table at first");
+    assert_eq!(stand_in.ledger().faults(), 1);
+    let units = &ended.report()["streams"]["organisationUnits"];
+    assert_eq!((units["expected"].as_u64(), units["appeared"].as_u64()), (Some(1_100), Some(550)), "{units}");
+    let mut truth = stand_in.truth("organisationUnits", ":owner");
+    truth.sort_by_key(|row| serde_json::from_str::<serde_json::Value>(row).unwrap()["id"].to_string());
+    assert!(place.rows("organisationUnits") == truth);
 }

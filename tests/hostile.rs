@@ -72,14 +72,14 @@ fn bombs_and_floods_cost_no_memory_and_no_row() {
 
 #[test]
 fn giant_and_deep_rows_are_rejected_with_a_reason_and_all_others_are_taken() {
-    // In one answer for the whole collection, where an additional row contradicts no page size.
+    // In the one answer for the whole collection, behind that for its size.
     let rows = vec![
         ("a row of 50 MB", Fault::HugeRow { bytes: 50_000_000 }, "too_large"),
         ("a row 200 levels deep", Fault::DeepRow { depth: 200 }, "too_deep"),
         ("a row 100,000 levels deep", Fault::DeepRow { depth: 100_000 }, "too_deep"),
     ];
     side_by_side(rows, 3, |(what, fault, reason)| {
-        let row = FaultRule::on(Match::nth(1)).and_rows_only().act(fault).times(1);
+        let row = FaultRule::on(Match::nth(2)).and_rows_only().act(fault).times(1);
         let scene = Scene::new(&SUBJECTS[2], |server| server.fault(row));
         let trial = scene.trial("in_flight = 1");
         let (code, peak) = run_watched(&trial);
@@ -87,7 +87,7 @@ fn giant_and_deep_rows_are_rejected_with_a_reason_and_all_others_are_taken() {
         assert!(peak > 0 && peak <= MEMORY_KIB_MAX, "{what}: {peak} KiB");
         let rejects = fs::read_to_string(trial.folder.join("out/rejects.ndjson")).unwrap();
         assert!(rejects.contains(reason) && rejects.len() < 1_000, "{what}: {} bytes of rejects", rejects.len());
-        trial.assert_rows(what);
+        trial.assert_rows_but_one(what);
     });
 }
 

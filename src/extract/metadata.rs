@@ -161,15 +161,11 @@ impl MetadataExtract {
             None => offered(&schemas, &mut plan.left_out),
         };
         let is_paged = identity.minor >= PAGED_SINCE;
-        let sizes: Vec<Result<Size, Failure>> = if is_paged {
-            let sizes = stream::iter(&candidates).map(|candidate| async {
-                let filters = self.filters_for(source, self.stream.as_deref().unwrap_or(&candidate.name))?;
-                self.size(source, candidate, &filters).await
-            });
-            sizes.buffered(source.in_flight as usize).collect().await
-        } else {
-            candidates.iter().map(|_| Ok(Size::default())).collect()
-        };
+        let sizes = stream::iter(&candidates).map(|candidate| async {
+            let filters = self.filters_for(source, self.stream.as_deref().unwrap_or(&candidate.name))?;
+            self.size(source, candidate, &filters, is_paged).await
+        });
+        let sizes: Vec<Result<Size, Failure>> = sizes.buffered(source.in_flight as usize).collect().await;
         for (candidate, size) in candidates.into_iter().zip(sizes) {
             let size = match size {
                 Ok(size) => size,
@@ -218,12 +214,16 @@ impl MetadataExtract {
         Ok(Some(since.strftime("%Y-%m-%dT%H:%M:%S").to_string()))
     }
 
-    /// Asks how many rows a collection has, and for the last id of each range.
+    /// Asks how many rows a collection has, and for the last id of each range, where it is to be fetched in pages.
+    ///
+    /// A server that does not page in its database loads the whole table for the number too, but writes only one row of it.
+    /// Without the number nobody could tell a whole table from a part of one.
     async fn size(
         &self,
         source: &SourceContext<'_>,
         candidate: &Candidate,
         filters: &[String],
+        is_paged: bool,
     ) -> Result<Size, Failure> {
         let list =
             MetadataList { endpoint: candidate.endpoint.as_deref(), filters, ..MetadataList::new(&candidate.name) };
@@ -232,6 +232,9 @@ impl MetadataExtract {
             async move { client.id_at(&list, 1).await }
         });
         let total = first.await?.pager.total;
+        if !is_paged {
+            return Ok(Size { total, cuts: Vec::new() });
+        }
         let ends = range_ends(total.unwrap_or(0), self.page_size, source.in_flight);
         let cuts = stream::iter(ends).map(|place| {
             let list = list.clone();
@@ -562,9 +565,8 @@ fn id_in(prefix: &[u8]) -> Option<String> {
 }
 
 /// The selection of a listing of the same collection.
-pub(crate) fn listing(selection: &MetadataSelection) -> Option<MetadataSelection> {
-    selection.page_size?;
-    Some(MetadataSelection { after: None, until: None, want: Want::Listing, ..selection.clone() })
+pub(crate) fn listing(selection: &MetadataSelection) -> MetadataSelection {
+    MetadataSelection { after: None, until: None, want: Want::Listing, ..selection.clone() }
 }
 
 /// The selections that fetch the rows with these ids.

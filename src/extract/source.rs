@@ -220,7 +220,7 @@ impl Source for Dhis2Source {
 
     fn listing(&self, selection: &Value) -> Option<Value> {
         match Selection::of(selection).ok()? {
-            Selection::Metadata(selection) => Some(Selection::Metadata(metadata::listing(&selection)?).to_value()),
+            Selection::Metadata(selection) => Some(Selection::Metadata(metadata::listing(&selection)).to_value()),
             Selection::DeletedObjects(_) => None,
         }
     }

@@ -14,7 +14,8 @@ use sha2::{Digest, Sha256};
 
 use super::reader::SpoolReader;
 
-/// See `Sink::compare`. Listed are the keys of all listing partitions of the stream, fetched those of all others.
+/// See `Sink::compare`. Listed are the keys of all listing partitions of the stream, fetched those of all others,
+/// rejected ones included.
 pub(crate) fn compare(
     reader: &SpoolReader,
     stream: StreamId,
@@ -25,7 +26,11 @@ pub(crate) fn compare(
     let mut fetched: Vec<u128> = Vec::new();
     for partition in plan.partitions_of(stream).filter(|partition| partition.role != PartitionRole::Listing) {
         for span in spans.spans(partition.id) {
-            reader.page(&span?, &mut buffer, |record| {
+            let span = span?;
+            // What was refused once would be refused again.
+            fetched
+                .extend(span.rejects.iter().filter_map(|reject| reject.id.as_deref()).map(|id| digest(id.as_bytes())));
+            reader.page(&span, &mut buffer, |record| {
                 fetched.push(digest(record.key));
                 Ok(())
             })?;

@@ -340,9 +340,24 @@ async fn a_comparison_names_what_is_missing_and_counts_what_vanished(bench: &dyn
     ] {
         spans.0.push(sink.clone().append(page).await.unwrap());
     }
+    let refused = Reject {
+        partition: "organisationUnits/1".to_owned(),
+        class: "too_large".to_owned(),
+        message: "the row is larger than 16 MiB".to_owned(),
+        id: Some("new2".to_owned()),
+        bytes: Some(20 << 20),
+    };
+    let mut with_reject = spans.clone();
+    let mut of_refused = page(1, 1, &[]);
+    of_refused.counts.fetched = 1;
+    of_refused.counts.rejected = 1;
+    of_refused.rejects.push(refused);
+    with_reject.0.push(sink.clone().append(of_refused).await.unwrap());
     let compare = |spans: &Spans| sink.clone().compare(StreamId(0), plan.clone(), Arc::new(spans.clone()));
     let found = compare(&spans).await.unwrap();
     assert_eq!((found.missing, found.vanished), (vec!["new2".to_owned(), "new1".to_owned(), "d".to_owned()], 1));
+    let found = compare(&with_reject).await.unwrap();
+    assert_eq!(found.missing, ["new1", "d"], "what was refused is not missing");
 
     let repair = page(3, 0, &[("d", "5"), ("new1", "6"), ("new2", "7"), ("a", "2")]);
     spans.0.push(sink.clone().append(repair).await.unwrap());

@@ -246,12 +246,12 @@ pub enum Fault {
         /// The largest page that passes.
         page_size_max: u64,
     },
-    /// An additional first row with a name of so many bytes.
+    /// A further member of the first row, a text of so many bytes.
     HugeRow {
-        /// Length of the name.
+        /// Length of the text.
         bytes: usize,
     },
-    /// An additional first row with arrays nested so deep.
+    /// A further member of the first row, arrays nested so deep.
     DeepRow {
         /// Depth.
         depth: usize,
@@ -379,15 +379,8 @@ impl Fault {
             Self::ContentType(kind) => answer.content_type = Some(kind.clone()),
             Self::Garble(garble) => garble.apply(&mut answer.body),
             Self::Envelope(envelope) => envelope.apply(answer),
-            Self::HugeRow { bytes } => {
-                let row = format!("{{\"id\":\"hugeRow0001\",\"displayName\":\"{}\"}}", "x".repeat(*bytes));
-                insert_row(answer, &row);
-            }
-            Self::DeepRow { depth } => {
-                let row =
-                    format!("{{\"id\":\"deepRow0001\",\"displayName\":{}{}}}", "[".repeat(*depth), "]".repeat(*depth));
-                insert_row(answer, &row);
-            }
+            Self::HugeRow { bytes } => pad_row(answer, &format!("\"{}\"", "x".repeat(*bytes))),
+            Self::DeepRow { depth } => pad_row(answer, &format!("{}{}", "[".repeat(*depth), "]".repeat(*depth))),
             Self::Headers { count, bytes_each } => {
                 for number in 0..*count {
                     answer.headers.push((format!("X-Filler-{number}"), "f".repeat(*bytes_each)));
@@ -449,11 +442,14 @@ fn find(text: &[u8], what: &[u8]) -> Option<usize> {
     text.windows(what.len()).position(|window| window == what)
 }
 
-fn insert_row(answer: &mut Answer, row: &str) {
+/// Gives the first row a further member, its last.
+fn pad_row(answer: &mut Answer, value: &str) {
     let Some(at) = rows_start(answer) else { return };
-    let alone = answer.body.get(at) == Some(&b']');
-    let row = if alone { row.to_owned() } else { format!("{row},") };
-    answer.body.splice(at..at, row.into_bytes());
+    let mut rows = serde_json::Deserializer::from_slice(&answer.body[at..]).into_iter::<serde::de::IgnoredAny>();
+    if let Some(Ok(_)) = rows.next() {
+        let end = at + rows.byte_offset() - 1;
+        answer.body.splice(end..end, format!(",\"padding\":{value}").into_bytes());
+    }
 }
 
 impl Garble {
@@ -900,10 +896,7 @@ mod tests {
         assert!(changed(Fault::Envelope(Envelope::NoPager)).starts_with(r#"{"options":[{"id":"a""#));
         assert!(changed(Fault::Envelope(Envelope::OtherPageSize)).contains(r#""pageSize":26}"#));
         assert!(changed(Fault::Envelope(Envelope::FewerRows)).ends_with(r#"{"id":"b","name":"y"}]}"#));
-        assert!(
-            changed(Fault::DeepRow { depth: 3 })
-                .contains(r#""options":[{"id":"deepRow0001","displayName":[[[]]]},{"id":"a""#)
-        );
+        assert!(changed(Fault::DeepRow { depth: 3 }).contains(r#""name":"x","padding":[[[]]]},{"id":"b""#));
         assert!(changed(Fault::HugeRow { bytes: 500 }).len() > 600);
         assert!(changed(Fault::Garble(Garble::LoneSurrogate)).contains(r#""name":"\ud800z"#));
         let wrong = changed(Fault::Garble(Garble::WrongJson));
