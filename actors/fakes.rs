@@ -239,6 +239,8 @@ pub(crate) struct World {
     pub(crate) failures: Mutex<Vec<Failure>>,
     /// Partitions per stream.
     pub(crate) partitions: u32,
+    /// How many rows more than there are it announces of each stream.
+    pub(crate) miscounts_by: AtomicU64,
     /// What it says about itself.
     pub(crate) identity: Mutex<SourceIdentity>,
     /// Pages asked for: partition and where from.
@@ -259,6 +261,7 @@ impl World {
             truth: Mutex::new(truth.collect()),
             failures: Mutex::default(),
             partitions,
+            miscounts_by: AtomicU64::new(0),
             identity: Mutex::new(SourceIdentity {
                 url: "http://fake".into(),
                 system_id: Some("one".into()),
@@ -342,11 +345,12 @@ impl Source for FakeSource {
         let make = || {
             let truth = self.world.truth.lock().unwrap();
             let mut plan = Plan::default();
+            let miscounts_by = self.world.miscounts_by.load(Ordering::SeqCst);
             for (place, (name, rows)) in truth.iter().enumerate() {
                 plan.streams.push(Stream {
                     name: name.clone(),
                     order: StreamOrder::Keyset,
-                    expected_rows: Some(rows.len() as u64),
+                    expected_rows: Some(rows.len() as u64 + miscounts_by),
                     optional: false,
                     watermark: None,
                 });

@@ -111,6 +111,7 @@ pub async fn run(harvest: Harvest) -> Report {
     report.retries = told.retries;
     report.peak_requests_per_second = pace.map_or(0, |pace| pace.peak_requests_per_second);
     report.warnings = told.warnings;
+    report.warnings.extend(run.unseen());
     report.seconds = began.elapsed().as_secs_f64();
     report
 }
@@ -525,6 +526,23 @@ impl Run {
             return Some(format!("the server announced {expected} rows of {name}, {} were fetched", prepared.rows));
         }
         None
+    }
+
+    /// What the server had announced and then neither sent nor listed, as sentences. The listing is believed, but not silently.
+    fn unseen(&self) -> Vec<String> {
+        let Some(checkpoint) = &self.checkpoint else { return Vec::new() };
+        let sentence = |(stream, of_plan): (StreamId, &crate::partition::Stream)| {
+            let (prepared, _) = (self.finished.get(&stream)?, self.reconciled.get(&stream)?);
+            let unseen = of_plan.expected_rows?.checked_sub(prepared.rows + self.stream_counts(stream).rejected)?;
+            (unseen > 0).then(|| {
+                format!(
+                    "{unseen} of the rows that the server had counted in {} it neither sent nor listed: they are deleted \
+                     by now, or this user may not see them",
+                    of_plan.name
+                )
+            })
+        };
+        streams_in(&checkpoint.header.plan).filter_map(sentence).collect()
     }
 
     /// Rows of a stream that the server sent, listings aside.

@@ -1,7 +1,10 @@
 //! The proofs of recovery: a death at every port call, a failure of every port call, a panic in every page. The result is
 //! that of an undisturbed run, and nothing that was committed is asked for twice.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use actix::prelude::*;
 use futures_core::future::LocalBoxFuture;
@@ -257,6 +260,19 @@ async fn rows_that_appear_or_vanish_meanwhile_are_reconciled_and_counted() {
     assert_eq!((report.streams["stream0"].appeared, report.streams["stream0"].vanished), (Some(1), Some(1)));
     let published = String::from_utf8(world.disk.published()["stream0.ndjson"].clone()).unwrap();
     assert!(published.contains("s0r00000a"), "the row that appeared was fetched");
+}
+
+#[actix::test]
+async fn a_source_that_counts_more_than_it_lists_is_believed_and_not_in_silence() {
+    tokio::time::pause();
+    let world = World::new(1, 40, 2);
+    world.miscounts_by.store(3, Ordering::SeqCst);
+    let report = live(&world, &Life::undisturbed(), 1).await.unwrap();
+    assert_eq!(report.outcome, Outcome::Complete, "{:?}", report.error);
+    assert_exact(&world, "miscounted");
+    assert!(report.warnings.iter().any(|said| said.contains("3 of the rows")), "{:?}", report.warnings);
+    let report = live(&World::new(1, 40, 2), &Life::undisturbed(), 1).await.unwrap();
+    assert!(report.warnings.is_empty(), "{:?}", report.warnings);
 }
 
 #[actix::test]
