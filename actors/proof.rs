@@ -350,7 +350,7 @@ async fn the_pulse_is_the_supervisors_a_hang_of_it_is_silence() {
         std::mem::take(&mut *witness.0.lock().unwrap()).len()
     };
     assert!((9..=10).contains(&pulses().await));
-    supervisor.do_send(Hang);
+    supervisor.send(Hang).await.unwrap();
     assert!(pulses().await <= 1);
     assert_eq!(pulses().await, 0);
 }

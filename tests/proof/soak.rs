@@ -1,15 +1,11 @@
 //! A soak: one long run and many short ones, in trouble all the time. Nothing differs, and nothing grows: no memory, no
 //! descriptors, no state folder. Nothing at all unless `PROOF_SOAK_SECONDS` says how long.
 
-use std::{
-    fs,
-    path::Path,
-    process::Child,
-    time::{Duration, Instant},
-};
+use std::{fs, path::Path, process::Child, time::Duration};
 
 use dhis2_stand_in::FaultRule;
 use rustix::process::Signal;
+use tokio::time::Instant;
 
 use super::{Lots, SUBJECTS, Scene, Setting, Tally, Trial, amount};
 use crate::support::signal;
