@@ -21,7 +21,7 @@ use std::{
     os::unix::fs::{DirBuilderExt, PermissionsExt},
     panic::{self, AssertUnwindSafe},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, Once, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, Once, PoisonError, mpsc},
     thread,
     time::Duration,
 };
@@ -47,6 +47,10 @@ const CACHE_BYTES: u64 = 8 * 1024 * 1024;
 /// second was once too short in a test run; whether somebody else runs this job is decided by the state lock before.)
 const LOCK_ASKED_MAX: u32 = 500;
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
+
+/// How long a flush may take before another is begun beside it, and how many are: two minutes in all, for a disk in trouble.
+const FLUSH_PATIENCE: Duration = Duration::from_secs(5);
+const FLUSHES_MAX: u32 = 24;
 
 /// A [`CheckpointStore`] in a folder. All its work happens on blocking threads.
 #[derive(Debug)]
@@ -398,7 +402,7 @@ fn commit_durable(db: &Db, dir: &Path, batch: sled::Batch) -> sled::Result<()> {
     harvester_actors::crash_point!("store.commit.before");
     db.apply_batch(batch)?;
     harvester_actors::crash_point!("store.commit.apply");
-    db.flush()?;
+    flush(db)?;
     harvester_actors::crash_point!("store.commit.flush");
     if harvester_pacing::control!("store-fsync") {
         sync_tree(dir)?;
@@ -406,6 +410,32 @@ fn commit_durable(db: &Db, dir: &Path, batch: sled::Batch) -> sled::Result<()> {
     harvester_actors::crash_point!("store.commit.fsync");
     harvester_actors::crash_point!("store.commit.after");
     Ok(())
+}
+
+/// Flushes, without waiting for a flush that never returns.
+///
+/// When a write of one of sled's threads fails, sled 0.34 sometimes leaves who waits in `flush` asleep for ever: about one
+/// in a hundred failing syncs (strace, EIO). Who asks anew is told of the error, and wakes the sleeper; so each flush has a
+/// thread of its own, and another is begun when none has returned for a while.
+fn flush(db: &Db) -> sled::Result<()> {
+    let (done, flushed) = mpsc::channel();
+    for _ in 0..FLUSHES_MAX {
+        let (db, done) = (db.clone(), done.clone());
+        let flush = move || {
+            let ended = panic::catch_unwind(AssertUnwindSafe(|| db.flush()));
+            // Whoever hears of the end may close the database.
+            drop(db);
+            // An earlier one may have been heard already.
+            let _ = done.send(ended);
+        };
+        thread::Builder::new().name("sled-flush".to_owned()).spawn(flush)?;
+        match flushed.recv_timeout(FLUSH_PATIENCE) {
+            Ok(Ok(ended)) => return ended.map(drop),
+            Ok(Err(panicked)) => panic::resume_unwind(panicked),
+            Err(_) => tracing::debug!("the checkpoint store has not been flushed yet"),
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::TimedOut, "sled does not return from a flush").into())
 }
 
 /// Syncs every file below a folder, then the folder; makes them private.
