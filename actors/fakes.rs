@@ -231,6 +231,17 @@ impl Disk {
     }
 }
 
+/// Rows that are listed and not sent.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct HeldBack {
+    /// Their ids.
+    pub(crate) ids: BTreeSet<String>,
+    /// Whether the row behind one is sent twice in its place.
+    pub(crate) doubles_another: bool,
+    /// Whether they are held back too where they are asked for by their ids.
+    pub(crate) from_repairs: bool,
+}
+
 /// A source that is a list of rows per stream, with a script of failures.
 pub(crate) struct World {
     /// The truth: per stream, its rows in the server's order.
@@ -241,6 +252,8 @@ pub(crate) struct World {
     pub(crate) partitions: u32,
     /// How many rows more than there are it announces of each stream.
     pub(crate) miscounts_by: AtomicU64,
+    /// Rows that it lists and does not send.
+    pub(crate) held_back: Mutex<HeldBack>,
     /// What it says about itself.
     pub(crate) identity: Mutex<SourceIdentity>,
     /// Pages asked for: partition and where from.
@@ -262,6 +275,7 @@ impl World {
             failures: Mutex::default(),
             partitions,
             miscounts_by: AtomicU64::new(0),
+            held_back: Mutex::default(),
             identity: Mutex::new(SourceIdentity {
                 url: "http://fake".into(),
                 system_id: Some("one".into()),
@@ -443,9 +457,19 @@ impl FakeSource {
             _ => 0,
         };
         let taken: Vec<_> = wanted[behind..].iter().take(page_rows).collect();
+        let held_back = self.world.held_back.lock().unwrap().clone();
+        let is_repair = selection["ids"].is_array();
+        let is_exempt = selection["listing"] == true || (is_repair && !held_back.from_repairs);
         let mut body = Vec::new();
         let mut counts = PageCounts::default();
-        for (id, row) in &taken {
+        for (place, mut sent) in taken.iter().enumerate() {
+            if held_back.ids.contains(&sent.0) && !is_exempt {
+                match taken.get(place + 1) {
+                    Some(other) if held_back.doubles_another && !is_repair => sent = other,
+                    _ => continue,
+                }
+            }
+            let (id, row) = sent;
             let row = if selection["listing"] == true { "" } else { row.as_str() };
             push_record(&mut body, id.as_bytes(), row.as_bytes());
             counts.fetched += 1;
@@ -634,7 +658,12 @@ impl Sink for FakeSink {
                     let rows = self.rows_of(&plan, stream, role, &spans)?;
                     Ok::<_, Failure>(rows.into_iter().map(|(key, _)| key).collect::<Vec<String>>())
                 };
-                let (rows, listing) = (keys(PartitionRole::Rows)?, keys(PartitionRole::Listing)?);
+                let mut rows = keys(PartitionRole::Rows)?;
+                rows.extend(keys(PartitionRole::Repair)?);
+                let mut listing = Vec::new();
+                for span in plan.newest_listing(stream).into_iter().flat_map(|listing| spans.spans(listing.id)) {
+                    listing.extend(self.records(&span?).into_iter().map(|(key, _)| key));
+                }
                 let (have, listed): (BTreeSet<_>, BTreeSet<_>) = (rows.iter().collect(), listing.iter().collect());
                 Ok(Comparison {
                     missing: listing.iter().filter(|key| !have.contains(key)).cloned().collect(),
@@ -655,6 +684,9 @@ impl Sink for FakeSink {
             let act = || {
                 let mut rows = self.rows_of(&plan, stream, PartitionRole::Rows, &spans)?;
                 rows.extend(self.rows_of(&plan, stream, PartitionRole::Repair, &spans)?);
+                let fetched = rows.len();
+                rows.sort();
+                rows.dedup_by(|one, other| one.0 == other.0);
                 let file = format!("{}.ndjson", plan.streams[stream.0 as usize].name);
                 let bytes: Vec<u8> = rows.iter().flat_map(|(_, row)| row.iter().copied().chain([b'\n'])).collect();
                 let prepared = PreparedStream {
@@ -662,7 +694,7 @@ impl Sink for FakeSink {
                     rows: rows.len() as u64,
                     bytes: bytes.len() as u64,
                     sha256: String::new(),
-                    duplicates: 0,
+                    duplicates: (fetched - rows.len()) as u64,
                 };
                 self.disk.contents().prepared.insert(file, bytes);
                 Ok(prepared)

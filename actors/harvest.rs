@@ -94,6 +94,7 @@ pub async fn run(harvest: Harvest) -> Report {
         resumed: false,
         checkpoint: None,
         finished: BTreeMap::new(),
+        distrusted: BTreeSet::new(),
         reconciled: BTreeMap::new(),
         settlement: Settlement::default(),
         watermarks: BTreeMap::new(),
@@ -136,6 +137,9 @@ impl From<Failure> for End {
     }
 }
 
+/// How often a process lists a stream anew because what was listed did not come.
+const RELISTINGS_MAX: u32 = 1;
+
 /// What a reconciliation found.
 #[derive(Clone, Copy, Debug, Default)]
 struct Reconciled {
@@ -143,6 +147,10 @@ struct Reconciled {
     appeared: u64,
     /// Rows that went away meanwhile.
     vanished: u64,
+    /// Rows that the newest listing has and that do not come.
+    missing: u64,
+    /// Listings beyond the first, made by this process.
+    relistings: u32,
 }
 
 /// A run under way.
@@ -159,6 +167,8 @@ struct Run {
     checkpoint: Option<Checkpoint>,
     /// Files that are prepared.
     finished: BTreeMap<StreamId, PreparedStream>,
+    /// Streams whose numbers do not add up although there are as many rows as announced.
+    distrusted: BTreeSet<StreamId>,
     /// Streams whose numbers were explained.
     reconciled: BTreeMap<StreamId, Reconciled>,
     /// What became of partitions that did not finish.
@@ -194,12 +204,20 @@ impl Run {
         self.teller.tell(Event::SourceIdentified(identity.clone()));
         self.begin(&identity).await?;
 
-        let pipeline = self.spawn(&identity)?;
-        let fetched = self.fetch(&pipeline).await;
-        pipeline.end().await;
-        fetched?;
+        loop {
+            let pipeline = self.spawn(&identity)?;
+            let fetched = self.fetch(&pipeline).await;
+            pipeline.end().await;
+            fetched?;
 
-        self.finish().await
+            let taken = self.prepare().await?;
+            match self.first_mismatch(&taken)? {
+                None => return self.publish(&taken).await,
+                // A row that came twice may hide one that did not come. Only a listing tells.
+                Some((stream, _)) if !self.reconciled.contains_key(&stream) && self.distrusted.insert(stream) => {}
+                Some((_, mismatch)) => return Err(End::Mismatch(mismatch)),
+            }
+        }
     }
 
     /// Refuses to go on with a job whose rows would be others.
@@ -339,20 +357,16 @@ impl Run {
         Ok(Pipeline { planner, writer, checkpointer, arbiters, identity: Arc::new(identity.clone()), fetchers })
     }
 
-    /// Fetches all partitions, compares, and fetches what was missing.
+    /// Fetches all partitions, and whatever it takes for their numbers to be explained.
     async fn fetch(&mut self, pipeline: &Pipeline) -> Result<(), End> {
-        self.fetch_all(pipeline).await?;
-        let listings = self.listings();
-        if !listings.is_empty() {
-            self.grow(pipeline, listings).await?;
+        loop {
             self.fetch_all(pipeline).await?;
+            let more = self.explain().await?;
+            if more.is_empty() {
+                return Ok(());
+            }
+            self.grow(pipeline, more).await?;
         }
-        let repairs = self.compare().await?;
-        if !repairs.is_empty() {
-            self.grow(pipeline, repairs).await?;
-            self.fetch_all(pipeline).await?;
-        }
-        Ok(())
     }
 
     /// Lets the fetchers work until all partitions are settled, and makes everything durable.
@@ -395,71 +409,67 @@ impl Run {
         Ok(())
     }
 
-    /// One listing for each stream whose numbers need an explanation and that has no listing yet.
-    fn listings(&self) -> Vec<Partition> {
-        let Some(checkpoint) = &self.checkpoint else { return Vec::new() };
-        let plan = &checkpoint.header.plan;
-        let mut listings = Vec::new();
-        for (stream, of_plan) in streams_in(plan) {
-            let has_listing = plan.partitions_of(stream).any(|partition| partition.role == PartitionRole::Listing);
-            let counts = self.stream_counts(stream);
-            let known = counts.rows + counts.rejected;
-            if has_listing || !self.is_whole(stream) || of_plan.expected_rows.is_none_or(|expected| expected == known) {
+    /// What is to be fetched for the numbers of each stream to be explained: a listing where they differ from the server's,
+    /// what a listing has and we have not, and a newer listing where that did not come either: it may be gone by now.
+    async fn explain(&mut self) -> Result<Vec<Partition>, End> {
+        let plan = Arc::new(self.known()?.header.plan.clone());
+        let mut more: Vec<Partition> = Vec::new();
+        for (stream, of_plan) in streams_in(&plan) {
+            let repairs = plan.partitions_of(stream).filter(|partition| partition.role == PartitionRole::Repair);
+            let newest_repair = repairs.map(|repair| repair.id).max();
+            let Some(first) = plan.partitions_of(stream).next() else { continue };
+            if !self.is_whole(stream) {
                 continue;
             }
-            let Some(first) = plan.partitions_of(stream).next() else { continue };
-            let Some(selection) = self.harvest.source.listing(&first.selection) else { continue };
-            listings.push(Partition {
-                id: PartitionId((plan.partitions.len() + listings.len()) as u32),
-                stream,
-                key: format!("{}/listing", of_plan.name),
-                role: PartitionRole::Listing,
-                selection,
-                requests: None,
-                expected_rows: None,
-            });
+            let (role, selections) = match plan.newest_listing(stream) {
+                None if self.is_as_announced(stream, of_plan) => continue,
+                None => (PartitionRole::Listing, Vec::from_iter(self.harvest.source.listing(&first.selection))),
+                Some(listing) => {
+                    let missing = self.compare(&plan, stream).await?;
+                    let is_repaired = newest_repair > Some(listing.id);
+                    let reconciled = self.reconciled.entry(stream).or_default();
+                    reconciled.missing = missing.len() as u64;
+                    if !is_repaired {
+                        reconciled.appeared += reconciled.missing;
+                    }
+                    let Reconciled { appeared, vanished, relistings, .. } = *reconciled;
+                    self.teller.tell(Event::Reconciled { stream, appeared, vanished });
+                    if missing.is_empty() {
+                        continue;
+                    } else if !is_repaired {
+                        (PartitionRole::Repair, self.harvest.source.repair(&first.selection, &missing))
+                    } else if relistings < RELISTINGS_MAX {
+                        reconciled.relistings += 1;
+                        (PartitionRole::Listing, Vec::from_iter(self.harvest.source.listing(&first.selection)))
+                    } else {
+                        continue;
+                    }
+                }
+            };
+            let word = if role == PartitionRole::Listing { "listing" } else { "repair" };
+            for selection in selections {
+                let id = PartitionId((plan.partitions.len() + more.len()) as u32);
+                let key = format!("{}/{word}-{id}", of_plan.name);
+                more.push(Partition { id, stream, key, role, selection, requests: None, expected_rows: None });
+            }
         }
-        listings
+        Ok(more)
     }
 
-    /// Compares each stream that has a listing with it, and returns the partitions that fetch what is missing.
-    async fn compare(&mut self) -> Result<Vec<Partition>, End> {
-        let plan = Arc::new(self.known()?.header.plan.clone());
-        let mut repairs = Vec::new();
-        for (stream, of_plan) in streams_in(&plan) {
-            let with_role = |role| plan.partitions_of(stream).filter(move |partition| partition.role == role);
-            if with_role(PartitionRole::Listing).next().is_none() || !self.is_whole(stream) {
-                continue;
-            }
-            let spans = Arc::clone(&self.harvest.store).reader();
-            let comparing = Arc::clone(&self.harvest.sink).compare(stream, Arc::clone(&plan), spans);
-            let comparison = self.unless_stopped(comparing).await??;
-            let already = with_role(PartitionRole::Repair).next().is_some();
-            let reconciled = Reconciled { appeared: comparison.missing.len() as u64, vanished: comparison.vanished };
-            self.reconciled.insert(stream, reconciled);
-            self.teller.tell(Event::Reconciled {
-                stream,
-                appeared: reconciled.appeared,
-                vanished: reconciled.vanished,
-            });
-            let Some(first) = with_role(PartitionRole::Rows).next() else { continue };
-            if already || comparison.missing.is_empty() {
-                continue;
-            }
-            for selection in self.harvest.source.repair(&first.selection, &comparison.missing) {
-                let id = PartitionId((plan.partitions.len() + repairs.len()) as u32);
-                repairs.push(Partition {
-                    id,
-                    stream,
-                    key: format!("{}/repair-{}", of_plan.name, id),
-                    role: PartitionRole::Repair,
-                    selection,
-                    requests: None,
-                    expected_rows: None,
-                });
-            }
-        }
-        Ok(repairs)
+    /// Whether a stream has as many rows as the server had counted, and nobody doubts it.
+    fn is_as_announced(&self, stream: StreamId, of_plan: &crate::partition::Stream) -> bool {
+        let counts = self.stream_counts(stream);
+        let is_equal = of_plan.expected_rows.is_none_or(|expected| expected == counts.rows + counts.rejected);
+        is_equal && !self.distrusted.contains(&stream)
+    }
+
+    /// Compares a stream with its newest listing, and returns what is missing.
+    async fn compare(&mut self, plan: &Arc<Plan>, stream: StreamId) -> Result<Vec<String>, End> {
+        let spans = Arc::clone(&self.harvest.store).reader();
+        let comparing = Arc::clone(&self.harvest.sink).compare(stream, Arc::clone(plan), spans);
+        let comparison = self.unless_stopped(comparing).await??;
+        self.reconciled.entry(stream).or_default().vanished = comparison.vanished;
+        Ok(comparison.missing)
     }
 
     /// Whether nothing of a stream was given up.
@@ -477,8 +487,8 @@ impl Run {
         of_stream.any(|partition| self.settlement.left_out.contains_key(&partition.id))
     }
 
-    /// Prepares all files, checks that the numbers add up, and publishes.
-    async fn finish(&mut self) -> Result<(), End> {
+    /// Prepares the files of all streams that there are, and says which.
+    async fn prepare(&mut self) -> Result<Vec<StreamId>, End> {
         let plan = Arc::new(self.known()?.header.plan.clone());
         let taken: Vec<StreamId> = streams_in(&plan).map(|(id, _)| id).filter(|id| !self.is_left_out(*id)).collect();
         if let Some(lost) = self.settlement.lost.values().next()
@@ -494,11 +504,14 @@ impl Run {
             crash_point!("finish.prepared");
             self.finished.insert(*stream, prepared);
         }
-        if let Some(mismatch) = taken.iter().find_map(|stream| self.mismatch(&plan, *stream)) {
-            return Err(End::Mismatch(mismatch));
-        }
+        Ok(taken)
+    }
+
+    /// Publishes what is prepared.
+    async fn publish(&mut self, taken: &[StreamId]) -> Result<(), End> {
+        let plan = self.known()?.header.plan.clone();
         let rejects = self.rejects(&plan).await?;
-        let manifest = self.manifest(&plan, &taken)?;
+        let manifest = self.manifest(&plan, taken)?;
         let watermarks = manifest.watermarks.clone();
         crash_point!("publish.before");
         Arc::clone(&self.harvest.sink).publish(manifest, rejects).await?;
@@ -508,6 +521,12 @@ impl Run {
         Arc::clone(&self.harvest.sink).discard().await?;
         self.watermarks = watermarks;
         Ok(())
+    }
+
+    /// The first stream that does not add up, and what of it.
+    fn first_mismatch(&self, taken: &[StreamId]) -> Result<Option<(StreamId, String)>, End> {
+        let plan = &self.known()?.header.plan;
+        Ok(taken.iter().find_map(|stream| Some((*stream, self.mismatch(plan, *stream)?))))
     }
 
     /// What does not add up in a stream, as a sentence.
@@ -520,6 +539,9 @@ impl Run {
         if fetched != accounted {
             return Some(format!("{fetched} rows of {name} were fetched, {accounted} are accounted for"));
         }
+        if let Some(Reconciled { missing: missing @ 1.., .. }) = self.reconciled.get(&stream) {
+            return Some(format!("{missing} of the rows of {name} that the server lists it does not send"));
+        }
         let expected = plan.streams[stream.0 as usize].expected_rows?;
         let explained = self.reconciled.contains_key(&stream) || !self.is_whole(stream);
         if !explained && prepared.rows + counts.rejected != expected {
@@ -528,7 +550,7 @@ impl Run {
         None
     }
 
-    /// What the server had announced and then neither sent nor listed, as sentences. The listing is believed, but not silently.
+    /// How many rows fewer than the server had counted there are, as sentences: its listing is believed, but not silently.
     fn unseen(&self) -> Vec<String> {
         let Some(checkpoint) = &self.checkpoint else { return Vec::new() };
         let sentence = |(stream, of_plan): (StreamId, &crate::partition::Stream)| {
@@ -536,8 +558,8 @@ impl Run {
             let unseen = of_plan.expected_rows?.checked_sub(prepared.rows + self.stream_counts(stream).rejected)?;
             (unseen > 0).then(|| {
                 format!(
-                    "{unseen} of the rows that the server had counted in {} it neither sent nor listed: they are deleted \
-                     by now, or this user may not see them",
+                    "the server had counted {unseen} rows more in {} than it lists and sends: they are deleted by now, came \
+                     twice, or are not for this user",
                     of_plan.name
                 )
             })

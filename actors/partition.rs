@@ -115,6 +115,11 @@ impl Plan {
         self.partitions.iter().filter(move |partition| partition.stream == stream)
     }
 
+    /// The listing of a stream that was made last; its older ones no longer count.
+    pub fn newest_listing(&self, stream: StreamId) -> Option<&Partition> {
+        self.partitions_of(stream).filter(|partition| partition.role == PartitionRole::Listing).last()
+    }
+
     /// Why the plan cannot be run, if it cannot: an index out of place. A plan read from a disk is checked before use.
     pub fn fault(&self) -> Option<String> {
         for (index, partition) in self.partitions.iter().enumerate() {

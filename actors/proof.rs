@@ -14,7 +14,7 @@ use crate::{
     checkpointer::Checkpointer,
     events::Event,
     failure::{Failure, FailureClass},
-    fakes::{Deaf, Fate, Life, Witness, World},
+    fakes::{Deaf, Fate, HeldBack, Life, Witness, World},
     harvest,
     partition::{Next, Position},
     rate_limiter::{RateLimiter, RateLimiterSettings, SourceProbe},
@@ -270,9 +270,78 @@ async fn a_source_that_counts_more_than_it_lists_is_believed_and_not_in_silence(
     let report = live(&world, &Life::undisturbed(), 1).await.unwrap();
     assert_eq!(report.outcome, Outcome::Complete, "{:?}", report.error);
     assert_exact(&world, "miscounted");
-    assert!(report.warnings.iter().any(|said| said.contains("3 of the rows")), "{:?}", report.warnings);
+    assert!(report.warnings.iter().any(|said| said.contains("3 rows more in stream0")), "{:?}", report.warnings);
     let report = live(&World::new(1, 40, 2), &Life::undisturbed(), 1).await.unwrap();
     assert!(report.warnings.is_empty(), "{:?}", report.warnings);
+}
+
+/// A world that lists three rows and does not send them, or another one twice in place of each.
+fn holding_back(from_repairs: bool, doubles_another: bool) -> Arc<World> {
+    let world = World::new(2, 40, 2);
+    let ids = ["s0r00002", "s0r00017", "s1r00031"].map(str::to_owned).into();
+    *world.held_back.lock().unwrap() = HeldBack { ids, doubles_another, from_repairs };
+    world
+}
+
+#[actix::test]
+async fn rows_that_are_left_out_or_hidden_by_doubles_are_listed_and_fetched() {
+    tokio::time::pause();
+    for doubles_another in [false, true] {
+        let world = holding_back(false, doubles_another);
+        let report = live(&world, &Life::undisturbed(), 2).await.unwrap();
+        assert_eq!(report.outcome, Outcome::Complete, "{doubles_another}: {:?}", report.error);
+        assert_exact(&world, "held back at first");
+        assert_eq!((report.streams["stream0"].appeared, report.streams["stream1"].appeared), (Some(2), Some(1)));
+        assert_eq!(report.streams["stream0"].duplicates, if doubles_another { 2 } else { 0 });
+    }
+}
+
+#[actix::test]
+async fn rows_that_are_listed_and_never_sent_end_with_4_until_they_come_or_are_gone() {
+    tokio::time::pause();
+    for doubles_another in [false, true] {
+        for comes in [false, true] {
+            let world = holding_back(true, doubles_another);
+            for _ in 0..2 {
+                let report = live(&world, &Life::undisturbed(), 2).await.unwrap();
+                assert_eq!(report.outcome, Outcome::Mismatch);
+                let message = report.error.unwrap().message;
+                assert!(message.starts_with("2 of the rows of stream0 that the server lists"), "{message}");
+                assert!(world.disk.manifest().is_none(), "something was published");
+            }
+            if comes {
+                *world.held_back.lock().unwrap() = HeldBack::default();
+            } else {
+                let ids = std::mem::take(&mut *world.held_back.lock().unwrap()).ids;
+                world.truth.lock().unwrap().values_mut().for_each(|rows| rows.retain(|(id, _)| !ids.contains(id)));
+            }
+            let report = live(&world, &Life::undisturbed(), 2).await.unwrap();
+            assert_eq!(report.outcome, Outcome::Complete, "{doubles_another} {comes}: {:?}", report.error);
+            assert_exact(&world, "when they came, or were gone");
+        }
+    }
+}
+
+#[actix::test]
+async fn a_death_at_any_port_call_of_a_reconciliation_changes_no_byte() {
+    tokio::time::pause();
+    for fate in [Fate::DiesBefore, Fate::DiesAfter, Fate::PowerCutAfter, Fate::Fails] {
+        for at in 1.. {
+            let what = format!("{fate:?} at call {at}");
+            let world = holding_back(false, true);
+            let life = Life::new(at, fate);
+            let first = live(&world, &life, 2).await;
+            if life.calls() < at {
+                assert!(at > 40, "only {at} calls were tried");
+                break;
+            }
+            if first.is_none_or(|report| report.outcome != Outcome::Complete) {
+                let report = live(&world, &Life::undisturbed(), 2).await.unwrap();
+                assert_eq!(report.outcome, Outcome::Complete, "{what}: {:?}", report.error);
+            }
+            assert_exact(&world, &what);
+        }
+    }
 }
 
 #[actix::test]

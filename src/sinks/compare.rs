@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 
 use super::reader::SpoolReader;
 
-/// See `Sink::compare`. Listed are the keys of all listing partitions of the stream, fetched those of all others,
+/// See `Sink::compare`. Listed are the keys of the stream's newest listing, fetched those of all other partitions,
 /// rejected ones included.
 pub(crate) fn compare(
     reader: &SpoolReader,
@@ -41,7 +41,7 @@ pub(crate) fn compare(
     let mut listed = vec![false; fetched.len()];
     let mut missing = Vec::new();
     let mut missed: HashSet<u128> = HashSet::new();
-    for partition in plan.partitions_of(stream).filter(|partition| partition.role == PartitionRole::Listing) {
+    if let Some(partition) = plan.newest_listing(stream) {
         for span in spans.spans(partition.id) {
             reader.page(&span?, &mut buffer, |record| {
                 let key = digest(record.key);
