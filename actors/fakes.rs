@@ -54,8 +54,10 @@ pub(crate) enum Fate {
     Fails,
     /// The fetcher panics in the call (source only; elsewhere nothing happens).
     Panics,
-    /// Somebody asks for a stop a little after the call's effect.
+    /// Somebody asks for a stop right after the call's effect.
     IsStopped,
+    /// Somebody asks for a stop a little later.
+    IsStoppedSoon,
 }
 
 /// One start of the program.
@@ -120,6 +122,10 @@ impl Life {
 
     /// Makes one port call with the effect `act`.
     async fn call<T>(&self, disk: &Disk, act: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
+        if self.lots.is_some() {
+            // A disk takes its time as well.
+            tokio::time::sleep(SOURCE_LATENCY / 10).await;
+        }
         if self.dead.load(Ordering::SeqCst) {
             return pending().await;
         }
@@ -128,13 +134,18 @@ impl Life {
             return Err(Failure::local("a scripted failure"));
         }
         let result = if hit && self.fate == Fate::DiesBefore { None } else { Some(act()) };
-        if hit && self.fate == Fate::IsStopped {
-            let stop = self.stop.clone();
-            actix_rt::spawn(async move {
+        if hit && matches!(self.fate, Fate::IsStopped | Fate::IsStoppedSoon) {
+            let (stop, is_soon) = (self.stop.clone(), self.fate == Fate::IsStoppedSoon);
+            let ask = move || stop.send_replace(Some(Stop { reason: "SIGINT".into(), outcome: Outcome::Interrupted }));
+            if is_soon {
                 // In the middle of the source's next answer, when everybody waits.
-                tokio::time::sleep(SOURCE_LATENCY / 2).await;
-                stop.send_replace(Some(Stop { reason: "SIGINT".into(), outcome: Outcome::Interrupted }));
-            });
+                actix_rt::spawn(async move {
+                    tokio::time::sleep(SOURCE_LATENCY / 2).await;
+                    ask();
+                });
+            } else {
+                ask();
+            }
         }
         if hit && matches!(self.fate, Fate::DiesBefore | Fate::DiesAfter | Fate::PowerCutAfter) {
             if self.fate == Fate::PowerCutAfter {

@@ -370,33 +370,39 @@ async fn a_changed_job_or_source_is_refused_and_said() {
 #[actix::test]
 async fn a_stop_at_any_port_call_is_told_once_drains_commits_and_leaves_a_run_that_goes_on() {
     tokio::time::pause();
-    let mut stopped = 0;
-    for at in 1.. {
-        let what = format!("stopped at call {at}");
-        let world = World::new(2, 60, 2);
-        let life = Life::new(at, Fate::IsStopped);
-        let witness = Arc::new(Witness::default());
-        let mut harvest = world.harvest(&life, 2);
-        harvest.listener = witness.clone();
-        let report = harvest::run(harvest).await;
-        if life.calls() < at {
-            break;
+    let worlds = [|| World::new(2, 60, 2), || holding_back(false, true)];
+    for (fate, world) in [Fate::IsStopped, Fate::IsStoppedSoon].into_iter().flat_map(|fate| worlds.map(|it| (fate, it)))
+    {
+        let mut stopped = 0;
+        for at in 1.. {
+            let what = format!("{fate:?} at call {at}");
+            let world = world();
+            let life = Life::by_lot(at, fate, Some(at));
+            let witness = Arc::new(Witness::default());
+            let mut harvest = world.harvest(&life, 2);
+            harvest.listener = witness.clone();
+            let report = harvest::run(harvest).await;
+            if life.calls() < at {
+                break;
+            }
+            let events = std::mem::take(&mut *witness.0.lock().unwrap());
+            let written = events.iter().filter(|event| matches!(event, Event::PageWritten(_))).count() as u64;
+            let committed: u64 = events
+                .iter()
+                .map(|event| if let Event::SpanCommitted { pages, .. } = event { *pages } else { 0 })
+                .sum();
+            assert_eq!(written, committed, "{what}: not all pages that were written are committed");
+            if report.outcome == Outcome::Interrupted {
+                let told = events.iter().filter(|event| matches!(event, Event::Stopping { .. })).count();
+                assert_eq!(told, 1, "{what}: how often it was told");
+                stopped += 1;
+                let report = live(&world, &Life::undisturbed(), 2).await.unwrap();
+                assert!(report.resumed || committed == 0, "{what}: began anew");
+            }
+            assert_exact(&world, &what);
         }
-        let events = std::mem::take(&mut *witness.0.lock().unwrap());
-        let written = events.iter().filter(|event| matches!(event, Event::PageWritten(_))).count() as u64;
-        let committed: u64 =
-            events.iter().map(|event| if let Event::SpanCommitted { pages, .. } = event { *pages } else { 0 }).sum();
-        assert_eq!(written, committed, "{what}: not all pages that were written are committed");
-        if report.outcome == Outcome::Interrupted {
-            let told = events.iter().filter(|event| matches!(event, Event::Stopping { .. })).count();
-            assert_eq!(told, 1, "{what}: how often it was told");
-            stopped += 1;
-            let report = live(&world, &Life::undisturbed(), 2).await.unwrap();
-            assert!(report.resumed || committed == 0, "{what}: began anew");
-        }
-        assert_exact(&world, &what);
+        assert!(stopped > 20, "only {stopped} runs were stopped");
     }
-    assert!(stopped > 20, "only {stopped} runs were stopped");
 }
 
 #[actix::test]

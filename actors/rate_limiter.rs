@@ -148,7 +148,8 @@ pub struct PaceSnapshot {
     pub concurrency_limit: u32,
     /// Askers in the queue.
     pub waiting: u32,
-    /// What the first of them waits for, or would if there were one; `None` when nobody waits and something is out.
+    /// What the first of them waits for, or would if there were one; `None` when nothing is in the way, and when nobody waits
+    /// and something is out.
     pub waiting_for: Option<WaitReason>,
     /// When that ends, where anybody knows.
     pub until: Option<Instant>,

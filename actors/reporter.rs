@@ -5,7 +5,7 @@
 //! ```
 //!
 //! It owns the counters that only a report needs. It decides nothing, never talks back, and has no clock of its own: the
-//! pace comes from the supervisor, so that who listens hears nothing from a run whose supervisor hangs.
+//! pace comes from the supervisor, so that who listens hears no pace from a run whose supervisor hangs.
 
 use std::sync::Arc;
 

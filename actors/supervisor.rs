@@ -10,8 +10,8 @@
 //! It owns the fetchers and the fate of the run. The first reason to end is the one that is reported; a stop that a
 //! person asked for gives way to a failure. It is the only actor that talks in both directions, and only in trifles.
 //!
-//! It is born first and dies last, and the run's only clock is its own: what it tells each second is the pulse by which a
-//! service manager sees that the run is supervised.
+//! It lives as long as the run, before and behind all fetching too, and the pace that it tells each second is the pulse by
+//! which a service manager sees that the run is supervised.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 

@@ -26,9 +26,11 @@ pub(crate) use crate::ask::{GetRequest, check, get, plan};
 use crate::{
     checkpoints::SledStore,
     exit_code,
-    extract::{Contact, Dhis2Source, Extract, LimiterGate, MetadataExtract, OutageProbe, SourceGate, classify},
+    extract::{
+        Contact, Dhis2Source, Extract, LimiterGate, MetadataExtract, OutageProbe, SourceGate, Watermarks, classify,
+    },
     job::{self, Collections, Credentials, Job, differences},
-    job_record::JobRecord,
+    job_record::{JobRecord, own_path},
     service::{
         StopReason,
         lock::{LockError, StateLock},
@@ -156,26 +158,24 @@ impl Prepared {
             },
             LockError::Storage { .. } => Refusal::storage(error.to_string()),
         })?;
-        let path = fs::canonicalize(&job.path).unwrap_or_else(|_| job.path.clone());
         let before = JobRecord::load(&folder);
         let cold_start =
             before.as_ref().is_some_and(|record| !ended_long_ago(record)) && harvester_pacing::control!("cold-start");
-        let mut record = before.unwrap_or_else(|| JobRecord::new(path.clone()));
-        if !record.belongs_to(&path) && !request.restart {
+        let mut record = before.unwrap_or_else(|| JobRecord::new(own_path(job)));
+        if let Some(conflict) = record.conflict(job, &folder).filter(|_| !request.restart) {
             return Err(Refusal {
                 outcome: Outcome::Changed,
                 class: FailureClass::Changed.as_str(),
-                message: format!(
-                    "two job files are named `{}`: the state in `{}` belongs to `{}`, this is `{}`",
-                    job.name,
-                    folder.display(),
-                    record.path.display(),
-                    path.display()
-                ),
-                next: "give one of them another name = \"…\"".to_owned(),
+                message: conflict.message,
+                next: conflict.next.to_owned(),
             });
         }
-        record.path = path;
+        if let Some(differences) = record.take_over(job) {
+            tracing::warn!(
+                differences,
+                "the job has changed since its last complete run, so everything is fetched anew"
+            );
+        }
         record.clean_end_at = None;
         if request.restart {
             record.watermarks.clear();
@@ -190,32 +190,33 @@ impl Prepared {
     /// Runs the job within its folder.
     async fn run(mut self, request: RunRequest) -> Report {
         let job = request.job.name.clone();
-        let harvest = match self.harvest(request) {
+        let (harvest, probe) = match self.harvest(request) {
             Ok(harvest) => harvest,
             Err(refusal) => return refusal.report(job),
         };
         let source = Arc::clone(&harvest.source);
         let report = harvest::run(harvest).await;
         source.close();
-        self.remember(&report);
+        self.remember(&report, probe.system_id());
         report
     }
 
     /// Wires everything up.
-    fn harvest(&self, request: RunRequest) -> Result<Harvest, Refusal> {
+    fn harvest(&self, request: RunRequest) -> Result<(Harvest, Arc<OutageProbe>), Refusal> {
         let job = request.job;
         let now = Timestamp::now();
         let run_id = now.strftime("%Y%m%dT%H%M%SZ").to_string();
         let connected = Connected::new(&job, &request.credentials, self.cold_start)?;
         let extracts = job.extracts.iter().map(extract).collect::<Result<Vec<_>, _>>()?;
-        let watermarks = self.record.watermarks.clone();
+        let watermarks =
+            Watermarks { system_id: self.record.system_id.clone(), of_streams: self.record.watermarks.clone() };
         let source = connected.source(extracts, job.limits.in_flight, watermarks);
         let sink = files_sink(&job, &self.folder);
         // What would only show when the files are published, perhaps after a night, is told now.
         check_sink(&job, &sink)?;
         let store = SledStore::open(self.folder.join("checkpoint"));
         let arbiters = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        Ok(Harvest {
+        let harvest = Harvest {
             run_id,
             now: || Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
             fingerprint: job.fingerprint(),
@@ -234,14 +235,16 @@ impl Prepared {
                 seed: u64::from(std::process::id()),
             },
             job: job.name,
-        })
+        };
+        Ok((harvest, connected.probe))
     }
 
     /// Writes down what the next run needs to know.
-    fn remember(&mut self, report: &Report) {
+    fn remember(&mut self, report: &Report, system_id: Option<String>) {
         self.record.clean_end_at = Some(Timestamp::now().to_string());
         if report.outcome == Outcome::Complete {
             self.record.watermarks.extend(report.watermarks.clone());
+            self.record.system_id = system_id;
         }
         if let Err(error) = self.record.save(&self.folder) {
             tracing::warn!(%error, "cannot write what is to be remembered of this job");
@@ -338,12 +341,7 @@ impl Connected {
     }
 
     /// A source over this client.
-    pub(crate) fn source(
-        &self,
-        extracts: Vec<Extract>,
-        in_flight: u32,
-        watermarks: std::collections::BTreeMap<String, String>,
-    ) -> Dhis2Source {
+    pub(crate) fn source(&self, extracts: Vec<Extract>, in_flight: u32, watermarks: Watermarks) -> Dhis2Source {
         Dhis2Source::new(
             self.client.clone(),
             self.probe_client.clone(),

@@ -54,14 +54,8 @@ pub(crate) fn look(job: &Job, folder: &Path) -> Finding {
             );
         }
     };
-    let path = fs::canonicalize(&job.path).unwrap_or_else(|_| job.path.clone());
-    if let Some(record) = JobRecord::load(folder).filter(|record| !record.belongs_to(&path)) {
-        return Finding::bad(
-            SUBJECT,
-            Outcome::Changed,
-            format!("it belongs to {}, which has the same name", record.path.display()),
-            "give one of them another name = \"…\"",
-        );
+    if let Some(conflict) = JobRecord::load(folder).and_then(|record| record.conflict(job, folder)) {
+        return Finding::bad(SUBJECT, Outcome::Changed, conflict.message, conflict.next);
     }
     let spool = match spool(&folder.join("spool")) {
         Ok(spool) => spool,

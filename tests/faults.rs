@@ -195,6 +195,10 @@ fn what_a_table_that_comes_whole_leaves_out_is_listed_and_fetched() {
     assert_eq!(stand_in.ledger().faults(), 1);
     let units = &ended.report()["streams"]["organisationUnits"];
     assert_eq!((units["expected"].as_u64(), units["appeared"].as_u64()), (Some(1_100), Some(550)), "{units}");
+    // So much at once is one request for the whole table, not one for each hundred ids.
+    let requests = stand_in.ledger().requests();
+    let asked = requests.iter().filter(|seen| seen.path().ends_with("organisationUnits"));
+    assert_eq!(asked.count(), 4, "the number, the half, the list, the whole");
     let mut truth = stand_in.truth("organisationUnits", ":owner");
     truth.sort_by_key(|row| serde_json::from_str::<serde_json::Value>(row).unwrap()["id"].to_string());
     assert!(place.rows("organisationUnits") == truth);

@@ -220,3 +220,46 @@ fn three_incremental_runs_merged_by_key_are_a_full_run() {
     merged.sort();
     assert!(merged == truth, "{} rows merged, {} are true", merged.len(), truth.len());
 }
+
+#[test]
+fn a_watermark_counts_for_the_job_and_the_database_it_comes_from_and_for_no_other() {
+    let extract = "[[extract]]\nkind = \"metadata\"\ncollections = [\"organisationUnits\"]\nmode = \"incremental\"";
+    let database = |id: &str, port: u16| {
+        stand_in().org_units(300).system_id(id).port(port).server_date("2024-05-01T08:00:00").start().unwrap()
+    };
+    let server = database("one", 0);
+    let port = server.port();
+    let other = database("two", 0);
+    let place = Place::new();
+    place.job(server.url(), "", extract);
+    let job = fs::read_to_string(place.file("job.toml")).unwrap().replace("\"out\"", "\"out/{run}\"");
+    let rows = |job: &str, what: &str| {
+        place.write("job.toml", job);
+        let ended = place.run();
+        ended.assert_code(0, what);
+        ended.report()["streams"]["organisationUnits"]["rows"].as_u64().unwrap()
+    };
+    assert_eq!(rows(&job, "the first run"), 300);
+    // What changed in the hour before the last run comes again, and that is nothing here.
+    assert!(rows(&job, "the second") < 100);
+    assert_eq!(rows(&job.replace("mode =", "fields = \"id,name\"\nmode ="), "other fields"), 300);
+    assert!(rows(&job.replace("mode =", "fields = \"id,name\"\nmode ="), "the same fields again") < 100);
+    assert_eq!(rows(&job.replace(server.url(), other.url()), "another server"), 300);
+    assert_eq!(rows(&job, "the first server again"), 300);
+    drop(server);
+    let restored = database("three", port);
+    assert_eq!(rows(&job, "another database behind the same url"), 300);
+    assert!(rows(&job, "the same again") < 100);
+
+    fs::rename(place.file("job.toml"), place.file("moved.toml")).unwrap();
+    let moved = place.ends(&["run", "moved.toml", "--json"]);
+    moved.assert_code(0, "moved");
+    assert!(moved.report()["streams"]["organisationUnits"]["rows"].as_u64().unwrap() < 100);
+    fs::rename(place.file("moved.toml"), place.file("gone.toml")).unwrap();
+    place.write("new.toml", &job.replace(restored.url(), other.url()));
+    fs::remove_file(place.file("gone.toml")).unwrap();
+    let foreign = place.ends(&["run", "new.toml", "--json"]);
+    foreign.assert_code(13, "another job of the same name");
+    let said = foreign.report()["error"].to_string();
+    assert!(said.contains("which is gone") && said.contains("source.url was") && said.contains("--restart"), "{said}");
+}

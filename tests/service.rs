@@ -164,7 +164,7 @@ fn a_server_that_is_gone_at_the_start_is_waited_for_with_words_and_food() {
 struct Frozen(Pid);
 
 impl Frozen {
-    /// Freezes the main thread of a child, where all actors live but the fetchers.
+    /// Freezes the main thread of a child, where the supervisor lives, and all other actors but the fetchers.
     fn main_thread(child: &Child) -> Self {
         let thread = Pid::from_raw(child.id().try_into().unwrap());
         ptrace::seize(thread, ptrace::Options::empty()).unwrap();
@@ -193,7 +193,7 @@ fn threads(child: &Child) -> Vec<(u32, bool)> {
 }
 
 #[test]
-fn a_supervisor_that_hangs_misses_the_watchdog_and_the_next_process_goes_on() {
+fn a_supervisor_whose_thread_hangs_misses_the_watchdog_and_the_next_process_goes_on() {
     let server = slow();
     let place = Place::new();
     place.job(server.url(), "in_flight = 1", UNITS);

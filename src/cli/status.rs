@@ -47,7 +47,9 @@ pub(super) fn status(args: &StatusArgs, door: &Door) -> u8 {
     let told = (|| {
         let job = door.job(&args.job)?;
         let folder = assemble::state_folder(&door.state_dir()?, &job.name);
-        belongs(&args.job, &job.name, &folder)?;
+        if let Some(conflict) = JobRecord::load(&folder).and_then(|record| record.conflict(&job, &folder)) {
+            return Err(Stuck::new(Outcome::Changed, conflict.message, conflict.next));
+        }
         let status = read(&job.name, &folder)?;
         let context = Context {
             job_file: args.job.display().to_string(),
@@ -64,24 +66,6 @@ pub(super) fn status(args: &StatusArgs, door: &Door) -> u8 {
         Ok((status, context)) => door.data(text(&status, &context, Timestamp::now(), door.screen.columns()).as_bytes()),
         Err(stuck) => door.fail(&stuck),
     }
-}
-
-/// Refuses to show the state of another job file that has the same name.
-fn belongs(path: &Path, name: &str, folder: &Path) -> Result<(), Stuck> {
-    let (Some(record), Ok(path)) = (JobRecord::load(folder), fs::canonicalize(path)) else { return Ok(()) };
-    if record.belongs_to(&path) {
-        return Ok(());
-    }
-    Err(Stuck::new(
-        Outcome::Changed,
-        format!(
-            "two job files are named `{name}`: the state in {} belongs to {}, this is {}",
-            folder.display(),
-            record.path.display(),
-            path.display()
-        ),
-        "give one of them another name = \"…\"",
-    ))
 }
 
 /// What the run last wrote about itself; the report of the last one where there is only that.

@@ -170,7 +170,7 @@ impl MetadataExtract {
             let size = match size {
                 Ok(size) => size,
                 Err(failure) => match failure.class {
-                    FailureClass::Rejected | FailureClass::Forbidden if optional => {
+                    FailureClass::Rejected | FailureClass::Forbidden if optional && is_paged => {
                         plan.left_out.push(LeftOut { stream: candidate.name, reason: failure.message });
                         continue;
                     }
@@ -182,6 +182,8 @@ impl MetadataExtract {
                         tracing::debug!(collection = candidate.name, error = %failure, "cannot count it before fetching");
                         Size::default()
                     }
+                    // A server that loads a table for its number may give up on that, and it is asked for otherwise then.
+                    FailureClass::Transient if !is_paged && failure.heavy_if_repeated => Size::default(),
                     _ => return Err(failure),
                 },
             };
@@ -569,8 +571,12 @@ pub(crate) fn listing(selection: &MetadataSelection) -> MetadataSelection {
     MetadataSelection { after: None, until: None, want: Want::Listing, ..selection.clone() }
 }
 
-/// The selections that fetch the rows with these ids.
+/// The selections that fetch the rows with these ids, or all rows where that is one request and the ids would be many: each
+/// loads the whole table then. What comes twice is dropped with the files.
 pub(crate) fn repair(selection: &MetadataSelection, missing: &[String]) -> Vec<MetadataSelection> {
+    if selection.page_size.is_none() && missing.len() > REPAIR_IDS_MAX {
+        return vec![selection.clone()];
+    }
     let ids = missing.chunks(REPAIR_IDS_MAX).map(<[String]>::to_vec);
     ids.map(|ids| MetadataSelection { after: None, until: None, want: Want::Ids(ids), ..selection.clone() }).collect()
 }

@@ -9,4 +9,4 @@ mod source;
 pub(crate) use classify::{Contact, classify};
 pub(crate) use gate::{LimiterGate, SourceGate};
 pub(crate) use metadata::MetadataExtract;
-pub(crate) use source::{Dhis2Source, Extract, OutageProbe};
+pub(crate) use source::{Dhis2Source, Extract, OutageProbe, Watermarks};

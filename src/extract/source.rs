@@ -114,6 +114,22 @@ fn seed() -> u64 {
     u64::from(std::process::id()) << 32 | u64::from(DRAWN.fetch_add(1, Ordering::Relaxed))
 }
 
+/// From when on changes are wanted, as of the last complete run.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Watermarks {
+    /// The database of that run, where it said which it was.
+    pub(crate) system_id: Option<String>,
+    /// Per stream.
+    pub(crate) of_streams: BTreeMap<String, String>,
+}
+
+impl Watermarks {
+    /// Whether they say nothing about this source.
+    fn are_of_another(&self, source: &SourceIdentity) -> bool {
+        !self.of_streams.is_empty() && self.system_id != source.system_id
+    }
+}
+
 /// See the module.
 pub(crate) struct Dhis2Source {
     /// The client, whose gate is the limiter.
@@ -125,7 +141,7 @@ pub(crate) struct Dhis2Source {
     /// Requests at once, at most.
     in_flight: u32,
     /// From when on each stream's changes are wanted.
-    watermarks: BTreeMap<String, String>,
+    watermarks: Watermarks,
     /// Whether it has ever answered.
     answered: AtomicBool,
     /// Who looks after it during an outage.
@@ -140,7 +156,7 @@ impl Dhis2Source {
         gate: SourceGate,
         extracts: Vec<Extract>,
         in_flight: u32,
-        watermarks: BTreeMap<String, String>,
+        watermarks: Watermarks,
         probe: Arc<OutageProbe>,
     ) -> Self {
         // A probe serves one source; a second client for it would be a mistake of ours without effect.
@@ -150,7 +166,8 @@ impl Dhis2Source {
 
     fn context(&self) -> SourceContext<'_> {
         let contact = if self.answered.load(Ordering::Relaxed) { Contact::Later } else { Contact::First };
-        SourceContext { client: &self.client, in_flight: self.in_flight, watermarks: &self.watermarks, contact }
+        let watermarks = &self.watermarks.of_streams;
+        SourceContext { client: &self.client, in_flight: self.in_flight, watermarks, contact }
     }
 }
 
@@ -181,9 +198,15 @@ impl Source for Dhis2Source {
     fn plan<'a>(&'a self, identity: &'a SourceIdentity) -> LocalBoxFuture<'a, Result<Plan, Failure>> {
         Box::pin(async move {
             let mut plan = Plan::default();
+            let mut context = self.context();
+            let none = BTreeMap::new();
+            if self.watermarks.are_of_another(identity) {
+                tracing::warn!("another database answers than at the last complete run, so everything is fetched anew");
+                context.watermarks = &none;
+            }
             for extract in &self.extracts {
                 match extract {
-                    Extract::Metadata(metadata) => metadata.plan(&self.context(), identity, &mut plan).await?,
+                    Extract::Metadata(metadata) => metadata.plan(&context, identity, &mut plan).await?,
                 }
             }
             Ok(plan)
@@ -265,6 +288,13 @@ pub(crate) struct OutageProbe {
     expected: Mutex<Option<SourceIdentity>>,
     /// Set once another source has answered.
     changed: OnceLock<Failure>,
+}
+
+impl OutageProbe {
+    /// The database that answered, if one did and said which it is.
+    pub(crate) fn system_id(&self) -> Option<String> {
+        self.expected.lock().unwrap_or_else(PoisonError::into_inner).as_ref()?.system_id.clone()
+    }
 }
 
 impl SourceProbe for OutageProbe {

@@ -281,7 +281,7 @@ impl Progress {
     pub fn waiting(&self, now: Duration) -> Option<(String, Option<Duration>)> {
         let Some(waiting) = self.pace.waiting.as_ref() else {
             let remaining = self.all_are_held(now)?;
-            return Some(("what failed is then asked for again".to_owned(), Some(remaining)));
+            return Some(("all that is left has failed and is then asked for again".to_owned(), Some(remaining)));
         };
         let since = now.saturating_sub(self.pace_at);
         let remaining = waiting.remaining.map(|remaining| remaining.saturating_sub(since));

@@ -57,7 +57,7 @@ struct Picture {
     /// When something last showed that the run is alive.
     alive: Duration,
     /// Requests sent and in flight when last told: a change shows life.
-    pulse: (u64, u32),
+    requests: (u64, u32),
     /// When the watchdog was last fed.
     fed: Option<Duration>,
     /// When `STATUS=` was last told.
@@ -96,7 +96,7 @@ impl SystemdListener {
             began: Instant::now(),
             progress: Progress::default(),
             alive: Duration::ZERO,
-            pulse: (0, 0),
+            requests: (0, 0),
             fed: None,
             told: None,
             told_waiting: false,
@@ -137,8 +137,8 @@ impl SystemdListener {
         let shows_life = match event {
             // A pace comes by the clock: it shows life only when it tells of something new.
             Event::Pace(pace) => {
-                let pulse = (pace.requests, pace.in_flight);
-                let is_new = std::mem::replace(&mut picture.pulse, pulse) != pulse;
+                let requests = (pace.requests, pace.in_flight);
+                let is_new = std::mem::replace(&mut picture.requests, requests) != requests;
                 // A large stream may be sorted and hashed for longer than anybody should be patient with a source.
                 let writes_files = matches!(picture.progress.phase, Phase::Finishing(_));
                 is_new || writes_files || has_wait_with_end(&picture.progress)
@@ -157,6 +157,8 @@ impl SystemdListener {
             Event::Recovered { .. } | Event::SourceIdentified(_) if !picture.is_ready => messages.push(extension),
             Event::Stopping { .. } => messages.extend(["STOPPING=1".to_owned(), extension]),
             Event::RunEnded(_) => messages.push("STOPPING=1".to_owned()),
+            // Counting what is to be planned may take long, and so may a wait.
+            Event::Pace(_) if !picture.is_ready && shows_life => messages.push(extension),
             // Draining may take a page's time.
             Event::Pace(_) if matches!(picture.progress.phase, Phase::Stopping(_)) && shows_life => {
                 messages.push(extension);
@@ -274,6 +276,21 @@ mod tests {
         assert!(!hanging.is_empty());
         let unsupervised = feedings(|second| Event::PartitionFinished(PartitionId(u32::try_from(second).unwrap())));
         assert!(unsupervised.is_empty(), "partitions that finish are no pulse: {unsupervised:?}");
+    }
+
+    #[test]
+    fn the_start_may_take_as_long_as_something_moves_or_is_waited_for() {
+        let listener = SystemdListener::new(None, None, Duration::ZERO).unwrap();
+        let mut picture = listener.picture.lock().unwrap();
+        let mut is_extended = |event: &Event, second| {
+            let messages = listener.messages(&mut picture, event, Duration::from_secs(second));
+            messages.iter().any(|message| message.starts_with("EXTEND_TIMEOUT_USEC="))
+        };
+        assert!(is_extended(&pace(1, None), 1));
+        assert!(!is_extended(&pace(1, None), 2), "nothing moves");
+        assert!(is_extended(&pace(1, Some(Duration::from_secs(599))), 3));
+        is_extended(&plan_made(), 4);
+        assert!(!is_extended(&pace(9, None), 5), "it is ready");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use tokio::time::Instant;
 
 use super::{Lots, SUBJECTS, Scene, Setting, Tally, Trial, amount};
-use crate::support::signal;
+use crate::support::{not_proved, signal};
 
 /// The promise of flat memory, in KiB.
 const RSS_MAX_KIB: u64 = 64 << 10;
@@ -122,6 +122,7 @@ fn many_short_runs(time: Duration, seed: u64, runs: &Tally) -> Held {
 fn hours_of_trouble_change_no_byte_and_nothing_grows() {
     let time = Duration::from_secs(amount("soak_seconds", 0));
     if time.is_zero() {
+        not_proved("PROOF_SOAK_SECONDS says how long; tests/prove does");
         return;
     }
     let seed = amount("first_seed", 1);
