@@ -679,6 +679,7 @@ impl Sink for FakeSink {
                 Ok(Comparison {
                     missing: listing.iter().filter(|key| !have.contains(key)).cloned().collect(),
                     vanished: rows.iter().filter(|key| !listed.contains(key)).count() as u64,
+                    nameless: 0,
                 })
             };
             self.life.call(&self.disk, act).await

@@ -31,7 +31,7 @@ use crate::{
     recovery,
     report::{Manifest, ManifestSource, ManifestStream, Outcome, Report, ReportError, StreamReport},
     reporter::{CurrentTold, Reporter, Teller},
-    sink::{PreparedStream, Sink},
+    sink::{Comparison, PreparedStream, Sink},
     source::Source,
     supervisor::{EndRun, Ending, RunOver, StartFetching, Stop, Supervisor, SupervisorParts},
     writer::{GrowPlan, Writer},
@@ -425,16 +425,17 @@ impl Run {
                 None if self.is_as_announced(stream, of_plan) => continue,
                 None => (PartitionRole::Listing, Vec::from_iter(self.harvest.source.listing(&first.selection))),
                 Some(listing) => {
-                    let missing = self.compare(&plan, stream).await?;
+                    let Comparison { missing, vanished, nameless } = self.compare(&plan, stream).await?;
                     let is_repaired = newest_repair > Some(listing.id);
                     let reconciled = self.reconciled.entry(stream).or_default();
-                    reconciled.missing = missing.len() as u64;
+                    reconciled.vanished = vanished;
+                    reconciled.missing = (missing.len() as u64).saturating_sub(nameless);
                     if !is_repaired {
                         reconciled.appeared += reconciled.missing;
                     }
-                    let Reconciled { appeared, vanished, relistings, .. } = *reconciled;
+                    let Reconciled { appeared, relistings, .. } = *reconciled;
                     self.teller.tell(Event::Reconciled { stream, appeared, vanished });
-                    if missing.is_empty() {
+                    if reconciled.missing == 0 {
                         continue;
                     } else if !is_repaired {
                         (PartitionRole::Repair, self.harvest.source.repair(&first.selection, &missing))
@@ -463,13 +464,11 @@ impl Run {
         is_equal && !self.distrusted.contains(&stream)
     }
 
-    /// Compares a stream with its newest listing, and returns what is missing.
-    async fn compare(&mut self, plan: &Arc<Plan>, stream: StreamId) -> Result<Vec<String>, End> {
+    /// Compares a stream with its newest listing.
+    async fn compare(&self, plan: &Arc<Plan>, stream: StreamId) -> Result<Comparison, End> {
         let spans = Arc::clone(&self.harvest.store).reader();
         let comparing = Arc::clone(&self.harvest.sink).compare(stream, Arc::clone(plan), spans);
-        let comparison = self.unless_stopped(comparing).await??;
-        self.reconciled.entry(stream).or_default().vanished = comparison.vanished;
-        Ok(comparison.missing)
+        Ok(self.unless_stopped(comparing).await??)
     }
 
     /// Whether nothing of a stream was given up.

@@ -117,6 +117,8 @@ pub struct Comparison {
     pub missing: Vec<String>,
     /// How many rows were fetched that the server no longer lists.
     pub vanished: u64,
+    /// How many rows were rejected that do not say which they are: so many of the missing ones are known after all.
+    pub nameless: u64,
 }
 
 /// One file that only lacks its final name.

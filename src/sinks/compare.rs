@@ -24,12 +24,17 @@ pub(crate) fn compare(
 ) -> Result<Comparison, Failure> {
     let mut buffer = Vec::new();
     let mut fetched: Vec<u128> = Vec::new();
+    let mut nameless = 0;
     for partition in plan.partitions_of(stream).filter(|partition| partition.role != PartitionRole::Listing) {
         for span in spans.spans(partition.id) {
             let span = span?;
             // What was refused once would be refused again.
-            fetched
-                .extend(span.rejects.iter().filter_map(|reject| reject.id.as_deref()).map(|id| digest(id.as_bytes())));
+            for reject in &span.rejects {
+                match &reject.id {
+                    Some(id) => fetched.push(digest(id.as_bytes())),
+                    None => nameless += 1,
+                }
+            }
             reader.page(&span, &mut buffer, |record| {
                 fetched.push(digest(record.key));
                 Ok(())
@@ -55,7 +60,7 @@ pub(crate) fn compare(
         }
     }
     let vanished = listed.iter().filter(|listed| !**listed).count() as u64;
-    Ok(Comparison { missing, vanished })
+    Ok(Comparison { missing, vanished, nameless })
 }
 
 /// 128 bits of a key's SHA-256.

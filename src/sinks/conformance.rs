@@ -349,8 +349,9 @@ async fn a_comparison_names_what_is_missing_and_counts_what_vanished(bench: &dyn
     };
     let mut with_reject = spans.clone();
     let mut of_refused = page(1, 1, &[]);
-    of_refused.counts.fetched = 1;
-    of_refused.counts.rejected = 1;
+    of_refused.counts.fetched = 2;
+    of_refused.counts.rejected = 2;
+    of_refused.rejects.push(Reject { id: None, ..refused.clone() });
     of_refused.rejects.push(refused);
     with_reject.0.push(sink.clone().append(of_refused).await.unwrap());
     let compare = |spans: &Spans| sink.clone().compare(StreamId(0), plan.clone(), Arc::new(spans.clone()));
@@ -358,6 +359,7 @@ async fn a_comparison_names_what_is_missing_and_counts_what_vanished(bench: &dyn
     assert_eq!((found.missing, found.vanished), (vec!["new2".to_owned(), "new1".to_owned(), "d".to_owned()], 1));
     let found = compare(&with_reject).await.unwrap();
     assert_eq!(found.missing, ["new1", "d"], "what was refused is not missing");
+    assert_eq!(found.nameless, 1);
 
     let repair = page(3, 0, &[("d", "5"), ("new1", "6"), ("new2", "7"), ("a", "2")]);
     spans.0.push(sink.clone().append(repair).await.unwrap());
