@@ -30,7 +30,7 @@ use crate::{
         Contact, Dhis2Source, Extract, LimiterGate, MetadataExtract, OutageProbe, SourceGate, Watermarks, classify,
     },
     job::{self, Collections, Credentials, Job, differences},
-    job_record::{JobRecord, own_path},
+    job_record::JobRecord,
     service::{
         StopReason,
         lock::{LockError, StateLock},
@@ -161,7 +161,7 @@ impl Prepared {
         let before = JobRecord::load(&folder);
         let cold_start =
             before.as_ref().is_some_and(|record| !ended_long_ago(record)) && harvester_pacing::control!("cold-start");
-        let mut record = before.unwrap_or_else(|| JobRecord::new(own_path(job)));
+        let mut record = before.unwrap_or_else(|| JobRecord::new(job));
         if let Some(conflict) = record.conflict(job, &folder).filter(|_| !request.restart) {
             return Err(Refusal {
                 outcome: Outcome::Changed,

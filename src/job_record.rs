@@ -2,8 +2,8 @@
 //!
 //! Who owns the state folder (two job files of one name are a mistake), how the last process ended (after an unclean end
 //! nobody knows what it sent in its last second), and from where incremental streams go on, as long as job and source are
-//! those that they come from. Replaced atomically; a
-//! damaged one is as good as none, but for the watermarks, whose loss makes the next incremental run a full one.
+//! those that they come from. Replaced atomically; a damaged one is as good as none, but for the watermarks, whose loss makes
+//! the next incremental run a full one.
 
 use std::{
     collections::BTreeMap,
@@ -53,8 +53,8 @@ pub(crate) struct Conflict {
 
 impl JobRecord {
     /// The record of a job that has never run.
-    pub(crate) fn new(path: PathBuf) -> Self {
-        JobRecord { version: 1, path, ..JobRecord::default() }
+    pub(crate) fn new(job: &Job) -> Self {
+        JobRecord { version: 1, path: own_path(job), ..JobRecord::default() }
     }
 
     /// Why this is not the record of `job`, if it is not: neither of its file, nor of one that is gone and said the same,
@@ -125,6 +125,6 @@ impl JobRecord {
 }
 
 /// The job file, without links and `..`.
-pub(crate) fn own_path(job: &Job) -> PathBuf {
+fn own_path(job: &Job) -> PathBuf {
     fs::canonicalize(&job.path).unwrap_or_else(|_| job.path.clone())
 }
