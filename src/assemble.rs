@@ -20,7 +20,7 @@ use harvester_actors::{
     supervisor::Stop,
 };
 use jiff::Timestamp;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 pub(crate) use crate::ask::{GetRequest, check, get, plan};
 use crate::{
@@ -338,6 +338,11 @@ impl Connected {
             gate,
             probe,
         })
+    }
+
+    /// When the source last answered anything.
+    pub(crate) fn last_answer(&self) -> Option<Instant> {
+        self.gate.last_answer()
     }
 
     /// A source over this client.
