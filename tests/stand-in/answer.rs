@@ -14,12 +14,18 @@ pub(crate) struct Answer {
     pub(crate) rows: Option<&'static str>,
     /// The server keeps no copy: no ETag, no length.
     pub(crate) streamed: bool,
+    /// The server ends the connection behind it.
+    pub(crate) closes: bool,
 }
 
 /// The reason phrase of a status.
 pub(crate) fn reason(status: u16) -> &'static str {
     match status {
+        100 => "Continue",
+        102 => "Processing",
+        103 => "Early Hints",
         200 => "OK",
+        206 => "Partial Content",
         302 => "Found",
         304 => "Not Modified",
         400 => "Bad Request",

@@ -2,4 +2,5 @@
 
 mod client;
 mod faulty;
+mod odd;
 mod truthful;

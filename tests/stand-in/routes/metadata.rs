@@ -10,6 +10,7 @@ use crate::auth::User;
 use crate::dialect::{Dialect, PastTheEnd};
 use crate::fields;
 use crate::query::{self, Filter, Order, Question};
+use crate::quirks::{IdGt, Ordering};
 use crate::request::Request;
 use crate::routes::number;
 use crate::rows::{Pen, Plan, push_number};
@@ -98,13 +99,26 @@ fn question(world: &World, request: &Request, user: &User, shelf: usize) -> Resu
         request.params("filter").map(|text| Filter::parse(world, shelf, text)).collect();
     let filters = filters
         .map_err(|message| Box::new(Answer::message(&world.dialect, world.dialect.bad_filter_status, &message)))?;
+    let mut filters = filters;
+    match world.quirks.id_gt {
+        IdGt::Honest => {}
+        IdGt::Ignored => filters.retain(|filter| !filter.is_id_gt()),
+        IdGt::Inclusive => filters.iter_mut().filter(|filter| filter.is_id_gt()).for_each(Filter::include_bound),
+    }
+    let mut orders: Vec<Order> = request.params("order").filter_map(|text| Order::parse(world, shelf, text)).collect();
+    match world.quirks.ordering {
+        Ordering::Honest => {}
+        Ordering::Ignored => orders.clear(),
+        Ordering::Descending => orders.iter_mut().for_each(Order::descend),
+    }
     Ok(Question {
         filters,
         any: request.param("rootJunction").is_some_and(|junction| junction.eq_ignore_ascii_case("or")),
         query: request.param("query").map(Into::into),
-        orders: request.params("order").filter_map(|text| Order::parse(world, shelf, text)).collect(),
+        orders,
         percent: user.visible_percent,
         request_number: request.number,
+        hidden_from: world.hidden_from(shelf, request.number),
     })
 }
 
@@ -161,7 +175,7 @@ pub(crate) fn list(world: &mut World, request: &Request, user: &User, shelf: usi
     body.extend_from_slice(format!("\"{}\":[", collection.name).as_bytes());
     let plan = Plan::new(world, shelf, &fields::parse(wanted));
     let base = world.base_url(request);
-    let mut pen = Pen::new(world, &base);
+    let mut pen = Pen::new(world, &base).for_request(request.number);
     let mut first = true;
     for row in &rows[shown] {
         if spares_default && *row == 0 {
@@ -185,7 +199,8 @@ pub(crate) fn one(world: &World, request: &Request, user: &User, shelf: usize, i
     if let Some(answer) = refusal(world, shelf) {
         return answer;
     }
-    let Some(row) = world.find(shelf, id) else {
+    let found = world.find(shelf, id).filter(|row| *row < world.hidden_from(shelf, request.number));
+    let Some(row) = found else {
         let klass = world.shelves[shelf].collection.klass.rsplit('.').next().unwrap_or_default();
         let message = format!("{klass} with id {id} could not be found.");
         return Answer::coded_message(&world.dialect, 404, &message, Some("E1005"));
@@ -200,7 +215,7 @@ pub(crate) fn one(world: &World, request: &Request, user: &User, shelf: usize, i
     let plan = Plan::new(world, shelf, &fields::parse(request.param("fields").unwrap_or("*")));
     let base = world.base_url(request);
     let mut body = Vec::new();
-    Pen::new(world, &base).object(&mut body, shelf, row, &plan);
+    Pen::new(world, &base).for_request(request.number).object(&mut body, shelf, row, &plan);
     Answer::json(200, body).with_header("Cache-Control", "no-cache, private")
 }
 
@@ -243,7 +258,7 @@ pub(crate) fn gist(world: &mut World, request: &Request, user: &User, shelf: usi
     let wanted = request.params("fields").collect::<Vec<_>>().join(",");
     let plan = Plan::new(world, shelf, &fields::parse(if wanted.is_empty() { "id,name,code" } else { &wanted }));
     let base = world.base_url(request);
-    let mut pen = Pen::new(world, &base);
+    let mut pen = Pen::new(world, &base).for_request(request.number);
     for (at, row) in rows[from..to].iter().enumerate() {
         if at > 0 {
             body.push(b',');
