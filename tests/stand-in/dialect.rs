@@ -1,6 +1,6 @@
 //! Says what each version of DHIS2 does, as one struct of answers; nobody else compares version numbers.
 //!
-//! Source: `dhis2-api.md` §1 to §3 and §11.
+//! Source: `dhis2-api.md` §1 to §3, §11 and §16.
 
 use std::ops::RangeInclusive;
 
@@ -40,6 +40,17 @@ pub(crate) enum DefaultOrder {
     NameThenId,
 }
 
+/// What the server runs in, which speaks where DHIS2 itself has nothing to say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Container {
+    /// Not recorded: a WebMessage stands for what it would say.
+    Unknown,
+    /// Embedded Jetty: errors as a small JSON of its own, or as nothing.
+    Jetty,
+    /// Embedded Tomcat: errors as HTML.
+    Tomcat,
+}
+
 /// Who may read `/api/deletedObjects`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum DeletedObjects {
@@ -63,6 +74,10 @@ pub(crate) struct Dialect {
     pub(crate) system_info_fields: bool,
     pub(crate) system_info_no_store: bool,
     pub(crate) session_timeout_in_info: bool,
+    /// `system/info` no longer says who asks.
+    pub(crate) sparse_system_info: bool,
+    /// `system/info` tells of what never happened, and the database's time.
+    pub(crate) full_system_info: bool,
     pub(crate) anonymous_ping: bool,
     pub(crate) username_on_top: bool,
     pub(crate) user_credentials: bool,
@@ -88,7 +103,31 @@ pub(crate) struct Dialect {
     pub(crate) deleted_objects: DeletedObjects,
     pub(crate) error_codes: bool,
     pub(crate) format_parameter: bool,
+    /// Successes name their charset: `application/json;charset=UTF-8`.
     pub(crate) charset_in_type: bool,
+    /// Errors do too.
+    pub(crate) charset_in_errors: bool,
+    /// Refusals at the door do too.
+    pub(crate) charset_in_refusals: bool,
+    pub(crate) container: Container,
+    /// Where a browser is sent that asks for a page without a login.
+    pub(crate) html_login_path: &'static str,
+    /// `/` is where apps are, and has no place for strangers.
+    pub(crate) apps_page: bool,
+    /// A bearer nobody knows is refused as OAuth2 refuses it.
+    pub(crate) oauth_refusal: bool,
+    /// A page of a list says 0 pages when nothing is found.
+    pub(crate) counts_no_pages: bool,
+    /// Errors about filters carry a code.
+    pub(crate) filter_error_code: Option<&'static str>,
+    /// Reading `users` takes an authority that a plain user lacks.
+    pub(crate) users_are_guarded: bool,
+    /// An order by what is not there is refused.
+    pub(crate) refuses_unknown_order: bool,
+    /// `includeDescendants` on one unit is paged.
+    pub(crate) descendants_are_paged: bool,
+    /// A gist's links name the host.
+    pub(crate) gist_links_are_absolute: bool,
     pub(crate) gist: bool,
     /// `sharing` object in place of `publicAccess` and friends.
     pub(crate) sharing_object: bool,
@@ -121,6 +160,8 @@ impl Dialect {
             system_info_fields: minor >= 38,
             system_info_no_store: minor >= 38,
             session_timeout_in_info: minor >= 43,
+            sparse_system_info: minor >= 40,
+            full_system_info: minor >= 42,
             anonymous_ping: minor >= 37,
             username_on_top: minor >= 38,
             user_credentials: minor <= 40,
@@ -128,7 +169,7 @@ impl Dialect {
             xhr_is_told: minor >= 28,
             login_path: match minor {
                 ..=41 => "/dhis-web-commons/security/login.action",
-                42 => "/dhis-web-login",
+                42 => "/dhis-web-login/",
                 _ => "/login/",
             },
             tokens: minor >= 37,
@@ -141,7 +182,7 @@ impl Dialect {
             stale_totals: (31..=36).contains(&minor),
             default_order: if minor <= 32 { DefaultOrder::NameThenCreated } else { DefaultOrder::NameThenId },
             orders_keep_precedence: minor >= 42,
-            bad_filter_status: if minor >= 43 { 400 } else { 409 },
+            bad_filter_status: if minor >= 42 { 400 } else { 409 },
             bad_parameter_status: if minor >= 37 { 400 } else { 500 },
             deleted_objects: match minor {
                 ..=26 => DeletedObjects::Absent,
@@ -150,7 +191,28 @@ impl Dialect {
             },
             error_codes: minor >= 34,
             format_parameter: minor <= 37,
-            charset_in_type: minor <= 37,
+            charset_in_type: minor <= 37 || minor >= 42,
+            charset_in_errors: minor <= 37,
+            charset_in_refusals: minor >= 42,
+            container: match minor {
+                ..=39 => Container::Unknown,
+                40 | 41 => Container::Jetty,
+                _ => Container::Tomcat,
+            },
+            html_login_path: match minor {
+                ..=39 => "/dhis-web-commons/security/login.action",
+                40 | 41 => "/index.html",
+                42 => "/dhis-web-login/",
+                _ => "/login/",
+            },
+            apps_page: minor >= 42,
+            oauth_refusal: minor <= 41,
+            counts_no_pages: minor >= 40,
+            filter_error_code: if minor >= 42 { Some("E1003") } else { None },
+            users_are_guarded: minor >= 40,
+            refuses_unknown_order: minor >= 43,
+            descendants_are_paged: minor >= 42,
+            gist_links_are_absolute: minor >= 42,
             gist: minor >= 37,
             sharing_object: minor >= 36,
             empty_filter: minor == 26 || minor >= 30,
@@ -236,13 +298,16 @@ mod tests {
             ("stale totals", 31, 36, |d| d.stale_totals),
             ("name then created", 25, 32, |d| d.default_order == DefaultOrder::NameThenCreated),
             ("multi order kept", 42, 43, |d| d.orders_keep_precedence),
-            ("409 on a bad filter", 25, 42, |d| d.bad_filter_status == 409),
+            ("409 on a bad filter", 25, 41, |d| d.bad_filter_status == 409),
             ("no deleted objects", 25, 26, |d| d.deleted_objects == DeletedObjects::Absent),
             ("deleted objects for all", 27, 28, |d| d.deleted_objects == DeletedObjects::Anyone),
             ("error codes", 34, 43, |d| d.error_codes),
             ("json login", 41, 43, |d| d.json_login),
             ("gist", 37, 43, |d| d.gist),
             ("ieq", 41, 43, |d| d.ieq_filter),
+            ("an unknown order is refused", 43, 43, |d| d.refuses_unknown_order),
+            ("Jetty", 40, 41, |d| d.container == Container::Jetty),
+            ("no pages of nothing", 40, 43, |d| d.counts_no_pages),
         ];
         for (name, first, last, holds) in facts {
             for minor in Dialect::MINORS {

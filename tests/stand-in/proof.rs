@@ -2,4 +2,5 @@
 
 mod client;
 mod faulty;
+mod recorded;
 mod truthful;

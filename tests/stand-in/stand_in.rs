@@ -555,6 +555,21 @@ impl StandIn {
         world.shelf(collection).map_or_else(Vec::new, |shelf| world.vanished(shelf))
     }
 
+    /// Id of a collection's row by its number in the country, living or not.
+    #[cfg(test)]
+    pub(crate) fn id_of_row(&self, collection: &str, row: usize) -> Option<String> {
+        let world = lock(&self.shared.world);
+        let shelf = &world.shelves[world.shelf(collection)?];
+        (row < shelf.base as usize)
+            .then(|| crate::country::uid_text(shelf.id(u32::try_from(row).unwrap_or(u32::MAX))).to_owned())
+    }
+
+    /// Children per organisation unit.
+    #[cfg(test)]
+    pub(crate) fn branching(&self) -> usize {
+        lock(&self.shared.world).country.branching as usize
+    }
+
     /// What `/api/deletedObjects` holds, oldest first.
     pub fn deleted(&self) -> Vec<Deleted> {
         lock(&self.shared.world).deleted.clone()

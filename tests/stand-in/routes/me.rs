@@ -29,7 +29,7 @@ pub(crate) fn me(world: &World, request: &Request, user: &User) -> Answer {
     let name = String::from_utf8_lossy(&name);
     let root = world.shelf("organisationUnits").and_then(|shelf| {
         let shelf = &world.shelves[shelf];
-        shelf.is_alive(0).then(|| format!("[{{\"id\":\"{}\"}}]", uid_text(shelf.id(0))))
+        shelf.is_alive(0).then(|| format!("[{{\"id\":\"{}\",\"level\":1}}]", uid_text(shelf.id(0))))
     });
     let roots = root.unwrap_or_else(|| "[]".into());
     let mut members = vec![format!("\"id\":\"{id}\""), format!("\"name\":{name}"), format!("\"displayName\":{name}")];
@@ -42,7 +42,8 @@ pub(crate) fn me(world: &World, request: &Request, user: &User) -> Answer {
     let authorities: Vec<String> = authorities_of(user).iter().map(|authority| format!("\"{authority}\"")).collect();
     members.push(format!("\"organisationUnits\":{roots}"));
     members.push(format!("\"dataViewOrganisationUnits\":{roots}"));
-    members.push("\"teiSearchOrganisationUnits\":[],\"userRoles\":[],\"userGroups\":[]".into());
+    let searched = if user.superuser { "[]" } else { &roots };
+    members.push(format!("\"teiSearchOrganisationUnits\":{searched},\"userRoles\":[],\"userGroups\":[]"));
     members.push(format!("\"authorities\":[{}]", authorities.join(",")));
     members.push(format!("\"programs\":{}", id_list(world, "programs", 1000)));
     members.push(format!("\"dataSets\":{}", id_list(world, "dataSets", 1000)));

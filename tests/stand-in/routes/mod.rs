@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use crate::answer::Answer;
 use crate::auth::{User, Verdict};
+use crate::dialect::Container;
 use crate::request::Request;
 use crate::world::World;
 
@@ -36,7 +37,10 @@ pub(crate) fn answer(world: &mut World, request: &Request) -> Outcome {
         return free(login::by_json(world, request));
     }
     match world.door.check(request, &world.dialect, &world.context_path) {
-        Verdict::Unknown(answer, thinks) => Outcome { answer: *answer, user: None, thinks },
+        Verdict::Unknown(answer, thinks) => {
+            let answer = if world.dialect.charset_in_refusals { answer.with_charset() } else { *answer };
+            Outcome { answer, user: None, thinks }
+        }
         Verdict::Known(caller) => {
             let mut answer = inside(world, request, &caller.user);
             for cookie in &caller.cookies {
@@ -52,7 +56,8 @@ fn inside(world: &mut World, request: &Request, user: &User) -> Answer {
         return not_found(world, request);
     }
     if !matches!(request.method.as_str(), "GET" | "HEAD") {
-        return Answer::message(&world.dialect, 405, &format!("Request method '{}' not supported", request.method));
+        let is = if world.dialect.container == Container::Tomcat { "is " } else { "" };
+        return Answer::message(&world.dialect, 405, &format!("Request method '{}' {is}not supported", request.method));
     }
     let suffix = request.route.suffix.as_deref();
     let by_parameter = request.param("format").filter(|_| world.dialect.format_parameter);
@@ -63,7 +68,7 @@ fn inside(world: &mut World, request: &Request, user: &User) -> Answer {
         _ => "json",
     });
     if !matches!(wanted, "json" | "json.gz") {
-        return Answer::message(&world.dialect, 406, "Could not find acceptable representation");
+        return Answer::by_container(&world.dialect, request, 406, "Could not find acceptable representation");
     }
     let parts = request.route.segments.clone();
     let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
@@ -93,8 +98,10 @@ fn inside(world: &mut World, request: &Request, user: &User) -> Answer {
         _ => not_found(world, request),
     };
     let mut answer = if wanted == "json.gz" && answer.status == 200 { packed(answer, &parts) } else { answer };
-    if world.dialect.charset_in_type && answer.content_type.as_deref() == Some("application/json") {
-        answer.content_type = Some("application/json;charset=UTF-8".into());
+    let names_charset =
+        if answer.status == 200 { world.dialect.charset_in_type } else { world.dialect.charset_in_errors };
+    if names_charset {
+        answer = answer.with_charset();
     }
     answer.with_header("X-Content-Type-Options", "nosniff").with_header("X-XSS-Protection", "1; mode=block")
 }
@@ -108,11 +115,12 @@ fn packed(mut answer: Answer, parts: &[&str]) -> Answer {
 }
 
 fn not_found(world: &World, request: &Request) -> Answer {
-    Answer::message(&world.dialect, 404, &format!("No handler found for {} {}", request.method, request.route.path))
+    let message = format!("No handler found for {} {}", request.method, request.route.path);
+    Answer::by_container(&world.dialect, request, 404, &message)
 }
 
 /// A number in the query: the default when it is absent, the status of the refusal when it is none.
-fn number(world: &World, request: &Request, name: &str, default: i64) -> Result<i64, Box<Answer>> {
+pub(crate) fn number(world: &World, request: &Request, name: &str, default: i64) -> Result<i64, Box<Answer>> {
     match request.param(name) {
         None | Some("") => Ok(default),
         Some(text) => text.trim().parse().map_err(|_| {

@@ -105,7 +105,10 @@ fn schema(world: &World, base: &str, at: usize, collection: &Collection) -> Stri
         "{{\"klass\":\"org.hisp.dhis.{klass}\",\"metadata\":{metadata},\"shareable\":{shareable},\"relativeApiEndpoint\":\"/{name}\",\"name\":\"{singular}\",\
          \"displayName\":\"{label}\",\"singular\":\"{singular}\",\"plural\":\"{name}\",\"collectionName\":\"{name}\",\"apiEndpoint\":\"{base}/api/{name}\",\
          \"href\":\"{base}/api/schemas/{singular}\",\"persisted\":true,\"identifiableObject\":true,\"nameableObject\":{nameable},\"embeddedObject\":false,\
-         \"translatable\":{named},\"secondaryMetadata\":{secondary},\"order\":{at},\"properties\":{properties}}}",
+         \"translatable\":{named},\"secondaryMetadata\":{secondary},\"order\":{at},\"namespace\":\"http://dhis2.org/schema/dxf/2.0\",\"subscribableObject\":false,\"subscribable\":false,\
+         \"favoritable\":true,\"dataShareable\":false,\"dataReadShareable\":false,\"dataWriteShareable\":false,\"defaultPrivate\":false,\
+         \"implicitPrivateAuthority\":false,\"references\":[],\"authorities\":[{{\"type\":\"DELETE\",\"authorities\":[\"F_DELETE\"]}}],\
+         \"properties\":{properties}}}",
         klass = collection.klass,
         metadata = collection.name != "routes",
         shareable = collection.shareable,
