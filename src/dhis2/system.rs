@@ -1,4 +1,4 @@
-//! What a server says about itself and about us: `/api/system/info`, `/api/ping`, `/api/me`.
+//! What a server says about itself and about us: `/api/system/info`, `/api/system/ping`, `/api/me`.
 
 use serde::Deserialize;
 

@@ -14,6 +14,8 @@ pub(crate) struct Answer {
     pub(crate) rows: Option<&'static str>,
     /// The server keeps no copy: no ETag, no length.
     pub(crate) streamed: bool,
+    /// The server ends the connection behind it.
+    pub(crate) closes: bool,
 }
 
 /// `Cache-Control` of what is never kept, word for word.
@@ -22,7 +24,11 @@ pub(crate) const NO_STORE: &str = "no-cache, no-store, max-age=0, must-revalidat
 /// The reason phrase of a status.
 pub(crate) fn reason(status: u16) -> &'static str {
     match status {
+        100 => "Continue",
+        102 => "Processing",
+        103 => "Early Hints",
         200 => "OK",
+        206 => "Partial Content",
         301 => "Moved Permanently",
         302 => "Found",
         304 => "Not Modified",

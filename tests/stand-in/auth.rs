@@ -224,11 +224,7 @@ impl Door {
                         if wants_session { self.open_session(user, dialect, context_path) } else { Vec::new() };
                     known(user, cookies, Duration::ZERO, &self.users)
                 }
-                None => {
-                    let answer = Answer::unauthorized(dialect, "Unauthorized")
-                        .with_header("WWW-Authenticate", "ApiToken error=\"invalid_token\"");
-                    Verdict::Unknown(Box::new(answer), Duration::ZERO)
-                }
+                None => Verdict::Unknown(Box::new(Answer::wrong_token(dialect)), Duration::ZERO),
             };
         }
         let bearers_exist = self.users.iter().any(|user| !user.bearers.is_empty());
@@ -298,7 +294,18 @@ impl Answer {
         Self::message(dialect, 401, message)
     }
 
-    fn wrong_password(request: &Request, dialect: &Dialect, message: &str) -> Self {
+    /// 401, or 400 where the checksum within a token is looked at first. No ETag, no length, and a 400 ends the connection.
+    fn wrong_token(dialect: &Dialect) -> Self {
+        let (status, message) = if dialect.token_checksums {
+            (400, "Checksum validation failed")
+        } else {
+            (401, "The API token does not exists.")
+        };
+        let answer = Self::message(dialect, status, message).with_header("WWW-Authenticate", "ApiToken");
+        Self { streamed: true, closes: status == 400, ..answer }
+    }
+
+    pub(crate) fn wrong_password(request: &Request, dialect: &Dialect, message: &str) -> Self {
         // Browsers' scripts are spared the password prompt, otherwise every version names the realm.
         let answer = match dialect.wrong_password {
             Denial::Html => Self::html(
@@ -405,7 +412,8 @@ mod tests {
             (36, vec![("authorization", "ApiToken d2pat_good")], login),
             (37, vec![("authorization", "ApiToken d2pat_good")], "admin 1"),
             (42, vec![("authorization", "ApiToken d2pat_good")], "admin 0"),
-            (42, vec![("authorization", "ApiToken d2pat_bad")], "401 json"),
+            (41, vec![("authorization", "ApiToken d2pat_bad")], "401 json"),
+            (42, vec![("authorization", "ApiToken d2pat_bad")], "400 json"),
             (40, vec![("authorization", "Bearer jwt")], "admin 1"),
             (40, vec![("authorization", "Bearer other")], "401 json"),
         ];

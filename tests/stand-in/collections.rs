@@ -43,9 +43,18 @@ pub(crate) enum Kind {
     UserCredentials,
     /// A reference to one row of another collection.
     One(&'static str),
-    /// References to up to so many rows of another collection.
+    /// References to up to so many rows of another collection: a set, whose order nobody keeps.
     Many(&'static str, u32),
+    /// The same in an order that is kept.
+    List(&'static str, u32),
     Empty,
+}
+
+impl Kind {
+    /// Whether the server holds its values in a set.
+    pub(crate) fn is_set(self) -> bool {
+        matches!(self, Self::Many(..) | Self::Children)
+    }
 }
 
 /// One member of a collection's objects.
@@ -81,6 +90,7 @@ impl Member {
                 | Kind::UserCredentials
                 | Kind::One(_)
                 | Kind::Many(..)
+                | Kind::List(..)
                 | Kind::Empty
         )
     }
@@ -187,7 +197,7 @@ const fn c(
     }
 }
 
-use Kind::{AwkwardNumber, Choice, Counter, Empty, Escaped, Flag, Many, One};
+use Kind::{AwkwardNumber, Choice, Counter, Empty, Escaped, Flag, List, Many, One};
 use Size::{Fixed, OrgUnits, Per};
 
 /// Every collection, in import order.
@@ -251,13 +261,13 @@ pub(crate) static COLLECTIONS: &[Collection] = &[
         members: &[
             m("dataDimension", Flag),
             m("dataDimensionType", Choice(&["DISAGGREGATION", "ATTRIBUTE"])),
-            m("categoryOptions", Many("categoryOptions", 6)),
+            m("categoryOptions", List("categoryOptions", 6)),
         ],
         ..c("categories", "category", "category.Category", "Category", Per(500, 4))
     },
     Collection {
         default_id: Some("bjDvmb4bfuf"),
-        members: &[m("skipTotal", Flag), m("categories", Many("categories", 3))],
+        members: &[m("skipTotal", Flag), m("categories", List("categories", 3))],
         ..c("categoryCombos", "categoryCombo", "category.CategoryCombo", "Combination", Per(500, 3))
     },
     Collection {
@@ -332,7 +342,7 @@ pub(crate) static COLLECTIONS: &[Collection] = &[
         ..c("dataSets", "dataSet", "dataset.DataSet", "Data set", Per(500, 5))
     },
     Collection {
-        members: &[m("sortOrder", Counter), m("dataSet", One("dataSets")), m("dataElements", Many("dataElements", 8))],
+        members: &[m("sortOrder", Counter), m("dataSet", One("dataSets")), m("dataElements", List("dataElements", 8))],
         shareable: false,
         ..c("sections", "section", "dataset.Section", "Section", Per(500, 6))
     },
@@ -376,7 +386,7 @@ pub(crate) static COLLECTIONS: &[Collection] = &[
         ..c("programRuleActions", "programRuleAction", "programrule.ProgramRuleAction", "Action", Per(500, 8))
     },
     Collection {
-        members: &[m("authorities", Empty), m("users", Many("users", 10))],
+        members: &[m("authorities", Empty), m("users", List("users", 10))],
         ..c("userRoles", "userRole", "user.UserRole", "Role", Fixed(4))
     },
     Collection {

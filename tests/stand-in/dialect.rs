@@ -78,7 +78,12 @@ pub(crate) struct Dialect {
     pub(crate) sparse_system_info: bool,
     /// `system/info` tells of what never happened, and the database's time.
     pub(crate) full_system_info: bool,
+    /// `/api/ping` is there, and answers with nothing at all: no body, no content type.
+    pub(crate) empty_ping: bool,
+    /// `/api/ping` needs no login.
     pub(crate) anonymous_ping: bool,
+    /// `/api/system/ping` answers those who ask for JSON with `pong` as it is, no JSON string.
+    pub(crate) bare_pong: bool,
     pub(crate) username_on_top: bool,
     pub(crate) user_credentials: bool,
     pub(crate) wrong_password: Denial,
@@ -86,6 +91,8 @@ pub(crate) struct Dialect {
     pub(crate) xhr_is_told: bool,
     pub(crate) login_path: &'static str,
     pub(crate) tokens: bool,
+    /// A token nobody has is a 400 (its checksum is looked at first), not a 401.
+    pub(crate) token_checksums: bool,
     pub(crate) disabled_is_told: bool,
     pub(crate) sessions: SessionRule,
     pub(crate) session_expire_cookie: bool,
@@ -135,6 +142,8 @@ pub(crate) struct Dialect {
     pub(crate) not_empty_filter: bool,
     pub(crate) ieq_filter: bool,
     pub(crate) caret_filters: bool,
+    /// `attributeValues` is a collection for the schemas.
+    pub(crate) attribute_values_are_a_set: bool,
     /// Members are written in another order than in newer versions: references before the id.
     pub(crate) old_member_order: bool,
 }
@@ -162,7 +171,9 @@ impl Dialect {
             session_timeout_in_info: minor >= 43,
             sparse_system_info: minor >= 40,
             full_system_info: minor >= 42,
-            anonymous_ping: minor >= 37,
+            empty_ping: minor >= 37,
+            anonymous_ping: minor >= 42,
+            bare_pong: minor >= 38,
             username_on_top: minor >= 38,
             user_credentials: minor <= 40,
             wrong_password: if minor <= 29 { Denial::Html } else { Denial::Json },
@@ -173,6 +184,7 @@ impl Dialect {
                 _ => "/login/",
             },
             tokens: minor >= 37,
+            token_checksums: minor >= 42,
             disabled_is_told: minor >= 40,
             sessions: if (35..=41).contains(&minor) { SessionRule::EveryRequest } else { SessionRule::PasswordsOnly },
             session_expire_cookie: minor >= 43,
@@ -219,6 +231,7 @@ impl Dialect {
             not_empty_filter: minor >= 43,
             ieq_filter: minor >= 41,
             caret_filters: minor == 25,
+            attribute_values_are_a_set: minor <= 41,
             old_member_order: minor <= 37,
         }
     }
@@ -286,7 +299,9 @@ mod tests {
             ("system id hidden", 25, 26, |d| d.system_id_hidden_from_others),
             ("server time zone", 36, 43, |d| d.server_time_zone),
             ("fields on system info", 38, 43, |d| d.system_info_fields),
-            ("ping without login", 37, 43, |d| d.anonymous_ping),
+            ("an empty ping", 37, 43, |d| d.empty_ping),
+            ("ping without login", 42, 43, |d| d.anonymous_ping),
+            ("token checksums", 42, 43, |d| d.token_checksums),
             ("username on top", 38, 43, |d| d.username_on_top),
             ("userCredentials", 25, 40, |d| d.user_credentials),
             ("html 401", 25, 29, |d| d.wrong_password == Denial::Html),

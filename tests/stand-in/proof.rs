@@ -2,5 +2,6 @@
 
 mod client;
 mod faulty;
+mod odd;
 mod recorded;
 mod truthful;

@@ -4,6 +4,7 @@ use crate::clock;
 use crate::collections::{self, Kind, Member};
 use crate::country::{mix, uid_of};
 use crate::fields::{self, Field, Transform};
+use crate::quirks;
 use crate::world::World;
 
 /// A `fields` list made ready for one collection.
@@ -37,7 +38,7 @@ fn target_of(kind: Kind) -> Option<&'static str> {
     match kind {
         Kind::Parent | Kind::Children => Some("organisationUnits"),
         Kind::SomeUser(_) => Some("users"),
-        Kind::One(target) | Kind::Many(target, _) => Some(target),
+        Kind::One(target) | Kind::Many(target, _) | Kind::List(target, _) => Some(target),
         _ => None,
     }
 }
@@ -154,12 +155,20 @@ pub(crate) struct Pen<'a> {
     pub(crate) world: &'a World,
     /// Scheme, host and context path, for `href`.
     pub(crate) base_url: &'a str,
+    /// What the order of sets is computed from; `None` leaves them as they are.
+    shuffle: Option<u64>,
     scratch: String,
 }
 
 impl<'a> Pen<'a> {
     pub(crate) fn new(world: &'a World, base_url: &'a str) -> Self {
-        Self { world, base_url, scratch: String::new() }
+        Self { world, base_url, shuffle: None, scratch: String::new() }
+    }
+
+    /// Writes sets as the `number`th request gets them.
+    pub(crate) fn for_request(mut self, number: u64) -> Self {
+        self.shuffle = self.world.quirks.shuffle(number);
+        self
     }
 
     /// Appends one object.
@@ -213,6 +222,14 @@ impl<'a> Pen<'a> {
 
     /// The rows of another collection that a member refers to; `None` when the member is null.
     pub(crate) fn references(&self, shelf: usize, row: u32, kind: Kind, target: usize) -> Option<Vec<u32>> {
+        let mut rows = self.stored_references(shelf, row, kind, target)?;
+        if let Some(seed) = self.shuffle.filter(|_| kind.is_set()) {
+            quirks::shuffled(&mut rows, mix(seed ^ u64::from(row)));
+        }
+        Some(rows)
+    }
+
+    fn stored_references(&self, shelf: usize, row: u32, kind: Kind, target: usize) -> Option<Vec<u32>> {
         let world = self.world;
         let here = &world.shelves[shelf];
         let there = world.shelves[target].base;
@@ -231,20 +248,20 @@ impl<'a> Pen<'a> {
                 let hash = world.country.hash(here.salt, row, salt);
                 Some(vec![u32::try_from(hash % u64::from(there)).unwrap_or(0)])
             }
-            Kind::Many(_, most) if there > 0 => {
+            Kind::Many(_, most) | Kind::List(_, most) if there > 0 => {
                 let hash = world.country.hash(here.salt, row, 74);
                 let count = u32::try_from(hash % u64::from(most + 1)).unwrap_or(0).min(there);
                 let from = u32::try_from(mix(hash) % u64::from(there)).unwrap_or(0);
                 Some((0..count).map(|step| (from + step) % there).collect())
             }
-            Kind::Many(..) => Some(Vec::new()),
+            Kind::Many(..) | Kind::List(..) => Some(Vec::new()),
             _ => None,
         }
     }
 
     fn referred(&mut self, out: &mut Vec<u8>, shelf: usize, row: u32, kind: Kind, target: usize, plan: &Plan) -> bool {
         let Some(rows) = self.references(shelf, row, kind, target) else { return false };
-        let many = matches!(kind, Kind::Many(..) | Kind::Children);
+        let many = matches!(kind, Kind::Many(..) | Kind::List(..) | Kind::Children);
         if many {
             out.push(b'[');
         }
@@ -399,10 +416,10 @@ impl<'a> Pen<'a> {
                 }
             }
             Kind::Empty => out.extend_from_slice(b"[]"),
-            Kind::Parent | Kind::Children | Kind::SomeUser(_) | Kind::One(_) | Kind::Many(..) => {
+            Kind::Parent | Kind::Children | Kind::SomeUser(_) | Kind::One(_) | Kind::Many(..) | Kind::List(..) => {
                 let Some(target) = target else { return false };
                 let Some(rows) = self.references(shelf, row, kind, target) else { return false };
-                let many = matches!(kind, Kind::Many(..) | Kind::Children);
+                let many = matches!(kind, Kind::Many(..) | Kind::List(..) | Kind::Children);
                 if many {
                     out.push(b'[');
                 }

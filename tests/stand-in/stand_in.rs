@@ -18,7 +18,8 @@ use crate::faults::{FaultRule, Restart, Script as FaultScript};
 use crate::http::{self, Command, Shared, Switches, lock};
 use crate::latency::Latency;
 use crate::ledger::Ledger;
-use crate::mutations::{Change, Script};
+use crate::mutations::{Change, Schedule, Script};
+use crate::quirks::{Quirk, Quirks};
 use crate::wire::Framing;
 use crate::world::{Deleted, World, WorldPlan};
 
@@ -39,6 +40,8 @@ pub struct Builder {
     session_timeout: Duration,
     refused: HashMap<String, u16>,
     scripts: Vec<Script>,
+    schedules: Vec<Schedule>,
+    quirks: Quirks,
     unstable_ties: bool,
     next_page_base: Option<String>,
     context_path: String,
@@ -65,6 +68,8 @@ impl Default for Builder {
             session_timeout: Duration::from_hours(1),
             refused: HashMap::new(),
             scripts: Vec::new(),
+            schedules: Vec::new(),
+            quirks: Quirks::default(),
             unstable_ties: false,
             next_page_base: None,
             context_path: String::new(),
@@ -197,6 +202,27 @@ impl Builder {
         self
     }
 
+    /// Changes the truth once, just before the `number`th request is looked at, from 1.
+    #[must_use]
+    pub fn at_request(mut self, number: u64, change: Change) -> Self {
+        self.schedules.push(Schedule::AtRequest(number, change));
+        self
+    }
+
+    /// Changes the truth so many times a second, from the first request on; what is due happens when a request comes.
+    #[must_use]
+    pub fn steadily(mut self, per_second: u32, change: Change) -> Self {
+        self.schedules.push(Schedule::Steadily(per_second, change));
+        self
+    }
+
+    /// Makes the server odd.
+    #[must_use]
+    pub fn quirk(mut self, quirk: Quirk) -> Self {
+        self.quirks.add(quirk);
+        self
+    }
+
     /// Rows that an order leaves equal come in another order on every other request.
     #[must_use]
     pub fn unstable_ties(mut self) -> Self {
@@ -313,6 +339,8 @@ impl Builder {
             sizes: self.sizes,
             refused: self.refused,
             scripts: self.scripts,
+            schedules: self.schedules,
+            quirks: self.quirks,
             unstable_ties: self.unstable_ties,
             next_page_base: self.next_page_base,
             context_path: self.context_path.clone(),
@@ -426,9 +454,12 @@ impl StandIn {
         let _ = self.shared.commands.send(Command::Disconnect);
     }
 
-    /// Restarts the server behind a proxy that stays up.
+    /// Restarts the server, alone or behind a proxy that stays up; returns when the first phase has begun.
     pub fn restart(&self, plan: Restart) {
-        self.shared.restart(plan);
+        let (done, wait) = mpsc::channel();
+        self.shared.restart(plan, Some(done));
+        // Where no phase refuses connections the sender is gone already.
+        let _ = wait.recv();
     }
 
     /// Forgets every session.
@@ -530,6 +561,14 @@ impl StandIn {
         let mut ids = Vec::new();
         self.truth_rows(collection, "id", |id, _| ids.push(id.to_owned()));
         ids
+    }
+
+    /// Names of the members that the server holds in sets: the lists that come in another order each time where
+    /// [`Quirk::ShuffledSets`] says so.
+    pub fn sets(&self, collection: &str) -> Vec<&'static str> {
+        let world = lock(&self.shared.world);
+        let members = world.shelf(collection).map_or(&[][..], |shelf| &world.shelves[shelf].members);
+        members.iter().filter(|member| member.kind.is_set()).map(|member| member.name).collect()
     }
 
     /// Begins to count appearances and disappearances; without it they count from the start.

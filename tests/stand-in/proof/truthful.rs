@@ -429,10 +429,52 @@ fn system_info_says_what_its_version_says_to_whom() {
             "{version}"
         );
         assert_eq!(me["authorities"], serde_json::json!(["ALL"]));
-        let ping = get_with(&stand_in, "/api/ping", &[]);
-        assert_eq!(ping.status == 200 && ping.text() == "pong", minor >= 37, "{version}");
-        assert!(get(&stand_in, "/api/system/ping").text().contains("pong"));
+    }
+}
+
+#[test]
+fn a_ping_says_pong_below_system_and_nothing_at_all_elsewhere() {
+    let script = ("X-Requested-With", "XMLHttpRequest");
+    let auth = basic("admin", "district");
+    for version in versions() {
+        let minor = at(&version);
+        let stand_in = small(&version).start().unwrap();
+        let anonymous = get_with(&stand_in, "/api/ping", &[script]);
+        let known = get(&stand_in, "/api/ping");
+        assert_eq!(known.status, if minor >= 37 { 200 } else { 404 }, "{version}");
+        let refused = if minor >= 28 { 401 } else { 302 };
+        assert_eq!(anonymous.status, if minor >= 42 { 200 } else { refused }, "{version}");
+        for ping in [&anonymous, &known].into_iter().filter(|ping| ping.status == 200) {
+            let nothing = (ping.header("Content-Type"), ping.header("Content-Length"), ping.header("ETag"));
+            assert_eq!(nothing, (None, Some("0"), None), "{version}");
+        }
         assert_eq!(get_with(&stand_in, "/api/system/ping", &[]).status, 302, "{version}");
+        assert_eq!(get(&stand_in, "/api/system/ping").text(), "pong", "{version}");
+        let as_json = get_with(
+            &stand_in,
+            "/api/system/ping",
+            &[("Authorization", &auth), ("Accept", "application/json"), script],
+        );
+        assert!(as_json.header("Content-Type").unwrap().starts_with("application/json"), "{version}");
+        assert_eq!(as_json.text(), if minor >= 38 { "pong" } else { "\"pong\"" }, "{version}");
+    }
+}
+
+#[test]
+fn a_token_nobody_has_is_a_401_and_a_400_where_its_checksum_is_looked_at_first() {
+    for version in versions().filter(|version| at(version) >= 37) {
+        let stand_in = small(&version).start().unwrap();
+        let got = get_with(&stand_in, "/api/system/info", &[("Authorization", "ApiToken d2pat_nobodys")]);
+        let checked = at(&version) >= 42;
+        assert_eq!(got.status, if checked { 400 } else { 401 }, "{version}");
+        assert_eq!(got.header("WWW-Authenticate"), Some("ApiToken"), "{version}");
+        assert_eq!(got.header("Connection") == Some("close"), checked, "{version}");
+        let text = if checked {
+            r#"{"httpStatus":"Bad Request","httpStatusCode":400,"status":"ERROR","message":"Checksum validation failed"}"#
+        } else {
+            r#"{"httpStatus":"Unauthorized","httpStatusCode":401,"status":"ERROR","message":"The API token does not exists."}"#
+        };
+        assert_eq!(got.text(), text, "{version}");
     }
 }
 

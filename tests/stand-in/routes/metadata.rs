@@ -10,6 +10,7 @@ use crate::auth::User;
 use crate::dialect::{Dialect, PastTheEnd};
 use crate::fields;
 use crate::query::{self, Filter, Order, Question};
+use crate::quirks::{IdGt, Ordering};
 use crate::request::Request;
 use crate::routes::number;
 use crate::rows::{Pen, Plan, push_number};
@@ -103,7 +104,7 @@ pub(crate) fn push_pager(out: &mut Vec<u8>, world: &World, request: &Request, pa
 fn question(world: &World, request: &Request, user: &User, shelf: usize) -> Result<Question, Box<Answer>> {
     let filters: Result<Vec<Filter>, String> =
         request.params("filter").map(|text| Filter::parse(world, shelf, text)).collect();
-    let filters = filters.map_err(|message| {
+    let mut filters = filters.map_err(|message| {
         let dialect = &world.dialect;
         Box::new(Answer::coded_message(dialect, dialect.bad_filter_status, &message, dialect.filter_error_code))
     })?;
@@ -113,13 +114,25 @@ fn question(world: &World, request: &Request, user: &User, shelf: usize) -> Resu
         let property = text.split(':').next().unwrap_or_default();
         return Err(Box::new(Answer::message(&world.dialect, 400, &format!("No such property: {property}"))));
     }
+    match world.quirks.id_gt {
+        IdGt::Honest => {}
+        IdGt::Ignored => filters.retain(|filter| !filter.is_id_gt()),
+        IdGt::Inclusive => filters.iter_mut().filter(|filter| filter.is_id_gt()).for_each(Filter::include_bound),
+    }
+    let mut orders: Vec<Order> = request.params("order").filter_map(|text| Order::parse(world, shelf, text)).collect();
+    match world.quirks.ordering {
+        Ordering::Honest => {}
+        Ordering::Ignored => orders.clear(),
+        Ordering::Descending => orders.iter_mut().for_each(Order::descend),
+    }
     Ok(Question {
         filters,
         any: request.param("rootJunction").is_some_and(|junction| junction.eq_ignore_ascii_case("or")),
         query: request.param("query").map(Into::into),
-        orders: request.params("order").filter_map(|text| Order::parse(world, shelf, text)).collect(),
+        orders,
         percent: user.visible_percent,
         request_number: request.number,
+        hidden_from: world.hidden_from(shelf, request.number),
     })
 }
 
@@ -180,7 +193,7 @@ pub(crate) fn list(world: &mut World, request: &Request, user: &User, shelf: usi
     body.extend_from_slice(format!("\"{}\":[", collection.name).as_bytes());
     let plan = Plan::new(world, shelf, &fields::parse(wanted));
     let base = world.base_url(request);
-    let mut pen = Pen::new(world, &base);
+    let mut pen = Pen::new(world, &base).for_request(request.number);
     let mut first = true;
     for row in &rows[shown] {
         if spares_default && *row == 0 {
@@ -204,7 +217,8 @@ pub(crate) fn one(world: &mut World, request: &Request, user: &User, shelf: usiz
     if let Some(answer) = refusal(world, user, shelf) {
         return answer;
     }
-    let Some(row) = world.find(shelf, id) else {
+    let found = world.find(shelf, id).filter(|row| *row < world.hidden_from(shelf, request.number));
+    let Some(row) = found else {
         let klass = world.shelves[shelf].collection.klass.rsplit('.').next().unwrap_or_default();
         let message = format!("{klass} with id {id} could not be found.");
         return Answer::coded_message(&world.dialect, 404, &message, Some("E1005"));
@@ -224,7 +238,7 @@ pub(crate) fn one(world: &mut World, request: &Request, user: &User, shelf: usiz
     let plan = Plan::new(world, shelf, &fields::parse(request.param("fields").unwrap_or("*")));
     let base = world.base_url(request);
     let mut body = Vec::new();
-    Pen::new(world, &base).object(&mut body, shelf, row, &plan);
+    Pen::new(world, &base).for_request(request.number).object(&mut body, shelf, row, &plan);
     Answer::json(200, body).with_header("Cache-Control", "no-cache, private")
 }
 
@@ -275,7 +289,7 @@ pub(crate) fn gist(world: &mut World, request: &Request, user: &User, shelf: usi
     // One simple member comes as a plain value (recorded: `gist`).
     let bare = wanted.len() == 1 && wanted[0].nested.is_empty() && wanted[0].name.starts_with(char::is_alphabetic);
     let base = world.base_url(request);
-    let mut pen = Pen::new(world, &base);
+    let mut pen = Pen::new(world, &base).for_request(request.number);
     for (at, row) in rows[from..to].iter().enumerate() {
         if at > 0 {
             body.push(b',');

@@ -22,16 +22,29 @@ pub(crate) struct Outcome {
     pub(crate) user: Option<String>,
     /// What the server thinks before it answers, e.g. over a password.
     pub(crate) thinks: Duration,
+    /// What is odd about the answer.
+    pub(crate) quirks: Vec<&'static str>,
 }
 
-/// The truth about a request.
+/// The truth about a request, as the server's quirks show it.
 pub(crate) fn answer(world: &mut World, request: &Request) -> Outcome {
-    let free = |answer| Outcome { answer, user: None, thinks: Duration::ZERO };
+    world.request_comes(request.number);
+    let quirks = world.quirks.shown(request);
+    let outcome = match world.quirks.behind_proxy(request) {
+        Some(changed) => truth(world, &changed),
+        None => truth(world, request),
+    };
+    Outcome { quirks, ..outcome }
+}
+
+fn truth(world: &mut World, request: &Request) -> Outcome {
+    let quirks = Vec::new();
+    let free = |answer| Outcome { answer, user: None, thinks: Duration::ZERO, quirks: Vec::new() };
     if !request.route.api {
         return free(login::outside_api(world, request));
     }
     if request.method == "GET" && request.route.parts() == ["ping"] && world.dialect.anonymous_ping {
-        return free(system::ping(request));
+        return free(system::empty_ping());
     }
     if request.route.parts() == ["auth", "login"] && world.dialect.json_login {
         return free(login::by_json(world, request));
@@ -39,14 +52,14 @@ pub(crate) fn answer(world: &mut World, request: &Request) -> Outcome {
     match world.door.check(request, &world.dialect, &world.context_path) {
         Verdict::Unknown(answer, thinks) => {
             let answer = if world.dialect.charset_in_refusals { answer.with_charset() } else { *answer };
-            Outcome { answer, user: None, thinks }
+            Outcome { answer, user: None, thinks, quirks }
         }
         Verdict::Known(caller) => {
             let mut answer = inside(world, request, &caller.user);
             for cookie in &caller.cookies {
                 answer = answer.with_header("Set-Cookie", cookie);
             }
-            Outcome { answer, user: Some(caller.user.name), thinks: caller.thinks }
+            Outcome { answer, user: Some(caller.user.name), thinks: caller.thinks, quirks }
         }
     }
 }
@@ -74,7 +87,9 @@ fn inside(world: &mut World, request: &Request, user: &User) -> Answer {
     let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
     let answer = match parts.as_slice() {
         ["system", "info"] => system::info(world, request, user),
-        ["system", "ping"] => system::ping(request),
+        ["system", "ping"] => system::ping(world, request),
+        // Known by its session or credentials in versions that want a login for it.
+        ["ping"] if world.dialect.empty_ping => system::empty_ping(),
         ["system", "id" | "uid"] => system::ids(world, request),
         ["system", "objectCounts"] => system::object_counts(world),
         ["me"] => me::me(world, request, user),

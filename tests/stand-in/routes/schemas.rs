@@ -75,7 +75,14 @@ fn properties(world: &World, collection: &Collection) -> String {
         .iter()
         .map(|member| {
             let (kind, is_collection) = match member.kind {
-                Kind::Many(..) | Kind::Children | Kind::Empty | Kind::Translations | Kind::AttributeValues => ("COLLECTION", true),
+                // Since 2.42 a value of its own kind, though written as a list.
+                Kind::AttributeValues if !dialect.attribute_values_are_a_set => ("COMPLEX", false),
+                Kind::Many(..)
+                | Kind::List(..)
+                | Kind::Children
+                | Kind::Empty
+                | Kind::Translations
+                | Kind::AttributeValues => ("COLLECTION", true),
                 Kind::One(_) | Kind::Parent | Kind::SomeUser(_) => ("REFERENCE", false),
                 Kind::Id => ("IDENTIFIER", false),
                 Kind::Created | Kind::LastUpdated | Kind::OpeningDate | Kind::ClosedDate => ("DATE", false),
@@ -86,9 +93,19 @@ fn properties(world: &World, collection: &Collection) -> String {
                 Kind::Sharing | Kind::Access | Kind::Geometry | Kind::UserCredentials => ("COMPLEX", false),
                 _ => ("TEXT", false),
             };
+            // A collection has two names: that of one item, and the one its array has in JSON.
+            let names = if is_collection {
+                format!(
+                    "\"name\":\"{}\",\"collectionName\":\"{1}\",\"fieldName\":\"{1}\"",
+                    item_name(member.name),
+                    member.name
+                )
+            } else {
+                format!("\"name\":\"{0}\",\"fieldName\":\"{0}\"", member.name)
+            };
+            let is_ordered = matches!(member.kind, Kind::List(..)) || member.name == "aggregationLevels";
             format!(
-                "{{\"name\":\"{0}\",\"fieldName\":\"{0}\",\"collection\":{is_collection},\"owner\":{1},\"persisted\":{1},\"simple\":{2},\"required\":false,\"unique\":{3},\"propertyType\":\"{kind}\"}}",
-                member.name,
+                "{{{names},\"collection\":{is_collection},\"ordered\":{is_ordered},\"owner\":{0},\"persisted\":{0},\"simple\":{1},\"required\":false,\"unique\":{2},\"propertyType\":\"{kind}\"}}",
                 member.owned(),
                 member.simple(),
                 matches!(member.kind, Kind::Id | Kind::Code),
@@ -96,6 +113,22 @@ fn properties(world: &World, collection: &Collection) -> String {
         })
         .collect();
     format!("[{}]", described.join(","))
+}
+
+/// What one item of a collection is called.
+fn item_name(plural: &str) -> String {
+    match plural {
+        "children" => "child".into(),
+        // Named alike in both, as in the field.
+        "aggregationLevels" => plural.into(),
+        _ => {
+            if let Some(stem) = plural.strip_suffix("ies") {
+                return format!("{stem}y");
+            }
+            let stem = plural.strip_suffix("es").filter(|stem| stem.ends_with("ss"));
+            stem.or(plural.strip_suffix('s')).unwrap_or(plural).into()
+        }
+    }
 }
 
 fn schema(world: &World, base: &str, at: usize, collection: &Collection) -> String {

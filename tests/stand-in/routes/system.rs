@@ -11,12 +11,23 @@ use crate::request::Request;
 use crate::routes::number;
 use crate::world::World;
 
-/// `pong`, as text, or as a JSON string for who asks for JSON.
-pub(crate) fn ping(request: &Request) -> Answer {
+/// `/api/ping`, 2.37 and later: a 200 with nothing in it, not even a content type.
+pub(crate) fn empty_ping() -> Answer {
+    ["Origin", "Access-Control-Request-Method", "Access-Control-Request-Headers"]
+        .iter()
+        .fold(Answer { status: 200, ..Answer::default() }, |answer, name| answer.with_header("Vary", name))
+}
+
+/// `/api/system/ping`: `pong`, as text, or under JSON's name for those who ask for JSON.
+pub(crate) fn ping(world: &World, request: &Request) -> Answer {
     let wants_json = request.route.suffix.is_some()
         || request.header("accept").is_some_and(|accept| accept.starts_with("application/json"));
-    let answer = if wants_json { Answer::json(200, b"\"pong\"".to_vec()) } else { Answer::text(200, "pong") };
-    answer.with_header("Cache-Control", "no-store")
+    let answer = match (wants_json, world.dialect.bare_pong) {
+        (false, _) => Answer::text(200, "pong"),
+        (true, true) => Answer::json(200, b"pong".to_vec()),
+        (true, false) => Answer::json(200, b"\"pong\"".to_vec()),
+    };
+    answer.with_header("Cache-Control", "no-cache, no-store, max-age=0, must-revalidate")
 }
 
 /// Written where something has not happened yet.

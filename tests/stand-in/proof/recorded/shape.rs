@@ -102,6 +102,10 @@ impl Shape {
     /// What `other` lacks or has wrong, and what it has besides; only the outermost member of each.
     pub(super) fn differences(&self, other: &Self) -> Vec<String> {
         let mut found = Vec::new();
+        if self.facts.contains_key("body") != other.facts.contains_key("body") {
+            let kind = |shape: &Self| shape.facts.get("body").map_or("json", String::as_str).to_owned();
+            return vec![format!("body {} for {}", kind(other), kind(self))];
+        }
         for (path, types) in &self.types {
             match other.types.get(path) {
                 None if !other.hides(path) => found.push(format!("missing {path}")),
