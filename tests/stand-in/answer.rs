@@ -88,8 +88,9 @@ impl Answer {
     pub(crate) fn by_container(dialect: &Dialect, request: &Request, status: u16, message: &str) -> Self {
         match dialect.container {
             Container::Unknown => Self::message(dialect, status, message),
-            Container::Jetty if status == 406 => Self { status, ..Self::default() }
-                .with_header("Cache-Control", "must-revalidate,no-cache,no-store"),
+            Container::Jetty if status == 406 => {
+                Self { status, ..Self::default() }.with_header("Cache-Control", "must-revalidate,no-cache,no-store")
+            }
             Container::Jetty => {
                 let path = &request.route.path;
                 let mut said = Vec::new();
@@ -98,8 +99,7 @@ impl Answer {
                 let body = format!(
                     "{{\n\"servlet\":\"dispatcher\",\n\"message\":{said},\n\"url\":\"{path}\",\n\"status\":\"{status}\"\n}}"
                 );
-                Self::json(status, body.into_bytes())
-                    .with_header("Cache-Control", "must-revalidate,no-cache,no-store")
+                Self::json(status, body.into_bytes()).with_header("Cache-Control", "must-revalidate,no-cache,no-store")
             }
             Container::Tomcat => {
                 let reason = reason(status);

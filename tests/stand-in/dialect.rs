@@ -138,6 +138,10 @@ pub(crate) struct Dialect {
     pub(crate) gist: bool,
     /// `sharing` object in place of `publicAccess` and friends.
     pub(crate) sharing_object: bool,
+    /// `sharing.external` and `access.externalize` are there.
+    pub(crate) external_sharing: bool,
+    /// References to users carry their names.
+    pub(crate) users_are_named: bool,
     pub(crate) empty_filter: bool,
     pub(crate) not_empty_filter: bool,
     pub(crate) ieq_filter: bool,
@@ -227,6 +231,8 @@ impl Dialect {
             gist_links_are_absolute: minor >= 42,
             gist: minor >= 37,
             sharing_object: minor >= 36,
+            external_sharing: minor <= 41,
+            users_are_named: minor >= 38,
             empty_filter: minor == 26 || minor >= 30,
             not_empty_filter: minor >= 43,
             ieq_filter: minor >= 41,

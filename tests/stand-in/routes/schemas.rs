@@ -80,9 +80,15 @@ fn properties(world: &World, collection: &Collection) -> String {
                 Kind::Many(..)
                 | Kind::List(..)
                 | Kind::Children
+                | Kind::Ancestors
+                | Kind::SetElements(_)
                 | Kind::Empty
                 | Kind::Translations
                 | Kind::AttributeValues => ("COLLECTION", true),
+                Kind::Fixed(json) if json.starts_with('[') => ("COLLECTION", true),
+                Kind::Fixed(json) if json.starts_with('{') => ("COMPLEX", false),
+                Kind::Fixed("true" | "false") => ("BOOLEAN", false),
+                Kind::Fixed(json) if !json.starts_with('"') => ("INTEGER", false),
                 Kind::One(_) | Kind::Parent | Kind::SomeUser(_) => ("REFERENCE", false),
                 Kind::Id => ("IDENTIFIER", false),
                 Kind::Created | Kind::LastUpdated | Kind::OpeningDate | Kind::ClosedDate => ("DATE", false),
@@ -103,7 +109,8 @@ fn properties(world: &World, collection: &Collection) -> String {
             } else {
                 format!("\"name\":\"{0}\",\"fieldName\":\"{0}\"", member.name)
             };
-            let is_ordered = matches!(member.kind, Kind::List(..)) || member.name == "aggregationLevels";
+            let is_ordered = matches!(member.kind, Kind::List(..) | Kind::Ancestors)
+                || matches!(member.name, "aggregationLevels" | "legendSets" | "trackedEntityTypeAttributes");
             format!(
                 "{{{names},\"collection\":{is_collection},\"ordered\":{is_ordered},\"owner\":{0},\"persisted\":{0},\"simple\":{1},\"required\":false,\"unique\":{2},\"propertyType\":\"{kind}\"}}",
                 member.owned(),
@@ -140,7 +147,7 @@ fn schema(world: &World, base: &str, at: usize, collection: &Collection) -> Stri
          \"href\":\"{base}/api/schemas/{singular}\",\"persisted\":true,\"identifiableObject\":true,\"nameableObject\":{nameable},\"embeddedObject\":false,\
          \"translatable\":{named},\"secondaryMetadata\":{secondary},\"order\":{at},\"namespace\":\"http://dhis2.org/schema/dxf/2.0\",\"subscribableObject\":false,\"subscribable\":false,\
          \"favoritable\":true,\"dataShareable\":false,\"dataReadShareable\":false,\"dataWriteShareable\":false,\"defaultPrivate\":false,\
-         \"implicitPrivateAuthority\":false,\"references\":[],\"authorities\":[{{\"type\":\"DELETE\",\"authorities\":[\"F_DELETE\"]}}],\
+         \"implicitPrivateAuthority\":false,\"references\":[\"org.hisp.dhis.category.CategoryCombo\"],\"authorities\":[{{\"type\":\"DELETE\",\"authorities\":[\"F_DELETE\"]}}],\
          \"properties\":{properties}}}",
         klass = collection.klass,
         metadata = collection.name != "routes",

@@ -124,8 +124,7 @@ pub(crate) fn info(world: &World, request: &Request, user: &User) -> Answer {
     if let Some(wanted) = request.param("fields").filter(|_| dialect.system_info_fields) {
         json = fields::select(&json, &fields::parse(wanted));
     }
-    let control =
-        if dialect.system_info_no_store { crate::answer::NO_STORE } else { "no-cache, private" };
+    let control = if dialect.system_info_no_store { crate::answer::NO_STORE } else { "no-cache, private" };
     Answer::json(200, json.into_bytes()).with_header("Cache-Control", control)
 }
 

@@ -65,7 +65,10 @@ impl Exchange {
 
     /// First value of a header of the answer.
     pub(super) fn answered(&self, name: &str) -> Option<&str> {
-        self.answer_headers.iter().find(|(header, _)| header.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+        self.answer_headers
+            .iter()
+            .find(|(header, _)| header.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_str())
     }
 
     /// Whether the recording holds only the beginning of the body.

@@ -188,7 +188,9 @@ fn kind(body: &[u8]) -> String {
 #[test]
 fn what_is_missing_wrong_or_besides_is_told_apart() {
     let recorded = Shape::of(br#"{"pager":{"page":1,"total":9},"rows":[{"id":"a","n":1,"deep":{"x":[],"y":null}}]}"#);
-    let ours = Shape::of(br#"{"pager":{"page":2,"total":9},"rows":[{"id":"a","n":"1","deep":{"x":[{"z":1}],"y":3},"more":{"a":1}}]}"#);
+    let ours = Shape::of(
+        br#"{"pager":{"page":2,"total":9},"rows":[{"id":"a","n":"1","deep":{"x":[{"z":1}],"y":3},"more":{"a":1}}]}"#,
+    );
     assert_eq!(
         recorded.differences(&ours),
         ["type rows[].n text for number", "extra rows[].more", "value pager.page 2 for 1"]
