@@ -112,6 +112,25 @@ impl Answer {
         }
     }
 
+    /// A request line above 8 KB (recorded: `dv-url-8k`).
+    pub(crate) fn line_too_long(container: Container) -> Self {
+        match container {
+            Container::Unknown => Self::html(414, "<html><body><h1>414 Request-URI Too Large</h1></body></html>"),
+            Container::Jetty => Self {
+                content_type: Some("text/html;charset=iso-8859-1".into()),
+                ..Self::html(414, "<h1>Bad Message 414</h1><pre>reason: URI Too Long</pre>")
+            },
+            Container::Tomcat => Self {
+                content_type: Some("text/html;charset=utf-8".into()),
+                ..Self::html(
+                    400,
+                    "<!doctype html><html lang=\"en\"><head><title>HTTP Status 400 – Bad Request</title></head><body><h1>HTTP Status 400 – Bad Request</h1>\
+                     <hr class=\"line\" /><p><b>Message</b> Request header is too large</p></body></html>",
+                )
+            },
+        }
+    }
+
     /// Names its charset, if it is JSON.
     #[must_use]
     pub(crate) fn with_charset(mut self) -> Self {

@@ -22,6 +22,8 @@ pub struct User {
     pub(crate) bearers: Vec<String>,
     pub(crate) disabled: bool,
     pub(crate) two_factors: bool,
+    /// Children of the root below which data may be read, by their place; empty: the whole tree.
+    pub(crate) branches: Vec<u32>,
 }
 
 /// Secrets are not shown.
@@ -43,6 +45,7 @@ impl User {
             bearers: Vec::new(),
             disabled: false,
             two_factors: false,
+            branches: Vec::new(),
         }
     }
 
@@ -62,6 +65,13 @@ impl User {
     #[must_use]
     pub fn with_bearer(mut self, bearer: &str) -> Self {
         self.bearers.push(bearer.into());
+        self
+    }
+
+    /// Data may be read only below these children of the root, by their place from 0.
+    #[must_use]
+    pub fn of_branches(mut self, branches: &[u32]) -> Self {
+        self.branches = branches.to_vec();
         self
     }
 

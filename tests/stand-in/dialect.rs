@@ -51,6 +51,15 @@ pub(crate) enum Container {
     Tomcat,
 }
 
+/// What a request for data outside the user's tree gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OutsideTree {
+    /// A 200 without a byte.
+    Nothing,
+    /// A 409 that says so.
+    Refused,
+}
+
 /// Who may read `/api/deletedObjects`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum DeletedObjects {
@@ -142,6 +151,18 @@ pub(crate) struct Dialect {
     pub(crate) external_sharing: bool,
     /// References to users carry their names.
     pub(crate) users_are_named: bool,
+    pub(crate) outside_tree: OutsideTree,
+    /// Reading data values was written anew: unknown ids are nothing found, the first violation is told, what a query
+    /// names once stands on the envelope only, nulls are left out, `lastUpdated` is compared rightly.
+    pub(crate) rewritten_values: bool,
+    /// Members of a data value without a value are null.
+    pub(crate) nulls_in_values: bool,
+    /// No `dataValues` at all where there are none.
+    pub(crate) no_values_is_nothing: bool,
+    /// `followUp` in place of `followup`.
+    pub(crate) camel_follow_up: bool,
+    /// `dataElement=` narrows data values.
+    pub(crate) element_scope: bool,
     pub(crate) empty_filter: bool,
     pub(crate) not_empty_filter: bool,
     pub(crate) ieq_filter: bool,
@@ -231,6 +252,12 @@ impl Dialect {
             gist_links_are_absolute: minor >= 42,
             gist: minor >= 37,
             sharing_object: minor >= 36,
+            outside_tree: if matches!(minor, 37 | 39..=42) { OutsideTree::Nothing } else { OutsideTree::Refused },
+            rewritten_values: minor >= 43,
+            nulls_in_values: (38..=42).contains(&minor),
+            no_values_is_nothing: minor <= 37,
+            camel_follow_up: minor <= 27,
+            element_scope: minor >= 39,
             external_sharing: minor <= 41,
             users_are_named: minor >= 38,
             empty_filter: minor == 26 || minor >= 30,
@@ -327,6 +354,9 @@ mod tests {
             ("gist", 37, 43, |d| d.gist),
             ("ieq", 41, 43, |d| d.ieq_filter),
             ("an unknown order is refused", 43, 43, |d| d.refuses_unknown_order),
+            ("rewritten data values", 43, 43, |d| d.rewritten_values),
+            ("nulls in data values", 38, 42, |d| d.nulls_in_values),
+            ("no values is nothing", 25, 37, |d| d.no_values_is_nothing),
             ("Jetty", 40, 41, |d| d.container == Container::Jetty),
             ("no pages of nothing", 40, 43, |d| d.counts_no_pages),
         ];

@@ -563,6 +563,15 @@ impl StandIn {
         ids
     }
 
+    /// Every living data value of a data set, of the set's own period type, with its whole key, as a server of this
+    /// version writes it where nothing is hoisted to the envelope; empty when there is no such data set. Elements that
+    /// another data set reports by another period type have further values, which a window of dates finds too.
+    pub fn truth_data_values(&self, data_set: &str) -> Vec<String> {
+        let world = lock(&self.shared.world);
+        let row = world.shelf("dataSets").and_then(|shelf| world.find(shelf, data_set));
+        row.map_or_else(Vec::new, |row| crate::routes::data_values::truth(&world, row))
+    }
+
     /// Names of the members that the server holds in sets: the lists that come in another order each time where
     /// [`Quirk::ShuffledSets`] says so.
     pub fn sets(&self, collection: &str) -> Vec<&'static str> {

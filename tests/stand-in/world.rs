@@ -309,6 +309,12 @@ impl World {
         percent >= 100 || mix(self.country.hash(self.shelves[shelf].salt, row, 99)) % 100 < u64::from(percent)
     }
 
+    /// Whether a unit lies in the part of the tree whose data a user may read.
+    pub(crate) fn may_see_unit(&self, user: &crate::auth::User, unit: u32) -> bool {
+        user.branches.is_empty()
+            || self.country.ancestors(unit).get(1).is_some_and(|branch| user.branches.contains(&(branch - 1)))
+    }
+
     /// The row with this id, if it lives.
     pub(crate) fn find(&self, shelf: usize, id: &str) -> Option<u32> {
         let here = &self.shelves[shelf];

@@ -162,7 +162,7 @@ fn builder(truth: &Value, exchanges: &[Exchange]) -> Builder {
         .org_units(units)
         .user(User::superuser("admin", "district"))
         .user(User::limited("reader", "district", 100))
-        .user(User::limited("half", "district", 100));
+        .user(User::limited("half", "district", 100).of_branches(&[0, 1]));
     for exchange in exchanges {
         let Some(collection) = exchange.name.strip_prefix("collection-") else { continue };
         let body: Value = serde_json::from_slice(&exchange.body).unwrap_or_default();

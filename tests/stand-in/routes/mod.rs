@@ -1,9 +1,11 @@
 //! Finds who answers a path: one file per API area.
 
+pub(crate) mod data_values;
 pub(crate) mod deleted_objects;
 pub(crate) mod login;
 pub(crate) mod me;
 pub(crate) mod metadata;
+pub(crate) mod registrations;
 pub(crate) mod schemas;
 pub(crate) mod system;
 
@@ -97,6 +99,8 @@ fn inside(world: &mut World, request: &Request, user: &User) -> Answer {
         ["me", "authorization" | "authorities", authority] => me::has_authority(user, authority),
         ["schemas"] => schemas::all(world, request),
         ["schemas", singular] => schemas::one(world, request, singular),
+        ["dataValueSets"] => data_values::list(world, request, user),
+        ["completeDataSetRegistrations"] => registrations::list(world, request, user),
         ["deletedObjects"] => deleted_objects::list(world, request, user),
         [collection] => match world.shelf(collection) {
             Some(shelf) => metadata::list(world, request, user, shelf),

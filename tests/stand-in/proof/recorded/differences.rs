@@ -25,7 +25,7 @@ pub(super) const DIFFERENCES: &[Difference] = &[
     // Not spoken.
     d("", "analytics-*", "*", "not spoken yet: issue 14"),
     d("", "tracker-* old-*", "*", "not spoken yet: issue 14"),
-    d("", "dv-* dataset-csv-suffix reg reg-*", "*", "not spoken yet: issue 13"),
+    d("", "dv-csv dv-xml dataset-csv-suffix", "*", "nothing here asks for CSV or XML"),
     d("", "sv-*", "*", "not spoken yet: issue 13"),
     d("", "ds-* uds", "*", "not spoken yet: issue 13"),
     d("", "fileresource-*", "*", "not spoken yet: issue 13"),
@@ -35,6 +35,13 @@ pub(super) const DIFFERENCES: &[Difference] = &[
     d("", "jobs tasks tasks-analytics login-config", "*", "nothing here asks for it"),
     d("", "periodtypes resources sharing", "*", "nothing here asks for it"),
     // Another country of the same size.
+    d(
+        "2.43",
+        "dv-dates dv-limit dv-quarterly dv-long-period-list",
+        "missing dataValues[].*",
+        "left out where there is none",
+    ),
+    d("", "dv-lastupdated-duration", "missing dataValues[]", "ours were saved long ago"),
     d("", "*", "* organisationUnits[].geometry.coordinates[]*", "ours has polygons besides points"),
     d("", "orgunit-*", "value pager.*", "the tree is cut otherwise: six below each unit, not four"),
     d("", "list-lastupdated", "value pager.*", "ours was saved over years, theirs in a minute"),
