@@ -51,6 +51,9 @@ pub(crate) enum Kind {
     Many(&'static str, u32),
     /// The same in an order that is kept.
     List(&'static str, u32),
+    /// The program that a stage belongs to, and the stages that a program has.
+    ProgramOfStage,
+    StagesOfProgram,
     /// `dataSetElements`: pairs of this data set and up to so many data elements; a set.
     SetElements(u32),
     /// The same JSON in every row.
@@ -62,7 +65,7 @@ pub(crate) enum Kind {
 impl Kind {
     /// Whether the server holds its values in a set.
     pub(crate) fn is_set(self) -> bool {
-        matches!(self, Self::Many(..) | Self::Children | Self::SetElements(_))
+        matches!(self, Self::Many(..) | Self::Children | Self::SetElements(_) | Self::StagesOfProgram)
     }
 }
 
@@ -104,6 +107,8 @@ impl Member {
                 | Kind::Many(..)
                 | Kind::List(..)
                 | Kind::SetElements(_)
+                | Kind::ProgramOfStage
+                | Kind::StagesOfProgram
                 | Kind::Empty
         ) && !matches!(self.kind, Kind::Fixed(json) if json.starts_with(['[', '{']))
     }
@@ -510,7 +515,7 @@ pub(crate) static COLLECTIONS: &[Collection] = &[
             since(43, "userRoles", Empty),
             since(43, "enableChangeLog", Json("false")),
             m("organisationUnits", Many("organisationUnits", 30)),
-            m("programStages", Many("programStages", 3)),
+            m("programStages", Kind::StagesOfProgram),
             m("programSections", Empty),
             m("programTrackedEntityAttributes", Empty),
         ],
@@ -519,7 +524,7 @@ pub(crate) static COLLECTIONS: &[Collection] = &[
     Collection {
         members: &[
             f("minDaysFromStart", "0"),
-            m("program", One("programs")),
+            m("program", Kind::ProgramOfStage),
             m("programStageDataElements", Empty),
             f("autoGenerateEvent", "true"),
             f("validationStrategy", "\"ON_UPDATE_AND_INSERT\""),

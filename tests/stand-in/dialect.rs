@@ -51,6 +51,19 @@ pub(crate) enum Container {
     Tomcat,
 }
 
+/// How `/api/tracker` puts its rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TrackerForm {
+    /// There is none.
+    Absent,
+    /// `instances`, the page's numbers beside them; `orgUnit` with semicolons, `ouMode`, `skipPaging`.
+    Flat,
+    /// Named rows, a pager, and its numbers beside it once more; old and new parameter names.
+    Both,
+    /// Named rows, a pager with links; `orgUnits` with commas, `orgUnitMode`, `paging`.
+    Pager,
+}
+
 /// What a request for data outside the user's tree gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum OutsideTree {
@@ -152,6 +165,27 @@ pub(crate) struct Dialect {
     /// References to users carry their names.
     pub(crate) users_are_named: bool,
     pub(crate) outside_tree: OutsideTree,
+    pub(crate) tracker: TrackerForm,
+    /// Counting enrollments for `totalPages` fails in the server's own SQL.
+    pub(crate) counts_enrollments_wrongly: bool,
+    /// What a tracker's order leaves equal is settled anew for every page.
+    pub(crate) orders_loosely: bool,
+    /// Events and enrollments are found by program only.
+    pub(crate) tracker_wants_program: bool,
+    /// Deleted entities of a type cannot be asked for: an error in the server's own SQL.
+    pub(crate) deleted_entities_by_type_fail: bool,
+    /// Enrollments by `createdAt` or `updatedAt`: an error in the server's own SQL.
+    pub(crate) enrollment_dates_are_ambiguous: bool,
+    /// Entities by `trackedEntity`: an error in the server's own SQL.
+    pub(crate) entity_order_fails: bool,
+    /// Events of programs without registration cannot be ordered by attributes.
+    pub(crate) orders_by_element_only: bool,
+    /// Events of programs without registration name an enrollment.
+    pub(crate) single_events_are_enrolled: bool,
+    /// They have a date they are scheduled for.
+    pub(crate) single_events_are_scheduled: bool,
+    /// Enrollments have an attribute option combo.
+    pub(crate) enrollments_have_combos: bool,
     /// Reading data values was written anew: unknown ids are nothing found, the first violation is told, what a query
     /// names once stands on the envelope only, nulls are left out, `lastUpdated` is compared rightly.
     pub(crate) rewritten_values: bool,
@@ -253,6 +287,22 @@ impl Dialect {
             gist: minor >= 37,
             sharing_object: minor >= 36,
             outside_tree: if matches!(minor, 37 | 39..=42) { OutsideTree::Nothing } else { OutsideTree::Refused },
+            tracker: match minor {
+                ..=35 => TrackerForm::Absent,
+                36..=40 => TrackerForm::Flat,
+                41 => TrackerForm::Both,
+                _ => TrackerForm::Pager,
+            },
+            counts_enrollments_wrongly: minor == 40,
+            orders_loosely: minor <= 41,
+            tracker_wants_program: minor >= 43,
+            deleted_entities_by_type_fail: (40..=42).contains(&minor),
+            enrollment_dates_are_ambiguous: minor == 42,
+            entity_order_fails: minor >= 43,
+            orders_by_element_only: minor >= 43,
+            single_events_are_enrolled: minor == 42,
+            single_events_are_scheduled: minor <= 42,
+            enrollments_have_combos: minor >= 43,
             rewritten_values: minor >= 43,
             nulls_in_values: (38..=42).contains(&minor),
             no_values_is_nothing: minor <= 37,
@@ -354,6 +404,8 @@ mod tests {
             ("gist", 37, 43, |d| d.gist),
             ("ieq", 41, 43, |d| d.ieq_filter),
             ("an unknown order is refused", 43, 43, |d| d.refuses_unknown_order),
+            ("a tracker", 36, 43, |d| d.tracker != TrackerForm::Absent),
+            ("enrollments counted wrongly", 40, 40, |d| d.counts_enrollments_wrongly),
             ("rewritten data values", 43, 43, |d| d.rewritten_values),
             ("nulls in data values", 38, 42, |d| d.nulls_in_values),
             ("no values is nothing", 25, 37, |d| d.no_values_is_nothing),

@@ -80,6 +80,7 @@ mod mutations;
 mod periods;
 mod query;
 mod quirks;
+mod registry;
 mod request;
 mod routes;
 mod rows;

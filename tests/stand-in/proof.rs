@@ -5,4 +5,5 @@ mod data_values;
 mod faulty;
 mod odd;
 mod recorded;
+mod tracker;
 mod truthful;

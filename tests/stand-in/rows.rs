@@ -5,6 +5,7 @@ use crate::collections::{self, Kind, Member};
 use crate::country::{mix, uid_of};
 use crate::fields::{self, Field, Transform};
 use crate::quirks;
+use crate::registry;
 use crate::world::World;
 
 /// A `fields` list made ready for one collection.
@@ -38,6 +39,8 @@ fn target_of(kind: Kind) -> Option<&'static str> {
     match kind {
         Kind::Parent | Kind::Children | Kind::Ancestors => Some("organisationUnits"),
         Kind::SomeUser(_) => Some("users"),
+        Kind::ProgramOfStage => Some("programs"),
+        Kind::StagesOfProgram => Some("programStages"),
         Kind::One(target) | Kind::Many(target, _) | Kind::List(target, _) => Some(target),
         _ => None,
     }
@@ -235,6 +238,8 @@ impl<'a> Pen<'a> {
         let there = world.shelves[target].base;
         match kind {
             Kind::Parent => world.country.parent(row).map(|parent| vec![parent]),
+            Kind::ProgramOfStage if there > 0 => Some(vec![registry::program_of(row, there, here.base)]),
+            Kind::StagesOfProgram => Some(registry::stages_of(row, there)),
             Kind::Ancestors => {
                 let mut line = world.country.ancestors(row);
                 line.pop();
@@ -444,6 +449,8 @@ impl<'a> Pen<'a> {
             Kind::Parent
             | Kind::Children
             | Kind::Ancestors
+            | Kind::ProgramOfStage
+            | Kind::StagesOfProgram
             | Kind::SomeUser(_)
             | Kind::One(_)
             | Kind::Many(..)
@@ -539,7 +546,7 @@ impl<'a> Pen<'a> {
 }
 
 fn is_list(kind: Kind) -> bool {
-    matches!(kind, Kind::Many(..) | Kind::List(..) | Kind::Children | Kind::Ancestors)
+    matches!(kind, Kind::Many(..) | Kind::List(..) | Kind::Children | Kind::Ancestors | Kind::StagesOfProgram)
 }
 
 fn replace(out: &mut Vec<u8>, start: usize, text: &str) -> bool {

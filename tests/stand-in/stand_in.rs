@@ -29,6 +29,7 @@ pub struct Builder {
     version: String,
     seed: u64,
     org_units: u32,
+    entities: Option<u32>,
     sizes: HashMap<String, u32>,
     system_id: String,
     collation: Collation,
@@ -57,6 +58,7 @@ impl Default for Builder {
             version: "2.40".into(),
             seed: 1,
             org_units: 1000,
+            entities: None,
             sizes: HashMap::new(),
             system_id: "7d2b9a54-2f10-4f5d-9d35-5a7a5d0c0001".into(),
             collation: Collation::C,
@@ -107,6 +109,13 @@ impl Builder {
     #[must_use]
     pub fn org_units(mut self, org_units: u32) -> Self {
         self.org_units = org_units;
+        self
+    }
+
+    /// Number of tracked entities, default two for each organisation unit; enrollments and events follow from it.
+    #[must_use]
+    pub fn tracked_entities(mut self, entities: u32) -> Self {
+        self.entities = Some(entities);
         self
     }
 
@@ -331,6 +340,7 @@ impl Builder {
         door.seed = self.seed;
         let plan = WorldPlan {
             country: Country::new(self.seed, self.org_units),
+            entities: self.entities.unwrap_or(self.org_units * 2),
             minor,
             version,
             system_id: self.system_id,
@@ -570,6 +580,15 @@ impl StandIn {
         let world = lock(&self.shared.world);
         let row = world.shelf("dataSets").and_then(|shelf| world.find(shelf, data_set));
         row.map_or_else(Vec::new, |row| crate::routes::data_values::truth(&world, row))
+    }
+
+    /// Ids of a program's `events`, `enrollments` or `trackedEntities` that are not deleted, in the order of bytes; empty
+    /// when there is no such program.
+    pub fn truth_tracked(&self, things: &str, program: &str) -> Vec<String> {
+        let world = lock(&self.shared.world);
+        let row = world.shelf("programs").and_then(|shelf| world.find(shelf, program));
+        let thing = crate::routes::tracker::thing(things);
+        row.zip(thing).map_or_else(Vec::new, |(row, thing)| crate::routes::tracker::truth(&world, thing, row))
     }
 
     /// Names of the members that the server holds in sets: the lists that come in another order each time where

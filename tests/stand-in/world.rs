@@ -119,6 +119,8 @@ impl Deleted {
 #[derive(Debug)]
 pub(crate) struct World {
     pub(crate) country: Country,
+    /// Number of tracked entities, deleted ones too.
+    pub(crate) entities: u32,
     pub(crate) dialect: Dialect,
     pub(crate) version: String,
     pub(crate) system_id: String,
@@ -153,6 +155,7 @@ pub(crate) struct World {
 #[derive(Debug, Clone)]
 pub(crate) struct WorldPlan {
     pub(crate) country: Country,
+    pub(crate) entities: u32,
     pub(crate) minor: u8,
     pub(crate) version: String,
     pub(crate) system_id: String,
@@ -188,6 +191,7 @@ impl World {
             .collect();
         let mut world = Self {
             country: plan.country,
+            entities: plan.entities,
             dialect,
             version: plan.version,
             system_id: plan.system_id,

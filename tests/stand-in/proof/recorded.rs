@@ -66,7 +66,9 @@ impl Side {
         assert!(exchanges.len() > 400, "{}: {} exchanges", folder.display(), exchanges.len());
         let truth: Value = serde_json::from_slice(&std::fs::read(folder.join("truth.json")).unwrap()).unwrap();
         let stand_in = builder(&truth, &exchanges).start().unwrap();
-        let ids = Ids::new(&truth, &stand_in);
+        let mut ids = Ids::new(&truth, &stand_in);
+        let tracker_program = stand_in.id_of_row("programs", 1).unwrap();
+        ids.name(truth["te0"].as_str().unwrap(), &stand_in.truth_tracked("trackedEntities", &tracker_program)[0]);
         let mut theirs: Vec<String> = ["root", "regions", "districts", "facilities"]
             .iter()
             .flat_map(|name| match &truth[name] {
@@ -160,6 +162,9 @@ fn builder(truth: &Value, exchanges: &[Exchange]) -> Builder {
     let mut builder = StandIn::builder()
         .version(truth["version"].as_str().unwrap())
         .org_units(units)
+        .tracked_entities(u32::try_from(truth["trackedEntities"].as_u64().unwrap()).unwrap())
+        // Soon after everything tracked was saved.
+        .server_date("2025-01-10T12:00:00.000")
         .user(User::superuser("admin", "district"))
         .user(User::limited("reader", "district", 100))
         .user(User::limited("half", "district", 100).of_branches(&[0, 1]));

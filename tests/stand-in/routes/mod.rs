@@ -8,12 +8,13 @@ pub(crate) mod metadata;
 pub(crate) mod registrations;
 pub(crate) mod schemas;
 pub(crate) mod system;
+pub(crate) mod tracker;
 
 use std::time::Duration;
 
 use crate::answer::Answer;
 use crate::auth::{User, Verdict};
-use crate::dialect::Container;
+use crate::dialect::{Container, TrackerForm};
 use crate::request::Request;
 use crate::world::World;
 
@@ -99,6 +100,17 @@ fn inside(world: &mut World, request: &Request, user: &User) -> Answer {
         ["me", "authorization" | "authorities", authority] => me::has_authority(user, authority),
         ["schemas"] => schemas::all(world, request),
         ["schemas", singular] => schemas::one(world, request, singular),
+        ["tracker", "relationships"] if world.dialect.tracker != TrackerForm::Absent => {
+            tracker::relationships(world, request)
+        }
+        ["tracker", things] if world.dialect.tracker != TrackerForm::Absent => match tracker::thing(things) {
+            Some(thing) => tracker::list(world, request, user, thing),
+            None => not_found(world, request),
+        },
+        ["tracker", things, id] if world.dialect.tracker != TrackerForm::Absent => match tracker::thing(things) {
+            Some(thing) => tracker::one(world, request, thing, id),
+            None => not_found(world, request),
+        },
         ["dataValueSets"] => data_values::list(world, request, user),
         ["completeDataSetRegistrations"] => registrations::list(world, request, user),
         ["deletedObjects"] => deleted_objects::list(world, request, user),

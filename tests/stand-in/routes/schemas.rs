@@ -82,6 +82,7 @@ fn properties(world: &World, collection: &Collection) -> String {
                 | Kind::Children
                 | Kind::Ancestors
                 | Kind::SetElements(_)
+                | Kind::StagesOfProgram
                 | Kind::Empty
                 | Kind::Translations
                 | Kind::AttributeValues => ("COLLECTION", true),
@@ -89,7 +90,7 @@ fn properties(world: &World, collection: &Collection) -> String {
                 Kind::Fixed(json) if json.starts_with('{') => ("COMPLEX", false),
                 Kind::Fixed("true" | "false") => ("BOOLEAN", false),
                 Kind::Fixed(json) if !json.starts_with('"') => ("INTEGER", false),
-                Kind::One(_) | Kind::Parent | Kind::SomeUser(_) => ("REFERENCE", false),
+                Kind::One(_) | Kind::ProgramOfStage | Kind::Parent | Kind::SomeUser(_) => ("REFERENCE", false),
                 Kind::Id => ("IDENTIFIER", false),
                 Kind::Created | Kind::LastUpdated | Kind::OpeningDate | Kind::ClosedDate => ("DATE", false),
                 Kind::Flag | Kind::Leaf => ("BOOLEAN", false),

@@ -46,6 +46,11 @@ impl Ids {
         ids
     }
 
+    /// Pairs one id.
+    pub(super) fn name(&mut self, theirs: &str, ours: &str) {
+        self.ours.insert(theirs.to_owned(), ours.to_owned());
+    }
+
     fn pair(&mut self, stand_in: &StandIn, collection: &str, theirs: &[String], row: impl Fn(usize) -> usize) {
         for (at, id) in theirs.iter().enumerate() {
             if let Some(ours) = stand_in.id_of_row(collection, row(at)) {
@@ -59,6 +64,12 @@ impl Ids {
         let mut out = String::new();
         let mut rest = target;
         while let Some(c) = rest.chars().next() {
+            // `%3A` would glue its letter to the id behind it.
+            if c == '%' && rest.len() >= 3 {
+                out.push_str(&rest[..3]);
+                rest = &rest[3..];
+                continue;
+            }
             let word: String = rest.chars().take_while(char::is_ascii_alphanumeric).collect();
             if word.len() != 11 {
                 let step = word.len().max(c.len_utf8());
@@ -72,7 +83,6 @@ impl Ids {
             out.push_str(at_its_place.or_else(|| self.ours.get(&word)).unwrap_or(&word));
             rest = &rest[word.len()..];
         }
-        // Query values are percent-encoded: `%3A` glues its letter to an id and would hide it.
         out
     }
 }
