@@ -80,6 +80,7 @@ mod mutations;
 mod periods;
 mod query;
 mod quirks;
+mod records;
 mod registry;
 mod request;
 mod routes;

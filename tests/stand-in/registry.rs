@@ -93,7 +93,7 @@ fn record(world: &World, kind: &str, number: u32, entity: Option<u32>, program: 
         stage: 0,
         unit,
         deleted: entity.map_or(number % 150 == 149, |entity| entity % 100 == 99),
-        completed: lot / 1024 % 2 == 0,
+        completed: (lot / 1024).is_multiple_of(2),
         occurred_ms: occurred * MS_PER_DAY,
         created_ms: saved,
         updated_ms: saved,
@@ -105,9 +105,14 @@ pub(crate) fn entities(world: &World) -> Vec<Record> {
     (0..world.entities).map(|number| record(world, "entities", number, Some(number), 0)).collect()
 }
 
+/// Whether an entity is enrolled in a program.
+pub(crate) fn is_enrolled(program: u32, entity: u32) -> bool {
+    registers(program) && (program == 1 || (entity + program).is_multiple_of(3))
+}
+
 /// Numbers of the entities enrolled in a program.
 fn enrolled(world: &World, program: u32) -> impl Iterator<Item = u32> {
-    (0..world.entities).filter(move |entity| registers(program) && (program == 1 || (entity + program) % 3 == 0))
+    (0..world.entities).filter(move |entity| is_enrolled(program, *entity))
 }
 
 /// The enrollment of an entity in a program.

@@ -9,6 +9,8 @@ pub(crate) mod registrations;
 pub(crate) mod schemas;
 pub(crate) mod system;
 pub(crate) mod tracker;
+pub(crate) mod tracker_order;
+pub(crate) mod tracker_units;
 
 use std::time::Duration;
 

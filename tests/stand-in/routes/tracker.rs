@@ -6,21 +6,21 @@
 use crate::answer::Answer;
 use crate::auth::User;
 use crate::clock;
-use crate::country::{hash_text, mix, uid_of, uid_text};
+use crate::country::uid_text;
 use crate::dialect::TrackerForm;
-use crate::fields;
-use crate::quirks;
+use crate::records::Writer;
 use crate::registry::{self, Record, Thing};
 use crate::request::Request;
-use crate::rows::{Pen, push_text};
+use crate::routes::tracker_order::Order;
+use crate::routes::tracker_units::Units;
 use crate::world::World;
 
 const SIZE_MAX: i64 = 50_000;
-const UNIT_FORM: &str = "UID must be an alphanumeric string of 11 characters starting with a letter, but was: ";
 
-type Refusal = Box<Answer>;
+/// What a request gets that is refused.
+pub(crate) type Refusal = Box<Answer>;
 
-/// `tracked entity`'s place among the paths.
+/// What a path of the tracker is about.
 pub(crate) fn thing(name: &str) -> Option<Thing> {
     match name {
         "events" => Some(Thing::Event),
@@ -38,7 +38,7 @@ fn plural(thing: Thing) -> &'static str {
     }
 }
 
-fn singular(thing: Thing) -> &'static str {
+pub(crate) fn singular(thing: Thing) -> &'static str {
     match thing {
         Thing::Event => "event",
         Thing::Enrollment => "enrollment",
@@ -46,16 +46,16 @@ fn singular(thing: Thing) -> &'static str {
     }
 }
 
-fn bad(world: &World, message: &str) -> Refusal {
+pub(crate) fn bad(world: &World, message: &str) -> Refusal {
     Box::new(Answer::coded_message(&world.dialect, 400, message, Some("E1003")))
 }
 
-fn plain(world: &World, status: u16, message: &str) -> Refusal {
+pub(crate) fn plain(world: &World, status: u16, message: &str) -> Refusal {
     Box::new(Answer::message(&world.dialect, status, message))
 }
 
 /// The server's own SQL is wrong.
-fn sql_error(world: &World, state: &str) -> Refusal {
+pub(crate) fn sql_error(world: &World, state: &str) -> Refusal {
     let message = format!("Query failed because of a syntax error (SqlState: {state})");
     let body = format!(
         "{{\"httpStatus\":\"Conflict\",\"httpStatusCode\":409,\"status\":\"ERROR\",\"message\":\"{message}\",\"devMessage\":\"SqlState: {state}\",\"errorCode\":\"E7145\"}}"
@@ -64,7 +64,7 @@ fn sql_error(world: &World, state: &str) -> Refusal {
     Box::new(Answer::json(409, body.into_bytes()).with_header("Cache-Control", "no-cache, private"))
 }
 
-fn is_uid(text: &str) -> bool {
+pub(crate) fn is_uid(text: &str) -> bool {
     text.len() == 11
         && text.starts_with(|c: char| c.is_ascii_alphabetic())
         && text.bytes().all(|b| b.is_ascii_alphanumeric())
@@ -201,7 +201,7 @@ fn link(world: &World, request: &Request, page: usize) -> String {
 }
 
 /// Rows of one collection whose id a parameter names; `None` when it is absent.
-fn named_row(world: &World, request: &Request, name: &str, collection: &str) -> Option<Result<u32, String>> {
+pub(crate) fn named_row(world: &World, request: &Request, name: &str, collection: &str) -> Option<Result<u32, String>> {
     let id = request.param(name).filter(|id| !id.is_empty())?;
     let shelf = world.shelf(collection)?;
     Some(world.find(shelf, id).ok_or_else(|| id.to_owned()))
@@ -288,550 +288,6 @@ fn date(world: &World, request: &Request, name: &str) -> Result<Option<i64>, Ref
         None => String::new(),
     };
     Err(plain(world, 400, &format!("Value '{text}' is not valid for parameter {name}.{why}")))
-}
-
-/// Which units a request means.
-enum Units {
-    All,
-    Below(Vec<u32>),
-    ChildrenOf(Vec<u32>),
-    Just(Vec<u32>),
-    None,
-}
-
-impl Units {
-    fn read(world: &World, request: &Request, user: &User, thing: Thing) -> Result<Self, Refusal> {
-        let form = world.dialect.tracker;
-        let renamed = form == TrackerForm::Pager;
-        // Events kept their one `orgUnit`; the others got a list under another name and with another separator.
-        let (name, separator) = match (thing, form) {
-            (Thing::Event, _) => ("orgUnit", None),
-            (_, TrackerForm::Flat) => ("orgUnit", Some(';')),
-            (_, TrackerForm::Both) if request.param("orgUnits").is_none() => ("orgUnit", Some(';')),
-            _ => ("orgUnits", Some(',')),
-        };
-        let mode = match form {
-            TrackerForm::Flat => request.param("ouMode"),
-            TrackerForm::Both => request.param("orgUnitMode").or(request.param("ouMode")),
-            _ => request.param("orgUnitMode"),
-        };
-        let text = request.param(name);
-        let ids: Vec<&str> = match (text, separator) {
-            (None, _) => Vec::new(),
-            (Some(text), None) => vec![text],
-            (Some(text), Some(separator)) => text.split(separator).filter(|id| !id.is_empty()).collect(),
-        };
-        let shelf = world.shelf("organisationUnits").unwrap_or(0);
-        let mut rows = Vec::new();
-        for id in &ids {
-            if renamed && id.is_empty() {
-                return Err(plain(world, 400, &format!("{name} cannot be empty. {UNIT_FORM}")));
-            }
-            if renamed && !is_uid(id) {
-                let value = text.unwrap_or_default();
-                let message = format!("Value '{value}' is not valid for parameter {name}. {UNIT_FORM}{value}");
-                return Err(plain(world, 400, &message));
-            }
-            let outside = |id: &str| {
-                let whose = if renamed && thing == Thing::Event { "your" } else { "the" };
-                let message = format!("Organisation unit is not part of {whose} search scope: {id}");
-                Box::new(Answer::coded_message(&world.dialect, 403, &message, Some("E1006")))
-            };
-            let Some(row) = world.find(shelf, id) else {
-                if id.is_empty() {
-                    return Err(outside(id));
-                }
-                return Err(bad(
-                    world,
-                    &match (thing, renamed) {
-                        (Thing::Event, false) => format!("Org unit is specified but does not exist: {id}"),
-                        (Thing::Event, true) => format!("Organisation unit is specified but does not exist: {id}"),
-                        _ => format!("Organisation unit does not exist: {id}"),
-                    },
-                ));
-            };
-            if !world.may_see_unit(user, row) {
-                return Err(outside(id));
-            }
-            rows.push(row);
-        }
-        if renamed && mode == Some("ALL") && !rows.is_empty() {
-            let message =
-                "orgUnitMode ALL cannot be used with orgUnits. Please remove the orgUnit parameter and try again.";
-            return Err(bad(world, message));
-        }
-        if rows.is_empty() && thing != Thing::Event {
-            if form == TrackerForm::Flat && !matches!(mode, Some("ALL" | "ACCESSIBLE" | "CAPTURE")) {
-                return Err(plain(world, 409, "At least one organisation unit must be specified"));
-            }
-            if renamed && let Some(mode @ ("SELECTED" | "CHILDREN" | "DESCENDANTS")) = mode {
-                let message = match thing {
-                    Thing::Entity => format!(
-                        "At least one org unit or tracked entity is required for orgUnitMode: {mode}. Please add one of the two or use a different orgUnitMode."
-                    ),
-                    _ => format!(
-                        "At least one org unit is required for orgUnitMode: {mode}. Please add one org unit or use a different orgUnitMode."
-                    ),
-                };
-                return Err(bad(world, &message));
-            }
-        }
-        Ok(match mode {
-            // Recorded: at 2.40 it finds no enrollment when units are named besides.
-            Some("ALL") if thing == Thing::Enrollment && !rows.is_empty() => Self::None,
-            Some("ALL") => Self::All,
-            _ if rows.is_empty() => Self::accessible(user),
-            Some("DESCENDANTS") => Self::Below(rows),
-            Some("CHILDREN") => Self::ChildrenOf(rows),
-            _ => Self::Just(rows),
-        })
-    }
-
-    fn accessible(user: &User) -> Self {
-        if user.branches.is_empty() { Self::All } else { Self::Below(user.branches.iter().map(|at| at + 1).collect()) }
-    }
-
-    fn hold(&self, world: &World, unit: u32) -> bool {
-        match self {
-            Self::All => true,
-            Self::None => false,
-            Self::Just(rows) => rows.contains(&unit),
-            Self::ChildrenOf(rows) => {
-                rows.contains(&unit) || world.country.parent(unit).is_some_and(|parent| rows.contains(&parent))
-            }
-            Self::Below(rows) => world.country.ancestors(unit).iter().any(|ancestor| rows.contains(ancestor)),
-        }
-    }
-}
-
-/// What rows are ordered by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Key {
-    Uid,
-    Created,
-    Updated,
-    Occurred,
-    /// Something that is equal in all rows here.
-    Constant,
-}
-
-#[derive(Debug)]
-struct Order {
-    key: Key,
-    descending: bool,
-}
-
-const EVENT_FIELDS: &str = "assignedUser, assignedUserDisplayName, attributeOptionCombo, completedAt, completedBy, createdAt, createdAtClient, createdBy, deleted, enrolledAt, enrollment, enrollmentStatus, event, followUp, occurredAt, orgUnit, program, programStage, scheduledAt, status, storedBy, trackedEntity, updatedAt, updatedAtClient, updatedBy";
-const ENROLLMENT_FIELDS: &str = "completedAt, createdAt, createdAtClient, enrolledAt, updatedAt, updatedAtClient";
-const ENTITY_FIELDS: &str =
-    "createdAt, createdAtClient, enrolledAt, inactive, trackedEntity, updatedAt, updatedAtClient";
-
-impl Order {
-    fn read(world: &World, request: &Request, thing: Thing) -> Result<Self, Refusal> {
-        let Some(text) = request.param("order").filter(|text| !text.is_empty()) else {
-            // What nobody ordered comes with the newest first, in every version (recorded: `*-default`).
-            return Ok(Self { key: Key::Updated, descending: true });
-        };
-        let first = text.split(',').next().unwrap_or_default();
-        let (property, direction) = first.split_once(':').unwrap_or((first, "asc"));
-        let dialect = &world.dialect;
-        let renamed = dialect.tracker == TrackerForm::Pager;
-        let known = match thing {
-            Thing::Event => EVENT_FIELDS,
-            Thing::Enrollment => ENROLLMENT_FIELDS,
-            Thing::Entity => ENTITY_FIELDS,
-        };
-        let accepted = known.split(", ").any(|field| field == property)
-            || (thing == Thing::Enrollment && !renamed && property == "enrollment")
-            || (is_uid(property) && thing != Thing::Enrollment);
-        if !accepted {
-            let end = "All of which can at most be specified once.";
-            return Err(match thing {
-                Thing::Event if renamed => {
-                    let uids = if dialect.orders_by_element_only && !names_registration(world, request) {
-                        "data element UIDs"
-                    } else {
-                        "data element and attribute UIDs"
-                    };
-                    let message = format!(
-                        "order parameter is invalid. Cannot order by '{property}'. Supported are {uids} and fields '{EVENT_FIELDS}'. {end}"
-                    );
-                    bad(world, &message)
-                }
-                Thing::Event => bad(
-                    world,
-                    &format!("Order by property `{property}` is not supported. Supported are `{EVENT_FIELDS}`"),
-                ),
-                Thing::Enrollment if renamed => bad(
-                    world,
-                    &format!(
-                        "order parameter is invalid. Cannot order by '{property}'. Supported fields are '{ENROLLMENT_FIELDS}'. {end}"
-                    ),
-                ),
-                Thing::Enrollment => plain(
-                    world,
-                    400,
-                    &format!(
-                        "org.hibernate.QueryException: could not resolve property: {property} of: org.hisp.dhis.program.ProgramInstance"
-                    ),
-                ),
-                Thing::Entity => bad(
-                    world,
-                    &format!(
-                        "order parameter is invalid. Cannot order by '{property}'. Supported are attribute UIDs and fields '{ENTITY_FIELDS}'. {end}"
-                    ),
-                ),
-            });
-        }
-        if thing == Thing::Enrollment
-            && dialect.enrollment_dates_are_ambiguous
-            && matches!(property, "createdAt" | "updatedAt")
-        {
-            let column = if property == "createdAt" { "created" } else { "lastupdated" };
-            return Err(plain(
-                world,
-                409,
-                &format!("ERROR: column reference \"{column}\" is ambiguous\n  Position: 1409"),
-            ));
-        }
-        if thing == Thing::Entity && property == "trackedEntity" && dialect.entity_order_fails {
-            return Err(sql_error(world, "42703"));
-        }
-        let key = match property {
-            name if name == singular(thing) => Key::Uid,
-            "createdAt" | "createdAtClient" => Key::Created,
-            "updatedAt" | "updatedAtClient" => Key::Updated,
-            "occurredAt" | "scheduledAt" | "enrolledAt" => Key::Occurred,
-            _ => Key::Constant,
-        };
-        Ok(Self { key, descending: direction.eq_ignore_ascii_case("desc") })
-    }
-
-    /// Puts rows in order. Between equals it is by id, or by lot where a salt is given.
-    fn sort(&self, records: &mut [Record], thing: Thing, salt: Option<u64>) {
-        // Entities ordered by themselves were exact whatever the version.
-        let salt = salt.filter(|_| self.key != Key::Uid && thing != Thing::Entity);
-        records.sort_by_cached_key(|record| {
-            let key = match self.key {
-                Key::Created => record.created_ms,
-                Key::Updated => record.updated_ms,
-                Key::Occurred => record.occurred_ms,
-                Key::Uid | Key::Constant => 0,
-            };
-            let lot = salt.map_or(0, |salt| mix(record.lot(7) ^ salt));
-            (if self.descending { -key } else { key }, lot, record.uid)
-        });
-        if self.key == Key::Uid && self.descending {
-            records.reverse();
-        }
-    }
-}
-
-fn names_registration(world: &World, request: &Request) -> bool {
-    matches!(named_row(world, request, "program", "programs"), Some(Ok(program)) if registry::registers(program))
-}
-
-/// Writes records as a version does.
-struct Writer<'a> {
-    world: &'a World,
-    wanted: Option<Vec<fields::Field>>,
-    shuffle: Option<u64>,
-    user: String,
-}
-
-impl<'a> Writer<'a> {
-    fn new(world: &'a World, request: &Request) -> Self {
-        let wanted = request.params("fields").collect::<Vec<_>>().join(",");
-        let user = format!(
-            "{{\"uid\":\"{}\",\"username\":\"admin\",\"firstName\":\"admin\",\"surname\":\"admin\"}}",
-            uid_text(&uid_of(hash_text("admin")))
-        );
-        Self {
-            world,
-            wanted: (!wanted.is_empty()).then(|| fields::parse(&wanted)),
-            shuffle: world.quirks.shuffle(request.number),
-            user,
-        }
-    }
-
-    /// One record with the members that were asked for; without a wish it lacks what has to be looked up elsewhere.
-    fn selected(&self, thing: Thing, record: &Record) -> String {
-        let json = match thing {
-            Thing::Event => self.event(record),
-            Thing::Enrollment => self.enrollment(record),
-            Thing::Entity => self.entity(record),
-        };
-        match &self.wanted {
-            Some(wanted) => fields::select(&json, wanted),
-            None => {
-                let without = match thing {
-                    Thing::Event => "*,!relationships",
-                    Thing::Enrollment => "*,!events,!relationships,!attributes",
-                    Thing::Entity => "*,!relationships,!enrollments,!programOwners",
-                };
-                fields::select(&json, &fields::parse(without))
-            }
-        }
-    }
-
-    fn id(&self, collection: &str, row: u32) -> &str {
-        let shelf = self.world.shelf(collection);
-        shelf.map_or("", |shelf| {
-            if row < self.world.shelves[shelf].base { uid_text(self.world.shelves[shelf].id(row)) } else { "" }
-        })
-    }
-
-    fn unit_name(&self, row: u32) -> String {
-        let mut name = String::new();
-        if let Some(shelf) = self.world.shelf("organisationUnits") {
-            self.world.push_name(&mut name, shelf, row);
-        }
-        quoted(&name)
-    }
-
-    /// A set, in the order of this request.
-    fn set(&self, mut items: Vec<String>, of: &Record) -> String {
-        if let Some(seed) = self.shuffle {
-            quirks::shuffled(&mut items, mix(seed ^ of.lot(11)));
-        }
-        format!("[{}]", items.join(","))
-    }
-
-    fn stamps(&self, record: &Record) -> String {
-        format!(
-            "\"createdAt\":\"{}\",\"updatedAt\":\"{}\"",
-            clock::local(record.created_ms),
-            clock::local(record.updated_ms)
-        )
-    }
-
-    fn people(&self) -> String {
-        format!("\"createdBy\":{0},\"updatedBy\":{0}", self.user)
-    }
-
-    fn point(record: &Record) -> String {
-        let lot = record.lot(3);
-        format!(
-            "\"geometry\":{{\"type\":\"Point\",\"coordinates\":[-{}.{:02},{}.10]}}",
-            lot % 12,
-            lot / 16 % 100,
-            lot / 4096 % 9
-        )
-    }
-
-    fn event(&self, record: &Record) -> String {
-        let flat = self.world.dialect.tracker == TrackerForm::Flat;
-        let single = record.entity.is_none();
-        let mut out = format!(
-            "{{\"event\":\"{}\",\"status\":\"{}\",\"program\":\"{}\",\"programStage\":\"{}\"",
-            uid_text(&record.uid),
-            if record.completed { "COMPLETED" } else { "ACTIVE" },
-            self.id("programs", record.program),
-            self.id("programStages", record.stage),
-        );
-        if let Some(entity) = record.entity {
-            let enrollment = registry::enrollment(self.world, record.program, entity);
-            out += &format!(
-                ",\"enrollment\":\"{}\",\"trackedEntity\":\"{}\"",
-                uid_text(&enrollment.uid),
-                self.entity_id(entity)
-            );
-        } else if self.world.dialect.single_events_are_enrolled {
-            // All of them in one enrollment that nobody made.
-            out += &format!(
-                ",\"enrollment\":\"{}\"",
-                uid_text(&uid_of(mix(hash_text("nobody") ^ u64::from(record.program))))
-            );
-        }
-        out += &format!(",\"orgUnit\":\"{}\"", self.id("organisationUnits", record.unit));
-        if flat {
-            out += &format!(",\"orgUnitName\":{}", self.unit_name(record.unit));
-        }
-        let occurred = clock::local(record.occurred_ms);
-        out += &format!(",\"relationships\":[],\"occurredAt\":\"{occurred}\"");
-        if !single || self.world.dialect.single_events_are_scheduled {
-            out += &format!(",\"scheduledAt\":\"{occurred}\"");
-        }
-        out += if flat { ",\"followup\":false" } else { ",\"storedBy\":\"admin\",\"followUp\":false" };
-        out += &format!(",\"deleted\":{},{}", record.deleted, self.stamps(record));
-        out += &format!(
-            ",\"attributeOptionCombo\":\"{}\",\"attributeCategoryOptions\":\"{}\"",
-            self.id("categoryOptionCombos", 0),
-            self.id("categoryOptions", 0)
-        );
-        if record.completed {
-            out += &format!(",\"completedBy\":\"admin\",\"completedAt\":\"{}\"", clock::local(record.updated_ms));
-        }
-        out += &format!(",{}", Self::point(record));
-        if flat {
-            out += ",\"assignedUser\":{}";
-        }
-        out += &format!(",{},\"dataValues\":{},\"notes\":[]}}", self.people(), self.data_values(record, flat));
-        out
-    }
-
-    fn data_values(&self, record: &Record, flat: bool) -> String {
-        let elements = self.world.shelf("dataElements").map_or(0, |shelf| self.world.shelves[shelf].base);
-        let values = (0..elements.min(4)).map(|at| {
-            let lot = record.lot(20 + u64::from(at));
-            let value = match at {
-                0 => quoted(&format!("{}.50", lot % 100)),
-                1 => quoted(&format!("OPT_{}", lot % 5)),
-                2 => quoted(&format!("2023-{:02}-10", lot % 12 + 1)),
-                _ => quoted(&format!("note \"{}\" 🏥\n", lot % 1000)),
-            };
-            let by = if flat { String::new() } else { ",\"storedBy\":\"admin\"".into() };
-            let people = if flat { String::new() } else { format!(",{}", self.people()) };
-            format!(
-                "{{{}{by},\"providedElsewhere\":false,\"dataElement\":\"{}\",\"value\":{value}{people}}}",
-                self.stamps(record),
-                self.id("dataElements", elements - 1 - at)
-            )
-        });
-        self.set(values.collect(), record)
-    }
-
-    fn entity_id(&self, entity: u32) -> String {
-        let salt = mix(self.world.country.seed ^ hash_text("entities"));
-        uid_text(&uid_of(mix(u64::from(entity) ^ salt))).to_owned()
-    }
-
-    fn enrollment(&self, record: &Record) -> String {
-        let flat = self.world.dialect.tracker == TrackerForm::Flat;
-        let entity = record.entity.unwrap_or_default();
-        let begun = clock::local(record.occurred_ms);
-        let mut out = format!("{{\"enrollment\":\"{}\",{}", uid_text(&record.uid), self.stamps(record));
-        if record.deleted && !flat {
-            out += &self.client_stamps(record);
-        }
-        out += &format!(
-            ",\"trackedEntity\":\"{}\",\"program\":\"{}\",\"status\":\"{}\",\"orgUnit\":\"{}\"",
-            self.entity_id(entity),
-            self.id("programs", record.program),
-            if record.completed { "COMPLETED" } else { "ACTIVE" },
-            self.id("organisationUnits", record.unit),
-        );
-        if flat {
-            out += &format!(",\"orgUnitName\":{}", self.unit_name(record.unit));
-        }
-        out += &format!(",\"enrolledAt\":\"{begun}\",\"occurredAt\":\"{begun}\",\"followUp\":false");
-        if record.completed {
-            out += &format!(",\"completedBy\":\"admin\",\"completedAt\":\"{}\"", clock::local(record.updated_ms));
-        }
-        out += &format!(",\"deleted\":{}", record.deleted);
-        if !flat {
-            out += ",\"storedBy\":\"admin\"";
-        }
-        out += &format!(",{}", self.people());
-        if self.world.dialect.enrollments_have_combos {
-            out += &format!(",\"attributeOptionCombo\":\"{}\"", self.id("categoryOptionCombos", 0));
-        }
-        let events = registry::events_of(self.world, record);
-        let events = events.iter().filter(|event| event.deleted == record.deleted).map(|event| self.event(event));
-        out += &format!(
-            ",\"events\":{},\"relationships\":[],\"attributes\":{},\"notes\":[]}}",
-            self.set(events.collect(), record),
-            self.attributes(record, entity)
-        );
-        out
-    }
-
-    fn client_stamps(&self, record: &Record) -> String {
-        format!(
-            ",\"createdAtClient\":\"{}\",\"updatedAtClient\":\"{}\"",
-            clock::local(record.created_ms),
-            clock::local(record.updated_ms)
-        )
-    }
-
-    fn attributes(&self, record: &Record, entity: u32) -> String {
-        let flat = self.world.dialect.tracker == TrackerForm::Flat;
-        // A deleted one has lost them since 2.41.
-        if record.deleted && !flat {
-            return "[]".into();
-        }
-        let shelf = self.world.shelf("trackedEntityAttributes");
-        let count = shelf.map_or(0, |shelf| self.world.shelves[shelf].base);
-        let mut pen = Pen::new(self.world, "");
-        let items = (0..count.min(3)).map(|row| {
-            let shelf = shelf.unwrap_or(0);
-            let mut text = |name: &str| {
-                let member = self.world.shelves[shelf].member(name).copied();
-                member.and_then(|member| pen.text(shelf, row, &member))
-            };
-            let code = text("code").unwrap_or_else(|| format!("TEA_{row}"));
-            let value = match row {
-                0 => format!("Àda {entity}"),
-                1 => format!("19{:02}-05-{:02}", entity % 60 + 40, entity % 28 + 1),
-                _ => format!("{}.250", entity % 90),
-            };
-            let kind = text("valueType").unwrap_or_default();
-            let name = text("name").unwrap_or_default();
-            let by = if flat { "" } else { ",\"storedBy\":\"admin\"" };
-            format!(
-                "{{\"attribute\":\"{}\",\"code\":{},\"displayName\":{},{}{by},\"valueType\":\"{kind}\",\"value\":{}}}",
-                self.id("trackedEntityAttributes", row),
-                quoted(&code),
-                quoted(&name),
-                self.stamps(record),
-                quoted(&value)
-            )
-        });
-        self.set(items.collect(), record)
-    }
-
-    fn entity(&self, record: &Record) -> String {
-        let entity = record.number;
-        let unit = self.id("organisationUnits", record.unit);
-        let mut out = format!(
-            "{{\"trackedEntity\":\"{}\",\"trackedEntityType\":\"{}\",{}",
-            uid_text(&record.uid),
-            self.entity_type(),
-            self.stamps(record)
-        );
-        if record.deleted && self.world.dialect.tracker != TrackerForm::Flat {
-            out += &self.client_stamps(record);
-        }
-        out += &format!(
-            ",\"orgUnit\":\"{unit}\",\"inactive\":false,\"deleted\":{},\"potentialDuplicate\":false,{},{}",
-            record.deleted,
-            Self::point(record),
-            self.people()
-        );
-        let programs = self.world.shelf("programs").map_or(0, |shelf| self.world.shelves[shelf].base);
-        let enrolled = (0..programs).filter(|program| {
-            registry::registers(*program)
-                && (*program == 1 || (entity + program) % 3 == 0)
-                && (record.program == 0 || record.program == *program)
-        });
-        let enrolled: Vec<u32> = enrolled.collect();
-        let enrollments =
-            enrolled.iter().map(|program| self.enrollment(&registry::enrollment(self.world, *program, entity)));
-        let owners = enrolled.iter().map(|program| {
-            format!(
-                "{{\"orgUnit\":\"{unit}\",\"trackedEntity\":\"{}\",\"program\":\"{}\"}}",
-                uid_text(&record.uid),
-                self.id("programs", *program)
-            )
-        });
-        out += &format!(
-            ",\"relationships\":[],\"attributes\":{},\"enrollments\":{},\"programOwners\":{}}}",
-            self.attributes(record, entity),
-            self.set(enrollments.collect(), record),
-            self.set(owners.collect(), record)
-        );
-        out
-    }
-
-    fn entity_type(&self) -> &str {
-        self.id("trackedEntityTypes", 0)
-    }
-}
-
-fn quoted(text: &str) -> String {
-    let mut out = Vec::new();
-    push_text(&mut out, text);
-    String::from_utf8_lossy(&out).into_owned()
 }
 
 /// Ids of what a program has and is not deleted, in the order of bytes.
