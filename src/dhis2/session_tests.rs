@@ -383,11 +383,23 @@ async fn a_ping_goes_out_while_the_first_login_is_held_up_at_the_gate() {
         while barred.1.load(SeqCst) == 0 {
             tokio::task::yield_now().await;
         }
-        let pong = tokio::time::timeout(Duration::from_secs(5), outside.ping(None)).await.unwrap();
+        let pong = tokio::time::timeout(Duration::from_secs(5), outside.ping()).await.unwrap();
         barred.0.notify_one();
         let held_up = held_up.await.unwrap();
         assert_eq!((pong.is_err(), held_up.is_err()), (refused, refused));
-        // What the ping has learnt spares the other a failed login.
-        assert_eq!(server.heard().len(), if refused { 1 } else { 2 });
+        assert_eq!(server.heard().len(), 2);
     }
+}
+
+#[actix_rt::test]
+async fn a_401_to_a_ping_is_no_verdict_on_the_credentials() {
+    let server = Server::start(|heard, out| {
+        out.write(if heard.number == 0 { unauthorized() } else { json("1") });
+        Then::Keep
+    });
+    let client = client(&server);
+    let error = client.ping().await.unwrap_err();
+    assert_eq!((error.kind(), error.status()), (Kind::Auth, Some(401)));
+    read(&client).await.unwrap();
+    assert_eq!(server.heard().len(), 2);
 }

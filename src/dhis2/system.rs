@@ -117,23 +117,26 @@ impl Client {
         })
     }
 
-    /// Asks for a sign of life, the cheapest there is: `/api/ping` from 2.37, `/api/system/ping` before.
+    /// Asks `/api/system/ping` for a sign of life, the cheapest there is.
     ///
-    /// Fit for a probe: it does not wait for other requests of this client, whatever gate they stand at.
+    /// Never `/api/ping`: from 2.37 on it answers a success without a body, which a proxy may do as well.
     ///
-    /// - `version`: of the server, where it is known; without it the older path is taken, which all have.
+    /// Fit for a probe: it does not wait for other requests of this client, whatever gate they stand at, and what it learns
+    /// of the credentials is no verdict on them. During an outage the same credentials may be refused and then accepted.
     ///
     /// # Errors
-    /// Garbled when something else than `pong` comes back: whatever answers there is not the server.
-    pub async fn ping(&self, version: Option<&Version>) -> Result<(), Error> {
-        let path = if version.is_some_and(|version| version.minor() >= 37) { "ping" } else { "system/ping" };
+    /// Garbled or empty when something else than `pong` comes back: whatever answers there is not the server.
+    ///
+    /// Source: 2.40.13, 2.42.7 and 2.43.2, asked.
+    pub async fn ping(&self) -> Result<(), Error> {
+        let path = "system/ping";
         let body = self.get(path).raw().probe().bytes(PONG_BYTES_MAX).await?;
-        if matches!(body.trim_ascii(), b"pong" | b"\"pong\"") {
-            Ok(())
-        } else {
-            let text = "the server answers a ping with something else than `pong`";
-            Err(Error::new(Kind::Garbled, text).about(&format!("{}/api/{path}", self.url()), ""))
-        }
+        let error = match body.trim_ascii() {
+            b"pong" | b"\"pong\"" => return Ok(()),
+            b"" => Error::new(Kind::Empty, "the server answers a ping with nothing"),
+            _ => Error::new(Kind::Garbled, "the server answers a ping with something else than `pong`"),
+        };
+        Err(error.about(&format!("{}/api/{path}", self.url()), ""))
     }
 
     /// Reads `/api/me`: who we are, what we may, where.
@@ -213,25 +216,30 @@ mod tests {
     }
 
     #[actix_rt::test]
-    async fn a_ping_takes_the_path_of_its_version_and_only_pong_counts() {
-        let server = Server::start(|heard, out| {
-            out.write(match heard.number {
-                0 => answer("200 OK", &["Content-Type: text/plain"], "pong"),
-                1 => json("\"pong\""),
-                2 => answer("200 OK", &["Content-Type: text/plain"], "pong\n"),
-                3 => answer("200 OK", &["Content-Type: text/plain"], "up"),
-                _ => answer("200 OK", &["Content-Type: text/html"], "pong"),
-            });
+    async fn a_ping_asks_system_ping_and_only_pong_counts() {
+        let text = |body: &str| answer("200 OK", &["Content-Type: text/plain"], body);
+        let as_json = |body: &str| answer("200 OK", &["Content-Type: application/json"], body);
+        let cases = vec![
+            // As 2.40 to 2.43 say it, and as older ones do.
+            (as_json("pong"), None),
+            (json("\"pong\""), None),
+            (text("pong\n"), None),
+            (text("up"), Some(Kind::Garbled)),
+            // What `/api/ping` answers from 2.37 on.
+            (answer("200 OK", &[], ""), Some(Kind::Empty)),
+            (answer("200 OK", &["Content-Type: text/html"], "pong"), Some(Kind::Html)),
+            (answer("503 Service Unavailable", &[], ""), Some(Kind::Status)),
+        ];
+        let answers: Vec<_> = cases.iter().map(|(answer, _)| answer.clone()).collect();
+        let server = Server::start(move |heard, out| {
+            out.write(&answers[heard.number]);
             Then::Keep
         });
         let client = client(&server);
-        client.ping(Some(&"2.36.1".parse().unwrap())).await.unwrap();
-        client.ping(Some(&"2.37.0".parse().unwrap())).await.unwrap();
-        client.ping(None).await.unwrap();
-        assert_eq!(client.ping(None).await.unwrap_err().kind(), Kind::Garbled);
-        assert_eq!(client.ping(None).await.unwrap_err().kind(), Kind::Html);
-        let paths: Vec<_> = server.heard().into_iter().map(|heard| heard.path).collect();
-        assert_eq!(paths[..3], ["/api/system/ping", "/api/ping", "/api/system/ping"]);
+        for (_, kind) in &cases {
+            assert_eq!(client.ping().await.map_err(|error| error.kind()).err(), *kind);
+        }
+        assert!(server.heard().iter().all(|heard| heard.path == "/api/system/ping"));
     }
 
     #[actix_rt::test]

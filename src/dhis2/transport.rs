@@ -124,7 +124,10 @@ pub(crate) async fn send(client: &Client, call: &Call) -> Result<Answer, Error> 
                         with_cookie = false;
                     }
                     _ => {
-                        session.refuse(pass.generation, refusal.clone());
+                        // A ping during an outage proves nothing against the credentials.
+                        if !call.is_probe {
+                            session.refuse(pass.generation, refusal.clone());
+                        }
                         return Err(refusal.error().about(&reply.url, &reply.request_id));
                     }
                 }

@@ -9,7 +9,7 @@ use std::{
     },
 };
 
-use dhis2::{Client, Error, Version};
+use dhis2::{Client, Error};
 use futures_util::future::LocalBoxFuture;
 use harvester_actors::{
     failure::{Failure, FailureClass},
@@ -302,8 +302,7 @@ impl SourceProbe for OutageProbe {
         Box::pin(async move {
             let Some(client) = self.client.get() else { return true };
             let expected = self.expected.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            let version: Option<Version> = expected.as_ref().and_then(|expected| expected.version.parse().ok());
-            if client.ping(version.as_ref()).await.is_err() {
+            if client.ping().await.is_err() {
                 return false;
             }
             let Some(expected) = expected else { return true };
