@@ -184,6 +184,10 @@ pub(crate) struct Dialect {
     pub(crate) single_events_are_enrolled: bool,
     /// They have a date they are scheduled for.
     pub(crate) single_events_are_scheduled: bool,
+    /// Enrollments without dates are found by analytics.
+    pub(crate) undated_enrollments_are_found: bool,
+    /// Analytics say who stored an event.
+    pub(crate) analytics_name_people: bool,
     /// Enrollments have an attribute option combo.
     pub(crate) enrollments_have_combos: bool,
     /// Reading data values was written anew: unknown ids are nothing found, the first violation is told, what a query
@@ -302,6 +306,8 @@ impl Dialect {
             orders_by_element_only: minor >= 43,
             single_events_are_enrolled: minor == 42,
             single_events_are_scheduled: minor <= 42,
+            undated_enrollments_are_found: minor >= 42,
+            analytics_name_people: minor >= 42,
             enrollments_have_combos: minor >= 43,
             rewritten_values: minor >= 43,
             nulls_in_values: (38..=42).contains(&minor),

@@ -173,8 +173,7 @@ impl<'a> Writer<'a> {
     }
 
     fn entity_id(&self, entity: u32) -> String {
-        let salt = mix(self.world.country.seed ^ hash_text("entities"));
-        uid_text(&uid_of(mix(u64::from(entity) ^ salt))).to_owned()
+        uid_text(&registry::entity_uid(self.world, entity)).to_owned()
     }
 
     fn enrollment(&self, record: &Record) -> String {

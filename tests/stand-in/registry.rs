@@ -110,6 +110,11 @@ pub(crate) fn is_enrolled(program: u32, entity: u32) -> bool {
     registers(program) && (program == 1 || (entity + program).is_multiple_of(3))
 }
 
+/// Id of an entity.
+pub(crate) fn entity_uid(world: &World, entity: u32) -> Uid {
+    uid_of(mix(u64::from(entity) ^ mix(world.country.seed ^ hash_text("entities"))))
+}
+
 /// Numbers of the entities enrolled in a program.
 fn enrolled(world: &World, program: u32) -> impl Iterator<Item = u32> {
     (0..world.entities).filter(move |entity| is_enrolled(program, *entity))

@@ -121,6 +121,8 @@ pub(crate) struct World {
     pub(crate) country: Country,
     /// Number of tracked entities, deleted ones too.
     pub(crate) entities: u32,
+    /// Tables for analytics of events were never built, or are gone.
+    pub(crate) without_analytics_tables: bool,
     pub(crate) dialect: Dialect,
     pub(crate) version: String,
     pub(crate) system_id: String,
@@ -156,6 +158,7 @@ pub(crate) struct World {
 pub(crate) struct WorldPlan {
     pub(crate) country: Country,
     pub(crate) entities: u32,
+    pub(crate) without_analytics_tables: bool,
     pub(crate) minor: u8,
     pub(crate) version: String,
     pub(crate) system_id: String,
@@ -192,6 +195,7 @@ impl World {
         let mut world = Self {
             country: plan.country,
             entities: plan.entities,
+            without_analytics_tables: plan.without_analytics_tables,
             dialect,
             version: plan.version,
             system_id: plan.system_id,

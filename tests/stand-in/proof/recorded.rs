@@ -88,6 +88,7 @@ impl Side {
         match exchange.who.as_str() {
             "none" => {}
             "wrong" => headers.push(("Authorization", basic("admin", "wrong"))),
+            "half" => headers.push(("Authorization", basic("halfreader", "district"))),
             name => headers.push(("Authorization", basic(name, "district"))),
         }
         // What was sent besides is not in the recording.
@@ -167,7 +168,11 @@ fn builder(truth: &Value, exchanges: &[Exchange]) -> Builder {
         .server_date("2025-01-10T12:00:00.000")
         .user(User::superuser("admin", "district"))
         .user(User::limited("reader", "district", 100))
-        .user(User::limited("half", "district", 100).of_branches(&[0, 1]));
+        .user(User::limited("halfreader", "district", 100).of_branches(&[0, 1]));
+    if truth["version"].as_str().unwrap().starts_with("2.43") {
+        // They could not be built there (`recorded/README.md`).
+        builder = builder.without_analytics_tables();
+    }
     for exchange in exchanges {
         let Some(collection) = exchange.name.strip_prefix("collection-") else { continue };
         let body: Value = serde_json::from_slice(&exchange.body).unwrap_or_default();

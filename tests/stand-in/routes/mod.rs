@@ -1,5 +1,6 @@
 //! Finds who answers a path: one file per API area.
 
+pub(crate) mod analytics_events;
 pub(crate) mod data_values;
 pub(crate) mod deleted_objects;
 pub(crate) mod login;
@@ -102,6 +103,12 @@ fn inside(world: &mut World, request: &Request, user: &User) -> Answer {
         ["me", "authorization" | "authorities", authority] => me::has_authority(user, authority),
         ["schemas"] => schemas::all(world, request),
         ["schemas", singular] => schemas::one(world, request, singular),
+        ["analytics", "events", "query", program] => {
+            analytics_events::query(world, request, user, analytics_events::Table::Events, program)
+        }
+        ["analytics", "enrollments", "query", program] => {
+            analytics_events::query(world, request, user, analytics_events::Table::Enrollments, program)
+        }
         ["tracker", "relationships"] if world.dialect.tracker != TrackerForm::Absent => {
             tracker::relationships(world, request)
         }

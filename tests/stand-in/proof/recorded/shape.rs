@@ -76,7 +76,9 @@ impl Shape {
                 self.note(name, without_ids(text));
             }
         }
-        for (prefix, pager) in [("", value), ("pager.", &value["pager"])] {
+        for (prefix, pager) in
+            [("", value), ("pager.", &value["pager"]), ("metaData.pager.", &value["metaData"]["pager"])]
+        {
             for name in ["page", "pageSize", "pageCount", "total", "isLastPage"] {
                 if !pager[name].is_null() {
                     self.note(&format!("{prefix}{name}"), pager[name].to_string());
