@@ -166,6 +166,8 @@ pub(crate) struct Dialect {
     pub(crate) users_are_named: bool,
     pub(crate) outside_tree: OutsideTree,
     pub(crate) tracker: TrackerForm,
+    /// `/api/events` and its like are there.
+    pub(crate) old_tracker: bool,
     /// Counting enrollments for `totalPages` fails in the server's own SQL.
     pub(crate) counts_enrollments_wrongly: bool,
     /// What a tracker's order leaves equal is settled anew for every page.
@@ -297,6 +299,7 @@ impl Dialect {
                 41 => TrackerForm::Both,
                 _ => TrackerForm::Pager,
             },
+            old_tracker: minor <= 41,
             counts_enrollments_wrongly: minor == 40,
             orders_loosely: minor <= 41,
             tracker_wants_program: minor >= 43,

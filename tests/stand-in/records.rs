@@ -55,14 +55,14 @@ impl<'a> Writer<'a> {
         }
     }
 
-    fn id(&self, collection: &str, row: u32) -> &str {
+    pub(crate) fn id(&self, collection: &str, row: u32) -> &str {
         let shelf = self.world.shelf(collection);
         shelf.map_or("", |shelf| {
             if row < self.world.shelves[shelf].base { uid_text(self.world.shelves[shelf].id(row)) } else { "" }
         })
     }
 
-    fn unit_name(&self, row: u32) -> String {
+    pub(crate) fn unit_name(&self, row: u32) -> String {
         let mut name = String::new();
         if let Some(shelf) = self.world.shelf("organisationUnits") {
             self.world.push_name(&mut name, shelf, row);
@@ -71,7 +71,7 @@ impl<'a> Writer<'a> {
     }
 
     /// A set, in the order of this request.
-    fn set(&self, mut items: Vec<String>, of: &Record) -> String {
+    pub(crate) fn set(&self, mut items: Vec<String>, of: &Record) -> String {
         if let Some(seed) = self.shuffle {
             quirks::shuffled(&mut items, mix(seed ^ of.lot(11)));
         }
@@ -90,7 +90,7 @@ impl<'a> Writer<'a> {
         format!("\"createdBy\":{0},\"updatedBy\":{0}", self.user)
     }
 
-    fn point(record: &Record) -> String {
+    pub(crate) fn point(record: &Record) -> String {
         let lot = record.lot(3);
         format!(
             "\"geometry\":{{\"type\":\"Point\",\"coordinates\":[-{}.{:02},{}.10]}}",
@@ -152,27 +152,35 @@ impl<'a> Writer<'a> {
     }
 
     fn data_values(&self, record: &Record, flat: bool) -> String {
-        let elements = self.world.shelf("dataElements").map_or(0, |shelf| self.world.shelves[shelf].base);
-        let values = (0..elements.min(4)).map(|at| {
-            let lot = record.lot(20 + u64::from(at));
-            let value = match at {
-                0 => quoted(&format!("{}.50", lot % 100)),
-                1 => quoted(&format!("OPT_{}", lot % 5)),
-                2 => quoted(&format!("2023-{:02}-10", lot % 12 + 1)),
-                _ => quoted(&format!("note \"{}\" 🏥\n", lot % 1000)),
-            };
-            let by = if flat { String::new() } else { ",\"storedBy\":\"admin\"".into() };
-            let people = if flat { String::new() } else { format!(",{}", self.people()) };
+        let by = if flat { "" } else { ",\"storedBy\":\"admin\"" };
+        let people = if flat { String::new() } else { format!(",{}", self.people()) };
+        let values = self.values(record).into_iter().map(|(element, value)| {
             format!(
-                "{{{}{by},\"providedElsewhere\":false,\"dataElement\":\"{}\",\"value\":{value}{people}}}",
+                "{{{}{by},\"providedElsewhere\":false,\"dataElement\":\"{element}\",\"value\":{value}{people}}}",
                 self.stamps(record),
-                self.id("dataElements", elements - 1 - at)
             )
         });
         self.set(values.collect(), record)
     }
 
-    fn entity_id(&self, entity: u32) -> String {
+    /// Data elements and values of an event, the values as JSON.
+    pub(crate) fn values(&self, record: &Record) -> Vec<(String, String)> {
+        let elements = self.world.shelf("dataElements").map_or(0, |shelf| self.world.shelves[shelf].base);
+        (0..elements.min(4))
+            .map(|at| {
+                let lot = record.lot(20 + u64::from(at));
+                let value = match at {
+                    0 => format!("{}.50", lot % 100),
+                    1 => format!("OPT_{}", lot % 5),
+                    2 => format!("2023-{:02}-10", lot % 12 + 1),
+                    _ => format!("note \"{}\" 🏥\n", lot % 1000),
+                };
+                (self.id("dataElements", elements - 1 - at).to_owned(), quoted(&value))
+            })
+            .collect()
+    }
+
+    pub(crate) fn entity_id(&self, entity: u32) -> String {
         uid_text(&registry::entity_uid(self.world, entity)).to_owned()
     }
 
@@ -230,34 +238,37 @@ impl<'a> Writer<'a> {
         if record.deleted && !flat {
             return "[]".into();
         }
-        let shelf = self.world.shelf("trackedEntityAttributes");
-        let count = shelf.map_or(0, |shelf| self.world.shelves[shelf].base);
-        let mut pen = Pen::new(self.world, "");
-        let items = (0..count.min(3)).map(|row| {
-            let shelf = shelf.unwrap_or(0);
-            let mut text = |name: &str| {
-                let member = self.world.shelves[shelf].member(name).copied();
-                member.and_then(|member| pen.text(shelf, row, &member))
-            };
-            let code = text("code").unwrap_or_else(|| format!("TEA_{row}"));
-            let value = match row {
-                0 => format!("Àda {entity}"),
-                1 => format!("19{:02}-05-{:02}", entity % 60 + 40, entity % 28 + 1),
-                _ => format!("{}.250", entity % 90),
-            };
-            let kind = text("valueType").unwrap_or_default();
-            let name = text("name").unwrap_or_default();
-            let by = if flat { "" } else { ",\"storedBy\":\"admin\"" };
+        let by = if flat { "" } else { ",\"storedBy\":\"admin\"" };
+        let items = self.attribute_values(entity).into_iter().map(|(id, code, name, kind, value)| {
             format!(
-                "{{\"attribute\":\"{}\",\"code\":{},\"displayName\":{},{}{by},\"valueType\":\"{kind}\",\"value\":{}}}",
-                self.id("trackedEntityAttributes", row),
-                quoted(&code),
-                quoted(&name),
+                "{{\"attribute\":\"{id}\",\"code\":{code},\"displayName\":{name},{}{by},\"valueType\":\"{kind}\",\"value\":{value}}}",
                 self.stamps(record),
-                quoted(&value)
             )
         });
         self.set(items.collect(), record)
+    }
+
+    /// Attributes of an entity: id, code, name, value type and value; all but id and type as JSON.
+    pub(crate) fn attribute_values(&self, entity: u32) -> Vec<(String, String, String, String, String)> {
+        let Some(shelf) = self.world.shelf("trackedEntityAttributes") else { return Vec::new() };
+        let mut pen = Pen::new(self.world, "");
+        (0..self.world.shelves[shelf].base.min(3))
+            .map(|row| {
+                let mut text = |name: &str| {
+                    let member = self.world.shelves[shelf].member(name).copied();
+                    member.and_then(|member| pen.text(shelf, row, &member))
+                };
+                let code = text("code").unwrap_or_else(|| format!("TEA_{row}"));
+                let (kind, name) = (text("valueType").unwrap_or_default(), text("name").unwrap_or_default());
+                let value = match row {
+                    0 => format!("Àda {entity}"),
+                    1 => format!("19{:02}-05-{:02}", entity % 60 + 40, entity % 28 + 1),
+                    _ => format!("{}.250", entity % 90),
+                };
+                let id = self.id("trackedEntityAttributes", row).to_owned();
+                (id, quoted(&code), quoted(&name), kind, quoted(&value))
+            })
+            .collect()
     }
 
     fn entity(&self, record: &Record) -> String {
@@ -306,7 +317,8 @@ impl<'a> Writer<'a> {
     }
 }
 
-fn quoted(text: &str) -> String {
+/// A text as JSON.
+pub(crate) fn quoted(text: &str) -> String {
     let mut out = Vec::new();
     push_text(&mut out, text);
     String::from_utf8_lossy(&out).into_owned()

@@ -184,3 +184,41 @@ fn data_values_of_an_event_are_a_set_and_come_in_any_order_where_sets_do() {
     };
     assert_eq!(sorted(one), sorted(other), "the same members, in another order");
 }
+
+#[test]
+fn the_old_lists_are_there_until_2_41_with_the_pager_of_their_version() {
+    for (version, pager) in [
+        ("2.25", r#"{"pager":{"page":1,"pageCount":0,"total":0,"pageSize":7},"events""#),
+        ("2.36", r#"{"pager":{"page":3,"pageSize":7,"isLastPage":false},"events""#),
+        ("2.41", r#"{"pager":{"page":3,"pageSize":7,"isLastPage":false},"events""#),
+    ] {
+        let stand_in = small(version).start().unwrap();
+        let root = stand_in.id_of_row("organisationUnits", 0).unwrap();
+        let (single, registering) = (program(&stand_in, 0), program(&stand_in, 1));
+        let everywhere = "ouMode=DESCENDANTS";
+        let got =
+            get(&stand_in, &format!("/api/events?program={single}&orgUnit={root}&{everywhere}&pageSize=7&page=3"));
+        assert!(got.text().starts_with(pager), "{version}: {}", &got.text()[..120]);
+        for (things, id, program, unit, truth) in [
+            ("events", "event", &single, "orgUnit", "events"),
+            ("enrollments", "enrollment", &registering, "ou", "enrollments"),
+            ("trackedEntityInstances", "trackedEntityInstance", &registering, "ou", "trackedEntities"),
+        ] {
+            let target =
+                format!("/api/{things}?program={program}&{unit}={root}&{everywhere}&skipPaging=true&fields={id}");
+            let got = get(&stand_in, &target).json();
+            let rows = got[things].as_array().unwrap_or_else(|| panic!("{version} {got}"));
+            let mut ids: Vec<String> = rows.iter().map(|row| row[id].as_str().unwrap().to_owned()).collect();
+            ids.sort_unstable();
+            assert_eq!(ids, stand_in.truth_tracked(truth, program), "{version} {things}");
+            assert!(got.get("pager").is_none());
+        }
+        let target = format!("/api/trackedEntityInstances?program={registering}&ou={root}&{everywhere}");
+        assert!(
+            get(&stand_in, &target).json().get("pager").is_none(),
+            "{version}: no pager unless a total is asked for"
+        );
+        assert!(get(&stand_in, &format!("{target}&totalPages=true")).pager("total") > 900);
+    }
+    assert_eq!(get(&small("2.42").start().unwrap(), "/api/events?orgUnit=x").status, 404);
+}

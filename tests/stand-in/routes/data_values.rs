@@ -82,7 +82,7 @@ impl Asked {
 }
 
 /// Units and all below them, each once.
-fn below(world: &World, roots: &[u32]) -> Vec<u32> {
+pub(crate) fn below(world: &World, roots: &[u32]) -> Vec<u32> {
     let Some(shelf) = world.shelf("organisationUnits") else { return Vec::new() };
     let alive = world.shelves[shelf].by_id.iter();
     let mut rows: Vec<u32> = alive

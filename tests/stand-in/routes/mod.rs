@@ -6,6 +6,7 @@ pub(crate) mod deleted_objects;
 pub(crate) mod login;
 pub(crate) mod me;
 pub(crate) mod metadata;
+pub(crate) mod old_tracker;
 pub(crate) mod registrations;
 pub(crate) mod schemas;
 pub(crate) mod system;
@@ -108,6 +109,10 @@ fn inside(world: &mut World, request: &Request, user: &User) -> Answer {
         }
         ["analytics", "enrollments", "query", program] => {
             analytics_events::query(world, request, user, analytics_events::Table::Enrollments, program)
+        }
+        [things] if world.dialect.old_tracker && old_tracker::thing(things).is_some() => {
+            let thing = old_tracker::thing(things).unwrap_or(crate::registry::Thing::Event);
+            old_tracker::list(world, request, user, thing)
         }
         ["tracker", "relationships"] if world.dialect.tracker != TrackerForm::Absent => {
             tracker::relationships(world, request)

@@ -16,6 +16,8 @@ enum Key {
     Created,
     Updated,
     Occurred,
+    /// As they lie in the database.
+    Stored,
     /// Something that is equal in all rows here.
     Constant,
 }
@@ -34,8 +36,7 @@ const ENTITY_FIELDS: &str =
 impl Order {
     pub(crate) fn read(world: &World, request: &Request, thing: Thing) -> Result<Self, Refusal> {
         let Some(text) = request.param("order").filter(|text| !text.is_empty()) else {
-            // What nobody ordered comes with the newest first, in every version (recorded: `*-default`).
-            return Ok(Self { key: Key::Updated, descending: true });
+            return Ok(Self::default_of(world, request, thing));
         };
         let first = text.split(',').next().unwrap_or_default();
         let (property, direction) = first.split_once(':').unwrap_or((first, "asc"));
@@ -112,15 +113,49 @@ impl Order {
         Ok(Self { key, descending: direction.eq_ignore_ascii_case("desc") })
     }
 
+    /// What nobody ordered: until 2.40 events by their last change and the others as they were stored, later the newest
+    /// first (recorded: `*-default`).
+    fn default_of(world: &World, request: &Request, thing: Thing) -> Self {
+        match (world.dialect.tracker, thing) {
+            (TrackerForm::Pager | TrackerForm::Both, Thing::Event)
+                if world.dialect.orders_by_element_only && !names_registration(world, request) =>
+            {
+                Self { key: Key::Occurred, descending: true }
+            }
+            (TrackerForm::Pager | TrackerForm::Both, Thing::Enrollment | Thing::Entity) => {
+                Self { key: Key::Stored, descending: true }
+            }
+            (_, Thing::Event) => Self { key: Key::Updated, descending: true },
+            _ => Self { key: Key::Stored, descending: false },
+        }
+    }
+
+    /// The order of the old lists: `created`, `lastUpdated`, `eventDate` and the like.
+    pub(crate) fn old(request: &Request, thing: Thing) -> Self {
+        let text = request.param("order").unwrap_or_default();
+        let (property, direction) = text.split_once(':').unwrap_or((text, "asc"));
+        let descending = direction.eq_ignore_ascii_case("desc");
+        let key = match property {
+            "event" | "enrollment" | "trackedEntityInstance" => Key::Uid,
+            "created" => Key::Created,
+            "lastUpdated" => Key::Updated,
+            "eventDate" | "dueDate" | "enrollmentDate" => Key::Occurred,
+            _ if thing == Thing::Event => return Self { key: Key::Updated, descending: true },
+            _ => Key::Stored,
+        };
+        Self { key, descending }
+    }
+
     /// Puts rows in order. Between equals it is by id, or by lot where a salt is given.
     pub(crate) fn sort(&self, records: &mut [Record], thing: Thing, salt: Option<u64>) {
         // Entities ordered by themselves were exact whatever the version.
-        let salt = salt.filter(|_| self.key != Key::Uid && thing != Thing::Entity);
+        let salt = salt.filter(|_| !matches!(self.key, Key::Uid | Key::Stored) && thing != Thing::Entity);
         records.sort_by_cached_key(|record| {
             let key = match self.key {
                 Key::Created => record.created_ms,
                 Key::Updated => record.updated_ms,
                 Key::Occurred => record.occurred_ms,
+                Key::Stored => i64::from(record.number) + i64::from(record.program) * (1 << 33),
                 Key::Uid | Key::Constant => 0,
             };
             let lot = salt.map_or(0, |salt| mix(record.lot(7) ^ salt));
