@@ -403,3 +403,17 @@ async fn a_401_to_a_ping_is_no_verdict_on_the_credentials() {
     read(&client).await.unwrap();
     assert_eq!(server.heard().len(), 2);
 }
+
+#[actix_rt::test]
+async fn a_token_that_cannot_be_one_is_refused_with_400_and_tried_once() {
+    for (header, kind) in [("WWW-Authenticate: ApiToken", Kind::Auth), ("X-Other: ApiToken", Kind::Status)] {
+        let body = r#"{"status":"ERROR","message":"Checksum validation failed"}"#;
+        let server = Server::saying(answer("400 Bad Request", &["Content-Type: application/json", header], body));
+        let client = client(&server);
+        let error = read(&client).await.unwrap_err();
+        assert_eq!((error.kind(), error.status()), (kind, Some(400)));
+        assert!(error.to_string().contains("Checksum validation failed"), "{error}");
+        assert_eq!(read(&client).await.unwrap_err().kind(), kind);
+        assert_eq!(server.heard().len(), if kind == Kind::Auth { 1 } else { 2 });
+    }
+}

@@ -360,11 +360,17 @@ async fn judge(client: &Client, call: &Call, reply: &mut Reply) -> Verdict {
             Error::new(Kind::NoLength, "the answer does not say how long it is (neither length nor chunks)")
                 .with_status(status.as_u16()),
         ),
+        206 => {
+            reply.small_body(limits.error_body_bytes_max).await;
+            let text = "the answer is a part (206), although the whole was asked for";
+            Verdict::Bad(Error::new(Kind::Garbled, text).with_status(status.as_u16()))
+        }
         200..=299 => judge_success(call, reply, limits).await,
-        401 => {
+        // A token that cannot be one is answered 400, and the header says what it is about (2.42, 2.43).
+        400 | 401 if status == StatusCode::UNAUTHORIZED || reply.header(header::WWW_AUTHENTICATE).is_some() => {
             let said = ServerMessage::parse(&reply.small_body(limits.error_body_bytes_max).await);
             let why = said.and_then(|said| said.message).unwrap_or_else(|| "Unauthorized".to_owned());
-            login(&format!("the server does not accept the credentials (401 {why})"))
+            login(&format!("the server does not accept the credentials ({} {why})", status.as_u16()))
         }
         301 | 302 | 303 | 307 | 308 => {
             let location = reply.header(header::LOCATION).unwrap_or_default();

@@ -4,6 +4,8 @@ mod classify;
 mod gate;
 mod metadata;
 mod page_builder;
+#[cfg(test)]
+mod recorded;
 mod source;
 
 pub(crate) use classify::{Contact, classify};
