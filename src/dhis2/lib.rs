@@ -33,6 +33,7 @@ pub mod gate;
 mod handle;
 mod imports;
 mod inflate;
+mod interim;
 pub mod metadata;
 mod pager;
 mod request;
@@ -41,6 +42,7 @@ mod system;
 #[cfg(test)]
 mod testing;
 mod transport;
+mod trust;
 mod uid;
 mod value_scan;
 mod version;

@@ -360,6 +360,12 @@ async fn judge(client: &Client, call: &Call, reply: &mut Reply) -> Verdict {
             Error::new(Kind::NoLength, "the answer does not say how long it is (neither length nor chunks)")
                 .with_status(status.as_u16()),
         ),
+        100..=199 => {
+            // Only 101 gets here; what follows belongs to no protocol of ours.
+            reply.trace.poison();
+            let text = format!("the server answers {} to a plain request", status.as_u16());
+            Verdict::Bad(Error::new(Kind::Garbled, text).with_status(status.as_u16()))
+        }
         206 => {
             reply.small_body(limits.error_body_bytes_max).await;
             let text = "the answer is a part (206), although the whole was asked for";

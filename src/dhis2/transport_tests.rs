@@ -116,6 +116,35 @@ async fn an_answer_that_does_not_say_its_length_is_an_error_and_its_connection_i
 }
 
 #[actix_rt::test]
+async fn answers_before_the_answer_are_passed_over() {
+    let early = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </x>; rel=preload\r\n\r\n";
+    let server = Server::start(move |heard, out| {
+        match heard.number {
+            // In one piece, byte by byte, and on a kept connection.
+            0 | 1 => out.write([early.as_bytes(), &json("[1]")].concat()),
+            2 => early.bytes().chain(json("[1]")).for_each(|byte| out.write([byte])),
+            3 => out.write(json("[1]")),
+            // Then nothing more: the server has answered something, so it is no stale connection.
+            4 => {
+                out.write(early);
+                return Then::Close;
+            }
+            // Never asked for, and final.
+            _ => out.write("HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n"),
+        }
+        Then::Keep
+    });
+    let (client, _) = client(&server);
+    for _ in 0..4 {
+        assert_eq!(client.get("x").json::<Vec<u8>>().await.unwrap(), [1]);
+    }
+    assert_eq!(server.connections(), 1);
+    assert_eq!(read(&client).await.unwrap_err().kind(), Kind::Cut);
+    assert_eq!(read(&client).await.unwrap_err().kind(), Kind::Garbled);
+    assert_eq!(server.heard().len(), 6);
+}
+
+#[actix_rt::test]
 async fn a_reset_after_any_number_of_bytes_is_an_error() {
     let whole = json(&"1".repeat(5000));
     for after in [0, 1, 20, 100, 4000, whole.len() - 1] {

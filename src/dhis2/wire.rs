@@ -1,4 +1,5 @@
 //! Connections to the one origin: found, made, secured and watched here, so that awc cannot take a cut answer for a whole one.
+//! Whom we trust is decided in `trust.rs`.
 //!
 //! awc takes the end of a connection for the end of a body. [`Wire`] reports that end as an error instead, above TLS, so
 //! that also a polite `close_notify` in the middle of a body is one. It knows whether a connection was used before and
@@ -29,10 +30,7 @@ use actix_tls::connect::{ConnectError, ConnectInfo, Connection};
 use awc::http::Uri;
 use futures_core::future::LocalBoxFuture;
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
-use rustls::{
-    CertificateError, ClientConfig,
-    pki_types::{CertificateDer, ServerName, pem::PemObject as _},
-};
+use rustls::{CertificateError, ClientConfig, pki_types::ServerName};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::Instant,
@@ -42,6 +40,8 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use crate::{
     error::{Error, Kind},
     gate::Turn,
+    interim::InterimFilter,
+    trust::is_its_own_authority,
 };
 
 /// How long an address is waited for before the next is tried beside it.
@@ -158,6 +158,7 @@ impl Trace {
             self.reused.set(link.requests.get() > 0);
             self.read_before.set(link.bytes_read.get());
             link.requests.set(link.requests.get() + 1);
+            link.is_asked.set(true);
             *mine = Some(Rc::clone(link));
         }
     }
@@ -174,12 +175,20 @@ struct Link {
     requests: Cell<u64>,
     bytes_read: Cell<u64>,
     poisoned: Cell<bool>,
+    /// A request has gone out since the last byte of an answer was read.
+    is_asked: Cell<bool>,
 }
 
-/// One connection, whose end is an error.
+/// Room for bytes among which the answer has yet to begin.
+const BEGINNING_BYTES: usize = 4096;
+
+/// One connection, whose end is an error, and on which answers before the answer do not show.
 pub(crate) struct Wire {
     stream: Stream,
     link: Rc<Link>,
+    interim: InterimFilter,
+    /// Bytes of an answer that were read and not yet handed on.
+    ready: Vec<u8>,
 }
 
 enum Stream {
@@ -194,19 +203,12 @@ impl fmt::Debug for Wire {
 }
 
 impl Wire {
-    fn tcp(&self) -> &TcpStream {
-        match &self.stream {
-            Stream::Plain(tcp) => tcp,
-            Stream::Tls(tls) => tls.get_ref().0,
-        }
+    fn new(stream: Stream) -> Self {
+        Wire { stream, link: Rc::default(), interim: InterimFilter::default(), ready: Vec::new() }
     }
-}
 
-impl AsyncRead for Wire {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.link.poisoned.get() {
-            return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
-        }
+    /// Reads what the connection brings; its end is an error.
+    fn poll_connection(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let polled = match &mut self.stream {
             Stream::Plain(tcp) => Pin::new(tcp).poll_read(cx, buf),
@@ -220,6 +222,50 @@ impl AsyncRead for Wire {
             self.link.bytes_read.set(self.link.bytes_read.get() + read as u64);
         }
         polled
+    }
+
+    fn tcp(&self) -> &TcpStream {
+        match &self.stream {
+            Stream::Plain(tcp) => tcp,
+            Stream::Tls(tls) => tls.get_ref().0,
+        }
+    }
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.link.poisoned.get() {
+            return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
+        }
+        if self.link.is_asked.take() {
+            self.interim = InterimFilter::default();
+        }
+        loop {
+            if !self.ready.is_empty() {
+                let handed = self.ready.len().min(buf.remaining());
+                buf.put_slice(&self.ready[..handed]);
+                self.ready.drain(..handed);
+                return Poll::Ready(Ok(()));
+            }
+            if self.interim.is_through() {
+                return self.poll_connection(cx, buf);
+            }
+            let mut bytes = [0; BEGINNING_BYTES];
+            let mut read = ReadBuf::new(&mut bytes);
+            let wire = &mut *self;
+            match wire.poll_connection(cx, &mut read) {
+                Poll::Ready(Ok(())) if read.filled().is_empty() => return Poll::Ready(Ok(())),
+                Poll::Ready(Ok(())) => wire.interim.push(read.filled(), &mut wire.ready),
+                Poll::Ready(Err(error)) => {
+                    // What came of an answer comes before the news that there is no more.
+                    wire.interim.end(&mut wire.ready);
+                    if wire.ready.is_empty() {
+                        return Poll::Ready(Err(error));
+                    }
+                }
+                Poll::Pending => return Poll::Pending,
+            }
+        }
     }
 }
 
@@ -294,7 +340,7 @@ impl Service<ConnectInfo<Uri>> for Dial {
                 trace.connected_at.set(Some(Instant::now()));
             });
             match made {
-                Ok(stream) => Ok(Connection::new(uri, Wire { stream, link: Rc::default() })),
+                Ok(stream) => Ok(Connection::new(uri, Wire::new(stream))),
                 Err(error) => {
                     // awc's error cannot carry ours; the request takes it from its trace.
                     let _ = TRACE.try_with(|trace| *trace.connect_error.borrow_mut() = Some(error));
@@ -416,6 +462,7 @@ fn tls_error(target: &Target, error: io::Error) -> Error {
                     "is not signed by an authority this system trusts (set ca_file if the ministry has its own)"
                 }
                 CertificateError::Revoked => "has been revoked",
+                why if is_its_own_authority(why) => "is signed by itself (set ca_file to it, if it is the right one)",
                 _ => "is not valid",
             };
             format!("the certificate of {name} {why}")
@@ -427,47 +474,6 @@ fn tls_error(target: &Target, error: io::Error) -> Error {
         _ => format!("no trusted connection to {name}"),
     };
     Error::new(Kind::Tls, text).with_source(cause)
-}
-
-/// The TLS settings: the system's roots and, beside them, those in `ca_file`; HTTP/1.1 only.
-///
-/// # Errors
-/// Settings: the file cannot be read or holds no certificate. Tls: there is no trusted root at all.
-pub(crate) fn tls_config(ca_file: Option<&std::path::Path>) -> Result<Arc<ClientConfig>, Error> {
-    let mut roots = rustls::RootCertStore::empty();
-    let system = rustls_native_certs::load_native_certs();
-    for error in &system.errors {
-        tracing::warn!(%error, "cannot read some of the system's certificates");
-    }
-    roots.add_parsable_certificates(system.certs);
-    if let Some(path) = ca_file {
-        let unreadable = |error: rustls::pki_types::pem::Error| {
-            Error::new(Kind::Settings, format!("cannot read certificates from `{}`", path.display())).with_source(error)
-        };
-        let mut found = 0;
-        for certificate in CertificateDer::pem_file_iter(path).map_err(unreadable)? {
-            roots.add(certificate.map_err(unreadable)?).map_err(|error| {
-                Error::new(Kind::Settings, format!("`{}` holds a certificate that cannot be trusted", path.display()))
-                    .with_source(error)
-            })?;
-            found += 1;
-        }
-        if found == 0 {
-            return Err(Error::new(Kind::Settings, format!("`{}` holds no certificate", path.display())));
-        }
-    }
-    if roots.is_empty() {
-        return Err(Error::new(Kind::Tls, "this system has no trusted certificates, and no ca_file is set"));
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| Error::new(Kind::Tls, "this build has no version of TLS").with_source(error))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    // Never HTTP/2: one request per connection at a time, and awc's h2 is never reached.
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(Arc::new(config))
 }
 
 #[cfg(test)]
