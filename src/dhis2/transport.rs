@@ -103,7 +103,7 @@ pub(crate) async fn send(client: &Client, call: &Call) -> Result<Answer, Error> 
     let session = &client.shared.session;
     let mut with_cookie = true;
     loop {
-        let pass = session.enter(with_cookie, !call.is_probe).await?;
+        let pass = session.enter(with_cookie, call.is_probe).await?;
         let mut reply = exchange(client, call, &pass).await?;
         let verdict = judge(client, call, &mut reply).await;
         // The session that comes with a refusal belongs to nobody.
@@ -112,7 +112,10 @@ pub(crate) async fn send(client: &Client, call: &Call) -> Result<Answer, Error> 
         }
         match verdict {
             Verdict::Good => {
-                session.prove(pass.generation);
+                // What a probe is answered is looked at first: a proxy may say 200 to anything.
+                if !call.is_probe {
+                    session.prove(pass.generation, false);
+                }
                 return Ok(reply.into_answer());
             }
             Verdict::Login(refusal) => {
@@ -135,8 +138,8 @@ pub(crate) async fn send(client: &Client, call: &Call) -> Result<Answer, Error> 
             Verdict::Bad(error) => {
                 // Whoever refuses with a message of DHIS2 has let us in first.
                 let known = matches!(error.status(), Some(400 | 403 | 404 | 409)) && error.server_message().is_some();
-                if known {
-                    session.prove(pass.generation);
+                if known && !call.is_probe {
+                    session.prove(pass.generation, false);
                 }
                 reply.held.end(error.turn_outcome());
                 return Err(error.about(&reply.url, &reply.request_id));
@@ -202,7 +205,7 @@ async fn exchange(client: &Client, call: &Call, pass: &Pass<'_>) -> Result<Reply
         let turn = SharedTurn::new(turn);
         let mut held = Held { turn: turn.clone(), spent: Duration::ZERO };
         // The wait may have been long: what is known by now?
-        if let Err(refused) = shared.session.check() {
+        if let Err(refused) = shared.session.check(call.is_probe) {
             held.end(TurnOutcome::Abandoned);
             return Err(refused.about(&url, ""));
         }
