@@ -28,6 +28,8 @@ pub enum Kind {
     Connect,
     /// Nobody listens there.
     Refused,
+    /// This process, or this machine, has no file descriptor left for a connection: nothing is known of the server.
+    OutOfFiles,
     /// No connection within the connect timeout.
     ConnectTimeout,
     /// No trusted TLS connection: certificate, protocol.
@@ -332,9 +334,12 @@ impl Error {
                 _ => TurnOutcome::Answered,
             },
             Kind::Auth | Kind::Redirect => TurnOutcome::Answered,
-            Kind::Stopped | Kind::GateClosed | Kind::HandleClosed | Kind::Settings | Kind::InvalidUrl => {
-                TurnOutcome::Abandoned
-            }
+            Kind::Stopped
+            | Kind::GateClosed
+            | Kind::HandleClosed
+            | Kind::Settings
+            | Kind::InvalidUrl
+            | Kind::OutOfFiles => TurnOutcome::Abandoned,
             Kind::UnknownHost
             | Kind::Resolver
             | Kind::Tls

@@ -8,7 +8,11 @@
 //! repeated once, through the gate: a request on a kept connection that the server had closed, and a request whose
 //! session had ended.
 
-use std::{rc::Rc, time::Duration};
+use std::{
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    rc::Rc,
+    time::Duration,
+};
 
 use awc::{
     ClientResponse,
@@ -28,6 +32,7 @@ use crate::{
     client::{Client, Limits},
     error::{Error, Kind, ServerMessage, said},
     inflate::{InflateError, InflateLimits, Inflater},
+    uid::Uid,
     wire::{SharedTurn, TRACE, Trace},
 };
 
@@ -51,6 +56,27 @@ pub(crate) struct Call {
     pub(crate) want: Want,
     /// A sign of life is asked for: it does not wait for a login that is on trial.
     pub(crate) is_probe: bool,
+}
+
+impl Call {
+    /// What kind of request it is, for comparing how long answers take: endpoint, page size, whether only ids are wanted. Ids,
+    /// keys and the place in a list do not count.
+    fn class(&self) -> u64 {
+        let (path, query) = self.path.split_once('?').unwrap_or((&self.path, ""));
+        let mut hasher = DefaultHasher::new();
+        for (position, segment) in path.split('/').enumerate() {
+            // Endpoints are named by their first two segments at most; an id is as good as another.
+            let counts = position < 2 && segment.parse::<Uid>().is_err();
+            if counts { segment } else { "*" }.hash(&mut hasher);
+        }
+        for parameter in query.split('&') {
+            if parameter.starts_with("pageSize=") || matches!(parameter, "paging=false" | "fields=id") {
+                parameter.hash(&mut hasher);
+            }
+        }
+        // 0 is the class of what nobody knows.
+        hasher.finish().max(1)
+    }
 }
 
 /// A turn in hand. Dropped without [`Held::end`], it counts as abandoned.
@@ -199,9 +225,10 @@ async fn exchange(client: &Client, call: &Call, pass: &Pass<'_>) -> Result<Reply
     let url = shared.base.url_of(&call.path);
     let mut repeated = false;
     loop {
-        let turn = client.gate.turn().await.map_err(|closed| {
+        let mut turn = client.gate.turn().await.map_err(|closed| {
             Error::new(Kind::GateClosed, "no more requests are let through").with_source(closed).about(&url, "")
         })?;
+        turn.of_class(call.class());
         let turn = SharedTurn::new(turn);
         let mut held = Held { turn: turn.clone(), spent: Duration::ZERO };
         // The wait may have been long: what is known by now?

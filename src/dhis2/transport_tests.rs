@@ -588,6 +588,44 @@ async fn a_caller_that_stops_at_a_row_is_told_so_and_the_server_is_not_blamed() 
 }
 
 #[actix_rt::test]
+async fn every_turn_hears_what_kind_of_request_it_is_for() {
+    let server = Server::saying(json("[]"));
+    let (client, gate) = client(&server);
+    let alike = [
+        // Full pages, wherever they begin.
+        vec![
+            "dataElements?fields=:owner&page=1&pageSize=1000",
+            "dataElements?fields=:owner&filter=id:gt:a&page=1&pageSize=1000",
+        ],
+        vec!["dataElements?fields=:owner&page=1&pageSize=500"],
+        // Counting: one row, ids only.
+        vec![
+            "dataElements?fields=id&order=id:asc&page=7&pageSize=1",
+            "dataElements?fields=id&order=id:asc&page=9&pageSize=1",
+        ],
+        vec!["dataElements?fields=id&page=1&pageSize=1000"],
+        vec!["dataElements?fields=:owner&paging=false"],
+        vec!["organisationUnits?fields=:owner&page=1&pageSize=1000"],
+        // Single answers.
+        vec!["dataElements/fbfJHSPpUQD", "dataElements/cYeuwXTCPkU?x=1"],
+        vec!["dataStore/settings/key-001", "dataStore/settings/key-002"],
+        vec!["dataStore/settings"],
+        vec!["me"],
+    ];
+    for path in alike.iter().flatten() {
+        client.get(path).json::<Vec<u8>>().await.unwrap();
+    }
+    let mut classes = gate.classes.lock().unwrap().clone().into_iter();
+    let mut seen = Vec::new();
+    for group in alike {
+        let of_group: Vec<_> = classes.by_ref().take(group.len()).collect();
+        assert!(of_group.len() == group.len() && of_group.iter().all(|class| *class == of_group[0]), "{group:?}");
+        assert!(of_group[0] != 0 && !seen.contains(&of_group[0]), "{group:?}");
+        seen.push(of_group[0]);
+    }
+}
+
+#[actix_rt::test]
 async fn a_closed_gate_lets_nothing_out() {
     struct Closed;
     impl Gate for Closed {

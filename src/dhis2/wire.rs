@@ -371,6 +371,10 @@ async fn connect(target: &Target) -> Result<Stream, Error> {
 
 async fn resolve(target: &Target) -> Result<VecDeque<SocketAddr>, Error> {
     let found = tokio::net::lookup_host((target.host.as_str(), target.port)).await.map_err(|error| {
+        // The resolver needs files and a socket, and without them says anything.
+        if is_out_of_files(&error) || std::fs::File::open("/dev/null").is_err_and(|error| is_out_of_files(&error)) {
+            return out_of_files(error);
+        }
         // getaddrinfo tells the two apart by text only.
         let text = error.to_string();
         if text.contains("emporary failure") || text.contains("ry again") {
@@ -427,8 +431,23 @@ async fn connect_any(mut addresses: VecDeque<SocketAddr>) -> io::Result<TcpStrea
     }
 }
 
+/// Whether the process (EMFILE) or the machine (ENFILE) has no file descriptor left.
+fn is_out_of_files(error: &io::Error) -> bool {
+    // The same numbers on Linux, macOS and the BSDs; std has no kind for them.
+    matches!(error.raw_os_error(), Some(23 | 24))
+}
+
+fn out_of_files(error: io::Error) -> Error {
+    let text =
+        "this process has no file descriptor left for a connection: raise `ulimit -n` (in a unit file: LimitNOFILE=)";
+    Error::new(Kind::OutOfFiles, text).with_source(error)
+}
+
 fn connect_error(target: &Target, error: io::Error) -> Error {
     let name = target.name();
+    if is_out_of_files(&error) {
+        return out_of_files(error);
+    }
     match error.kind() {
         io::ErrorKind::ConnectionRefused => {
             Error::new(Kind::Refused, format!("nobody listens at {name}")).with_source(error)
@@ -483,6 +502,36 @@ mod tls_tests;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Client;
+
+    /// Names the process that has no file descriptors left.
+    const CHILD: &str = "DHIS2_TEST_WITHOUT_FILES";
+
+    #[test]
+    fn a_process_without_file_descriptors_blames_itself_and_not_the_server() {
+        if std::env::var_os(CHILD).is_some() {
+            return actix_rt::System::new().block_on(ask_without_files());
+        }
+        let mut child = std::process::Command::new("sh");
+        child.args(["-c", "ulimit -n 64; exec \"$0\" \"$@\""]).arg(std::env::current_exe().unwrap());
+        let name = "wire::tests::a_process_without_file_descriptors_blames_itself_and_not_the_server";
+        let ended = child.args(["--exact", name, "--nocapture"]).env(CHILD, "1").output().unwrap();
+        assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+        assert!(String::from_utf8_lossy(&ended.stdout).contains("1 passed"));
+    }
+
+    async fn ask_without_files() {
+        let mut taken = Vec::new();
+        while let Ok(file) = std::fs::File::open("/dev/null") {
+            taken.push(file);
+        }
+        // By address, and by a name that would have to be looked up.
+        for url in ["http://127.0.0.1:9", "http://localhost:9", "http://nosuch.invalid:9"] {
+            let error = Client::builder(url).retries(3).build().unwrap().get("x").send().await.unwrap_err();
+            assert_eq!(error.kind(), Kind::OutOfFiles, "{url}: {error:?}");
+            assert!(error.to_string().contains("ulimit -n"), "{error}");
+        }
+    }
 
     #[tokio::test]
     async fn an_address_where_nobody_listens_does_not_hide_one_where_somebody_does() {

@@ -47,7 +47,7 @@ const LONG_URL_BYTES: usize = 4096;
 
 /// Decides what `error` means.
 pub(crate) fn classify(error: &Error, contact: Contact) -> Failure {
-    use FailureClass::{Denied, Forbidden, Garbled, Rejected, TooHeavy, Transient};
+    use FailureClass::{Bug, Denied, Forbidden, Garbled, Local, Rejected, TooHeavy, Transient};
     let first = contact == Contact::First;
     let (class, next) = match error.kind() {
         Kind::UnknownHost if first => (Rejected, Some("check the host in source.url")),
@@ -62,7 +62,11 @@ pub(crate) fn classify(error: &Error, contact: Contact) -> Failure {
             (Transient, None)
         }
         Kind::Reset | Kind::FirstByteTimeout | Kind::Stalled | Kind::Cut | Kind::Encoding => (Transient, None),
-        Kind::GateClosed | Kind::HandleClosed => (Transient, None),
+        // Nothing is asked through a gate that a run has closed, except while it stops, when nobody looks at it.
+        Kind::GateClosed | Kind::HandleClosed => (Bug, None),
+        Kind::OutOfFiles => {
+            (Local, Some("raise the limit of open files: `ulimit -n`, or LimitNOFILE= in the unit file"))
+        }
         Kind::Status => status(error, contact),
         Kind::Auth => (Denied, Some("check user name, password or token")),
         // An empty success is no "0 rows": DHIS2 answers so where a user may not see a unit (data values until 2.42).
@@ -86,7 +90,7 @@ pub(crate) fn classify(error: &Error, contact: Contact) -> Failure {
     match class {
         Transient if is_slow => failure.heavy_if_repeated(),
         Transient | TooHeavy | Rejected | Forbidden | Denied | Garbled => failure,
-        FailureClass::Changed | FailureClass::Local | FailureClass::Damaged | FailureClass::Bug => failure,
+        Local | Bug | FailureClass::Changed | FailureClass::Damaged => failure,
     }
 }
 

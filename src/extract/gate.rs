@@ -42,15 +42,23 @@ impl LimiterGate {
 }
 
 /// One turn of the limiter.
-struct LimiterTurn(rate_limiter::Turn);
+struct LimiterTurn {
+    turn: rate_limiter::Turn,
+    /// What kind of request it is for.
+    class: u64,
+}
 
 impl Turn for LimiterTurn {
+    fn of_class(&mut self, class: u64) {
+        self.class = class;
+    }
+
     fn left(&self) {
-        self.0.left();
+        self.turn.left();
     }
 
     fn end(self: Box<Self>, outcome: TurnOutcome, elapsed: Duration) {
-        self.0.end(outcome, elapsed);
+        self.turn.of_class(self.class).end(outcome, elapsed);
     }
 }
 
@@ -63,7 +71,7 @@ impl Gate for LimiterGate {
                 // A gate whose owner is gone is closed as well.
                 _ = closed.wait_for(|closed| *closed) => Err(GateClosed),
                 turn = next_turn(&self.limiter, self.probe) => match turn {
-                    Ok(turn) => Ok(Box::new(LimiterTurn(turn)) as Box<dyn Turn>),
+                    Ok(turn) => Ok(Box::new(LimiterTurn { turn, class: 0 }) as Box<dyn Turn>),
                     Err(_) => Err(GateClosed),
                 },
             }

@@ -18,6 +18,7 @@ use std::{
 };
 
 use dhis2::{Client, Error, ImportSummary, Kind, Pager, split::SplitLimits};
+use futures_util::future::LocalBoxFuture;
 use harvester_actors::failure::FailureClass;
 use serde::Deserialize;
 use serde_json::Value;
@@ -499,4 +500,17 @@ async fn what_servers_and_proxies_say_has_the_class_that_is_written_here() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[actix_rt::test]
+async fn a_gate_that_is_closed_is_no_outage() {
+    struct Closed;
+    impl dhis2::gate::Gate for Closed {
+        fn turn(&self) -> LocalBoxFuture<'_, Result<Box<dyn dhis2::gate::Turn>, dhis2::gate::GateClosed>> {
+            Box::pin(async { Err(dhis2::gate::GateClosed) })
+        }
+    }
+    let client = Client::builder("http://127.0.0.1:9").gate(Arc::new(Closed)).build().unwrap();
+    let error = client.ping().await.unwrap_err();
+    assert_eq!(classify(&error, Contact::Later).class, FailureClass::Bug);
 }
