@@ -58,9 +58,15 @@ impl LimiterGate {
 struct LimiterTurn {
     turn: rate_limiter::Turn,
     last_answer: Arc<Mutex<Option<Instant>>>,
+    /// What kind of request it is for.
+    class: u64,
 }
 
 impl Turn for LimiterTurn {
+    fn of_class(&mut self, class: u64) {
+        self.class = class;
+    }
+
     fn left(&self) {
         self.turn.left();
     }
@@ -69,7 +75,7 @@ impl Turn for LimiterTurn {
         if outcome == TurnOutcome::Answered {
             *self.last_answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         }
-        self.turn.end(outcome, elapsed);
+        self.turn.of_class(self.class).end(outcome, elapsed);
     }
 }
 
@@ -83,7 +89,7 @@ impl Gate for LimiterGate {
                 _ = closed.wait_for(|closed| *closed) => Err(GateClosed),
                 turn = next_turn(&self.limiter, self.probe) => match turn {
                     Ok(turn) => {
-                        let turn = LimiterTurn { turn, last_answer: Arc::clone(&self.last_answer) };
+                        let turn = LimiterTurn { turn, class: 0, last_answer: Arc::clone(&self.last_answer) };
                         Ok(Box::new(turn) as Box<dyn Turn>)
                     }
                     Err(_) => Err(GateClosed),

@@ -6,6 +6,8 @@ mod gate;
 mod keyset;
 mod metadata;
 mod page_builder;
+#[cfg(test)]
+mod recorded;
 mod source;
 
 pub(crate) use classify::{Contact, classify};
