@@ -44,5 +44,6 @@ mod conformance;
 #[doc(hidden)]
 pub use frame::fuzz_head;
 
+pub(crate) use disk::probe;
 pub use files::{FilesSettings, FilesSink};
-pub use verify::{Finding, Problem, Verification, verify};
+pub use verify::{Finding, Problem, Verification, Whose, is_of_another_job, verify};

@@ -298,13 +298,7 @@ pub(crate) fn probe_directory(dir: &Path) -> Result<(), Failure> {
     while !at.exists() {
         at = disk::parent_of(&at).to_path_buf();
     }
-    let probe = tempfile::Builder::new().prefix(".harvester-check-").tempfile_in(&at);
-    let write = |mut file: tempfile::NamedTempFile| {
-        file.write_all(b"a file to see whether one can be written\n")?;
-        file.as_file().sync_all()?;
-        file.close()
-    };
-    probe.and_then(write).map_err(|error| local("write to", &at, &error))
+    disk::probe(&at).map_err(|error| local("write to", &at, &error))
 }
 
 #[cfg(test)]
@@ -313,15 +307,21 @@ mod tests {
 
     use harvester_actors::{failure::FailureClass, sink::PreparedStream};
     use sha2::{Digest, Sha256};
+    use url::Url;
 
     use super::{
-        super::{Problem, conformance, verify},
+        super::{Problem, Verification, Whose, conformance},
         *,
     };
 
     const JOB: &str = "sierra-leone";
     const OLD: &str = "20260101T000000Z";
     const NEW: &str = "20260102T000000Z";
+
+    /// What a look at the folder finds, for the job of the manifests.
+    fn verify(dir: &Path) -> Result<Verification, Failure> {
+        super::super::verify(dir, Whose { job: JOB, url: &Url::parse("http://x").unwrap() })
+    }
 
     /// Prepares files `(stream, content)` as a run would, and the manifest that lists them.
     fn prepare(dir: &Path, run_id: &str, streams: &[(&str, &str)]) -> Manifest {
@@ -532,12 +532,25 @@ mod tests {
                 },
                 "cannot be read: its version is 2",
             ),
+            ("another job's", |dir| say(dir, JOB, "an\u{1b}other"), "belongs to the job `an\\u{1b}other`"),
+            ("of another server", |dir| say(dir, "http://x", "http://y"), "comes from another source, http://y/"),
+            ("of the same server", |dir| say(dir, "http://x", "HTTP://X:80/"), ""),
         ];
+        /// Replaces a text of the manifest.
+        fn say(dir: &Path, text: &str, other: &str) {
+            let manifest = fs::read_to_string(dir.join(MANIFEST)).unwrap();
+            let other = serde_json::to_string(other).unwrap();
+            fs::write(dir.join(MANIFEST), manifest.replace(&format!("\"{text}\""), &other)).unwrap();
+        }
         assert!(verify(published_before().path()).unwrap().is_good());
         for (what, change, expected) in cases {
             let dir = published_before();
             change(dir.path());
             let verification = verify(dir.path()).unwrap();
+            if expected.is_empty() {
+                assert!(verification.is_good(), "{what}: {verification:?}");
+                continue;
+            }
             assert_eq!(verification.findings.len(), 1, "{what}: {verification:?}");
             let text = verification.findings[0].problem.to_string();
             assert!(text.starts_with(expected), "{what}: {text}");
