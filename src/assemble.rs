@@ -1,9 +1,7 @@
 //! From a job to a harvest: picks source, sink and store, and is the only file that knows all kinds.
 
 use std::{
-    fs::{self, DirBuilder},
-    io,
-    os::unix::fs::DirBuilderExt,
+    fs, io,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -35,7 +33,7 @@ use crate::{
         StopReason,
         lock::{LockError, StateLock},
     },
-    sinks::{FilesSettings, FilesSink},
+    sinks::{self, FilesSettings, FilesSink},
 };
 
 /// How long requests of a predecessor may still count: the window of the rate limiter.
@@ -145,10 +143,10 @@ impl Prepared {
     fn new(request: &RunRequest) -> Result<Self, Refusal> {
         let job = &request.job;
         let folder = state_folder(&request.state_dir, &job.name);
-        let mut builder = DirBuilder::new();
-        builder.recursive(true).mode(0o700);
-        let at = |error: io::Error| Refusal::storage(format!("cannot make `{}`: {error}", folder.display()));
-        builder.create(&folder).map_err(at)?;
+        // A folder whose name is not durable takes with it whatever is synced inside.
+        sinks::create_dirs(&folder)
+            .and_then(|()| sinks::sync_dir(&request.state_dir))
+            .map_err(|error| Refusal::storage(format!("cannot make `{}`: {error}", folder.display())))?;
         let lock = StateLock::take(&folder).map_err(|error| match error {
             LockError::Held { .. } => Refusal {
                 outcome: Outcome::Locked,
@@ -195,9 +193,9 @@ impl Prepared {
             Err(refusal) => return refusal.report(job),
         };
         let source = Arc::clone(&harvest.source);
-        let report = harvest::run(harvest).await;
+        let mut report = harvest::run(harvest).await;
         source.close();
-        self.remember(&report, probe.system_id());
+        self.remember(&mut report, probe.system_id());
         report
     }
 
@@ -239,15 +237,32 @@ impl Prepared {
         Ok((harvest, connected.probe))
     }
 
-    /// Writes down what the next run needs to know.
-    fn remember(&mut self, report: &Report, system_id: Option<String>) {
+    /// Writes down what the next run needs to know. A run of which that cannot be written is not complete.
+    fn remember(&mut self, report: &mut Report, system_id: Option<String>) {
         self.record.clean_end_at = Some(Timestamp::now().to_string());
         if report.outcome == Outcome::Complete {
             self.record.watermarks.extend(report.watermarks.clone());
             self.record.system_id = system_id;
         }
         if let Err(error) = self.record.save(&self.folder) {
-            tracing::warn!(%error, "cannot write what is to be remembered of this job");
+            let file = self.folder.join(crate::job_record::FILE);
+            let message =
+                format!("what is to be remembered of this job cannot be written to `{}`: {error}", file.display());
+            match report.outcome {
+                Outcome::Complete if harvester_pacing::control!("record-sync") => {
+                    report.outcome = Outcome::Storage;
+                    report.error = Some(ReportError {
+                        class: FailureClass::Local.as_str().to_owned(),
+                        message,
+                        next:
+                            "the files are published and whole; repair the disk before the next run, which may fetch \
+                               what is there already"
+                                .to_owned(),
+                    });
+                }
+                // It did not end well anyhow, and says why.
+                _ => report.warnings.push(message),
+            }
         }
     }
 }

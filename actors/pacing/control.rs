@@ -1,7 +1,7 @@
 //! Protections that a test can switch off, to see that a named test then fails: nothing at all in a build without `controls`.
 
 /// Every protection with a switch; `tests/prove` turns each off in turn.
-pub const CONTROLS: [&str; 12] = [
+pub const CONTROLS: [&str; 13] = [
     "end-of-body",
     "data-sync",
     "store-fsync",
@@ -14,6 +14,7 @@ pub const CONTROLS: [&str; 12] = [
     "folder-lock",
     "probe-name",
     "open-files",
+    "record-sync",
 ];
 
 /// Whether the protection of this name is in force.
