@@ -183,7 +183,8 @@ pub(crate) fn plan(
     actix::System::new().block_on(async {
         let extracts = job.extracts.iter().map(|wanted| extract(wanted).map_err(|refusal| refusal.into_failure()));
         let extracts = extracts.collect::<Result<Vec<_>, _>>()?;
-        let source = connected(job, credentials)?.source(extracts, job.limits.in_flight, Default::default());
+        let connected = connected(job, credentials)?;
+        let source = connected.source(extracts, job.limits.in_flight, Default::default());
         let planned = async {
             let identity = repeated(job.limits.outage, || source.identify()).await?;
             repeated(job.limits.outage, || source.plan(&identity)).await

@@ -6,14 +6,13 @@ use std::{
     sync::Arc,
 };
 
-use actix::Addr;
 use dhis2::Client;
 use harvester_actors::{
     events::{Event, Listener},
     failure::{Failure, FailureClass},
     harvest::{self, Harvest},
     planner::Patience,
-    rate_limiter::{RateLimiter, RateLimiterSettings},
+    rate_limiter::{RateLimiter, RateLimiterSettings, Share},
     report::{Outcome, Report, ReportError},
     supervisor::Stop,
 };
@@ -188,7 +187,8 @@ impl Prepared {
     /// Runs the job within its folder.
     async fn run(mut self, request: RunRequest) -> Report {
         let job = request.job.name.clone();
-        let (harvest, probe) = match self.harvest(request) {
+        // The share of the origin's budget ends with the run.
+        let (harvest, probe, _share) = match self.harvest(request) {
             Ok(harvest) => harvest,
             Err(refusal) => return refusal.report(job),
         };
@@ -200,7 +200,7 @@ impl Prepared {
     }
 
     /// Wires everything up.
-    fn harvest(&self, request: RunRequest) -> Result<(Harvest, Arc<OutageProbe>), Refusal> {
+    fn harvest(&self, request: RunRequest) -> Result<(Harvest, Arc<OutageProbe>, Share), Refusal> {
         let job = request.job;
         let now = Timestamp::now();
         let run_id = now.strftime("%Y%m%dT%H%M%SZ").to_string();
@@ -222,7 +222,7 @@ impl Prepared {
             source: Arc::new(source),
             sink: Arc::new(sink),
             store: Arc::new(store),
-            limiter: Some(connected.limiter),
+            limiter: Some(connected.share.limiter().clone()),
             listener: request.listener,
             stop: stops(request.stop),
             fetchers: job.limits.in_flight,
@@ -234,7 +234,7 @@ impl Prepared {
             },
             job: job.name,
         };
-        Ok((harvest, connected.probe))
+        Ok((harvest, connected.probe, connected.share))
     }
 
     /// Writes down what the next run needs to know. A run of which that cannot be written is not complete.
@@ -297,8 +297,8 @@ fn check_sink(job: &Job, sink: &FilesSink) -> Result<(), Failure> {
 
 /// A client behind the limiter of its origin.
 pub(crate) struct Connected {
-    /// Who owns the budget.
-    pub(crate) limiter: Addr<RateLimiter>,
+    /// The job's share of the budget; what is held by the client alone is none.
+    share: Share,
     /// The client.
     pub(crate) client: Client,
     /// The same behind the gate of probes.
@@ -344,12 +344,13 @@ impl Connected {
             cold_start,
             seed: u64::from(std::process::id()),
         };
-        let limiter = RateLimiter::for_origin(client.origin(), settings, Arc::clone(&probe) as _);
+        let share = RateLimiter::for_origin(client.origin(), settings, Arc::clone(&probe) as _);
+        let limiter = share.limiter().clone();
         let gate = SourceGate::new();
         Ok(Connected {
             probe_client: client.with_gate(Arc::new(LimiterGate::new(limiter.clone(), true, &gate))),
-            client: client.with_gate(Arc::new(LimiterGate::new(limiter.clone(), false, &gate))),
-            limiter,
+            client: client.with_gate(Arc::new(LimiterGate::new(limiter, false, &gate))),
+            share,
             gate,
             probe,
         })

@@ -1,7 +1,7 @@
 //! Protections that a test can switch off, to see that a named test then fails: nothing at all in a build without `controls`.
 
 /// Every protection with a switch; `tests/prove` turns each off in turn.
-pub const CONTROLS: [&str; 13] = [
+pub const CONTROLS: [&str; 14] = [
     "end-of-body",
     "data-sync",
     "store-fsync",
@@ -15,6 +15,7 @@ pub const CONTROLS: [&str; 13] = [
     "probe-name",
     "open-files",
     "record-sync",
+    "share-end",
 ];
 
 /// Whether the protection of this name is in force.
