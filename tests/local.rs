@@ -154,6 +154,23 @@ fn a_link_in_place_of_the_lock_file_is_not_followed() {
     trial.completes("without the link");
 }
 
+#[test]
+fn two_runs_with_a_state_of_their_own_never_write_to_one_folder_at_once() {
+    let scene = slow_scene();
+    // Longer than the second run waits for what may be over in a moment.
+    let trial = scene.trial("requests_per_second = 8\nin_flight = 2\noutage_s = 30");
+    fs::create_dir(trial.folder.join("out")).unwrap();
+    let child = start(&trial);
+    let other = ["--state-dir", "elsewhere", "run", "job.toml", "--json"];
+    let second = Ended::of(trial.command(&[], &other).output().unwrap());
+    second.assert_code(14, "a second run");
+    assert!(second.stderr.contains("another run is writing to"), "{second:#?}");
+    Ended::of(child.wait_with_output().unwrap()).assert_code(0, "the first run");
+    trial.assert_exact("the first run");
+    Ended::of(trial.command(&[], &other).output().unwrap()).assert_code(0, "the second, alone");
+    trial.assert_exact("the second, alone");
+}
+
 /// Whether strace works here; says so loudly when not.
 fn has_strace() -> bool {
     let works = Command::new("strace").args(["-o", "/dev/null", "true"]).stdout(Stdio::null()).status();

@@ -4,10 +4,12 @@
 //! the folder above it. Nothing here follows a symbolic link at the last part of a path.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions},
+    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
     io::{self, Read, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    thread,
+    time::Duration,
 };
 
 use harvester_actors::failure::{Failure, FailureClass};
@@ -97,6 +99,33 @@ pub(crate) fn remove_if_there(path: &Path) -> io::Result<bool> {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error),
+    }
+}
+
+/// How often a folder that is locked is asked for again, and how long between: a process that is being forked holds a copy of
+/// every lock until it becomes another program.
+const LOCK_ASKED_MAX: u32 = 100;
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
+
+/// Locks a folder for this process, as long as the file is open; `None` where its file system locks no folders.
+///
+/// # Errors
+/// `WouldBlock` when another process has it.
+pub(crate) fn lock_dir(dir: &Path) -> io::Result<Option<File>> {
+    let folder = File::open(dir)?;
+    let mut asked = 0;
+    loop {
+        match folder.try_lock() {
+            Ok(()) => return Ok(Some(folder)),
+            Err(TryLockError::WouldBlock) if asked < LOCK_ASKED_MAX => asked += 1,
+            Err(TryLockError::WouldBlock) => return Err(io::ErrorKind::WouldBlock.into()),
+            // NFS wants a file that is open for writing, which a folder never is.
+            Err(TryLockError::Error(error)) => {
+                tracing::debug!(%error, dir = %dir.display(), "this folder cannot be locked");
+                return Ok(None);
+            }
+        }
+        thread::park_timeout(LOCK_PAUSE);
     }
 }
 
