@@ -1,7 +1,7 @@
 //! Protections that a test can switch off, to see that a named test then fails: nothing at all in a build without `controls`.
 
 /// Every protection with a switch; `tests/prove` turns each off in turn.
-pub const CONTROLS: [&str; 14] = [
+pub const CONTROLS: &[&str] = &[
     "end-of-body",
     "data-sync",
     "store-fsync",
@@ -16,6 +16,14 @@ pub const CONTROLS: [&str; 14] = [
     "pager-count",
     "recount",
     "progress",
+    "denial",
+    "store-folder",
+    "folder-lock",
+    "probe-name",
+    "open-files",
+    "record-sync",
+    "share-end",
+    "out-lock",
 ];
 
 /// Whether the protection of this name is in force.
