@@ -29,6 +29,8 @@ pub(super) struct Door {
     pub(super) format: Format,
     /// How often `-q` was given.
     pub(super) quiet: u8,
+    /// How often `-v` was given.
+    pub(super) verbose: u8,
     /// Where runs keep their state, or why that is not known.
     state_dir: Result<PathBuf, String>,
     /// Whether somebody said so.
@@ -119,7 +121,8 @@ impl Door {
         let level = log::level(global.quiet, global.verbose, mode);
         log::init(format, level, is_terminal() && !is_dumb && !is_set("NO_COLOR"), &screen);
         let state_dir = state_dir::resolve(global.state_dir.as_deref(), &process_environment);
-        Door { screen, format, quiet: global.quiet, state_dir, is_state_dir_given: global.state_dir.is_some() }
+        let (quiet, verbose) = (global.quiet, global.verbose);
+        Door { screen, format, quiet, verbose, state_dir, is_state_dir_given: global.state_dir.is_some() }
     }
 
     /// From here on a panic is told as what it is: a bug at a place. Its text is told only where it is a constant of

@@ -61,7 +61,7 @@ fn seconds(text: &str) -> Result<u64, String> {
 pub(super) fn run(args: &RunArgs, door: &Door) -> u8 {
     let ready = prepare(&args.job, door);
     let ended = ready.and_then(|(job, credentials)| {
-        let context = context(&job);
+        let context = context(&job, door);
         let max_seconds = args.max_seconds.map(Duration::from_secs);
         let report = harvest(job, credentials, door.state_dir()?, args.restart, max_seconds, door)?;
         Ok((report, context))
@@ -81,12 +81,13 @@ pub(super) fn prepare(path: &Path, door: &Door) -> Result<(Job, Credentials), St
 }
 
 /// What the report refers to.
-fn context(job: &Job) -> Context {
+fn context(job: &Job, door: &Door) -> Context {
     let job_file = job.path.display().to_string();
     Context {
         command: format!("harvester run {job_file}"),
         job_file,
         directory: job.sink.directory.display().to_string(),
+        is_verbose: door.verbose > 0,
     }
 }
 

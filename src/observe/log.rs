@@ -19,7 +19,7 @@ use tracing_subscriber::{Layer as _, filter::Targets, fmt, layer::SubscriberExt 
 
 use super::{
     block::plain_line,
-    progress::Progress,
+    progress::{Phase, Progress},
     screen::{PLAIN_INTERVAL, ProgressMode, Screen},
 };
 use crate::exit_code::outcome_word;
@@ -113,6 +113,7 @@ impl Listener for LogListener {
     fn hear(&self, event: &Event) {
         let mut picture = self.picture.lock().unwrap_or_else(PoisonError::into_inner);
         let now = picture.began.elapsed();
+        let was_finishing = matches!(picture.progress.phase, Phase::Finishing(_));
         picture.progress.hear(event, now);
         let (job, progress) = (self.job.as_str(), &picture.progress);
         match event {
@@ -132,8 +133,13 @@ impl Listener for LogListener {
                 let finished = committed.iter().filter(|(_, _, is_finished)| *is_finished).count();
                 let (streams, partitions) = (plan.streams.len(), plan.partitions.len());
                 info!(job, run = %run_id, streams, partitions, finished, "plan is fixed");
+                if !plan.left_out.is_empty() {
+                    // One line: a server offers dozens of collections that are parts of others.
+                    let collections = plan.left_out.len();
+                    info!(job, collections, "left out of `[\"*\"]`; -v and the report name each with its reason");
+                }
                 for left in &plan.left_out {
-                    info!(job, stream = %left.stream, reason = %left.reason, "left out");
+                    debug!(job, stream = %left.stream, reason = %left.reason, "left out");
                 }
             }
             Event::PlanGrown(plan) => debug!(job, partitions = plan.partitions.len(), "plan has grown"),
@@ -156,7 +162,7 @@ impl Listener for LogListener {
             Event::PartitionLost { partition, left_out, class, message } => {
                 let (partition, class) = (progress.partition_key(*partition), class.as_str());
                 if *left_out {
-                    warn!(job, %partition, class, error = %message, "left out");
+                    debug!(job, %partition, class, error = %message, "left out");
                 } else {
                     error!(job, %partition, class, error = %message, "partition given up");
                 }
@@ -169,7 +175,12 @@ impl Listener for LogListener {
                 info!(job, stream = progress.stream(*stream), appeared, vanished, "numbers compared with the server's");
             }
             Event::Pace(_) => {}
-            Event::Finishing { stream } => info!(job, stream = progress.stream(*stream), "writing the file"),
+            Event::Finishing { stream } => {
+                if !was_finishing {
+                    info!(job, streams = progress.streams.len(), "writing the files");
+                }
+                debug!(job, stream = progress.stream(*stream), "writing the file");
+            }
             Event::Stopping { reason } => info!(job, reason = %reason, "stopping; pages in flight are being finished"),
             Event::RunEnded(report) => {
                 let outcome = outcome_word(report.outcome);
