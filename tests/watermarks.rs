@@ -1,6 +1,6 @@
 use std::{collections::BTreeSet, fs};
 
-use dhis2_stand_in::StandIn;
+use dhis2_stand_in::{Change, StandIn};
 use serde_json::{Value, json};
 
 use crate::support::{Ended, Place, stand_in};
@@ -35,6 +35,12 @@ fn rows(ended: &Ended) -> u64 {
 /// What the job remembers, as it stands on the disk.
 fn record(place: &Place) -> Value {
     serde_json::from_slice(&fs::read(place.file("state/job/job.json")).unwrap()).unwrap()
+}
+
+/// Our time, and `hours` later, as a server in UTC writes it.
+fn hours_from_now(hours: i64) -> String {
+    let then = jiff::Timestamp::now().checked_add(jiff::SignedDuration::from_hours(hours)).unwrap();
+    then.strftime("%Y-%m-%dT%H:%M:%S.000").to_string()
 }
 
 #[test]
@@ -113,4 +119,52 @@ fn a_run_that_fails_loses_no_watermark() {
     let other = place.run();
     other.assert_code(0, "other fields");
     assert_eq!(rows(&other), 300);
+}
+
+#[test]
+fn changes_are_not_skipped_after_a_clock_that_was_ahead() {
+    // Rows saved while the clock was ahead, or none; hours that it was ahead.
+    for (saved_ahead, hours) in [(false, 1), (false, 5), (false, 72), (true, 5), (true, 72)] {
+        let what = format!("{hours} h ahead, rows saved then: {saved_ahead}");
+        let server =
+            stand_in().org_units(300).time_zone("Etc/UTC", 0).server_date(&hours_from_now(hours)).start().unwrap();
+        if saved_ahead {
+            server.apply(&Change::update_some("organisationUnits", 7));
+        }
+        let place = place(&server);
+        place.run().assert_code(0, &what);
+        // Somebody sets the clock right, and then people go on working.
+        assert!(server.set_server_date(&hours_from_now(0)));
+        let changed: Vec<String> = server.ids("organisationUnits").into_iter().take(20).collect();
+        for id in &changed {
+            assert!(server.update("organisationUnits", id));
+        }
+        assert!(server.set_server_date(&hours_from_now(hours + 1)));
+        let second = place.run();
+        second.assert_code(0, &what);
+        let file = place.file(&format!("out/{}/organisationUnits.ndjson", run_id(&second)));
+        let text = fs::read_to_string(file).unwrap();
+        let missing: Vec<&String> = changed.iter().filter(|id| !text.contains(id.as_str())).collect();
+        assert!(missing.is_empty(), "{what}: {} changes are missing", missing.len());
+    }
+}
+
+#[test]
+fn a_watermark_is_no_later_than_the_newest_row_and_than_the_beginning_of_the_run() {
+    let server = stand_in().org_units(300).start().unwrap();
+    let place = place(&server);
+    let ended = place.run();
+    ended.assert_code(0, "quiet");
+    let newest = |server: &StandIn| {
+        let truth = server.truth("organisationUnits", "lastUpdated");
+        let times = truth.iter().map(|row| serde_json::from_str::<Value>(row).unwrap()["lastUpdated"].clone());
+        times.map(|time| time.as_str().unwrap().to_owned()).max().unwrap()
+    };
+    assert_eq!(ended.report()["watermarks"]["organisationUnits"], newest(&server));
+    assert_eq!(record(&place)["watermarks"]["organisationUnits"], newest(&server));
+    // Nothing has changed: what is known stays known, and comes again by its overlap only.
+    let again = place.run();
+    again.assert_code(0, "nothing new");
+    assert!(rows(&again) < 100, "{}", rows(&again));
+    assert_eq!(record(&place)["watermarks"]["organisationUnits"], newest(&server));
 }

@@ -32,6 +32,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     page_builder::PageBuilder,
+    server_clock::OVERLAP_HOURS,
     source::{Selection, SourceContext},
 };
 
@@ -56,10 +57,6 @@ const RANGES_PER_FETCHER_MAX: u64 = 8;
 
 /// Ids in one request for missing rows: its url stays below 2,000 bytes.
 const REPAIR_IDS_MAX: usize = 100;
-
-/// How far an incremental run reaches behind the last one: more than any daylight saving shift and clock error. Rows
-/// that come twice are one by their key.
-const OVERLAP_HOURS: i64 = 2;
 
 /// What a job wants of metadata.
 #[derive(Clone, Debug)]

@@ -4,6 +4,7 @@ mod classify;
 mod gate;
 mod metadata;
 mod page_builder;
+mod server_clock;
 mod source;
 
 pub(crate) use classify::{Contact, classify};

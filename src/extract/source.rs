@@ -1,6 +1,7 @@
 //! The engine's source over the client: identifies, plans and fetches, and hands each kind to its room.
 
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
     future::Future,
     sync::{
@@ -9,7 +10,7 @@ use std::{
     },
 };
 
-use dhis2::{Client, Error, Version};
+use dhis2::{Client, Error, SystemInfo, Version};
 use futures_util::future::LocalBoxFuture;
 use harvester_actors::{
     failure::{Failure, FailureClass},
@@ -19,6 +20,7 @@ use harvester_actors::{
     source::{PageSize, Source},
 };
 use harvester_pacing::Backoff;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -26,6 +28,7 @@ use super::{
     classify::{Contact, classify},
     gate::SourceGate,
     metadata::{self, DeletedSelection, MetadataExtract, MetadataSelection},
+    server_clock,
 };
 
 /// How often a request of the plan is repeated before the whole plan is made anew, later. A plan may need 64 of them: where
@@ -144,6 +147,8 @@ pub(crate) struct Dhis2Source {
     watermarks: Watermarks,
     /// Whether it has ever answered.
     answered: AtomicBool,
+    /// By how much its clock was ahead of ours when it was identified, where that is too much for a watermark.
+    ahead: Mutex<Option<SignedDuration>>,
     /// Who looks after it during an outage.
     probe: Arc<OutageProbe>,
 }
@@ -161,7 +166,8 @@ impl Dhis2Source {
     ) -> Self {
         // A probe serves one source; a second client for it would be a mistake of ours without effect.
         let _ = probe.client.set(probe_client);
-        Dhis2Source { client, gate, extracts, in_flight, watermarks, answered: AtomicBool::new(false), probe }
+        let (answered, ahead) = (AtomicBool::new(false), Mutex::new(None));
+        Dhis2Source { client, gate, extracts, in_flight, watermarks, answered, ahead, probe }
     }
 
     fn context(&self) -> SourceContext<'_> {
@@ -174,7 +180,12 @@ impl Dhis2Source {
 impl Source for Dhis2Source {
     fn identify(&self) -> LocalBoxFuture<'_, Result<SourceIdentity, Failure>> {
         Box::pin(async move {
-            let identity = identify(&self.client).await.map_err(|error| self.context().failure(&error))?;
+            let asked_at = Timestamp::now();
+            let info = self.client.system_info().await.map_err(|error| self.context().failure(&error))?;
+            let (date, zone) = (info.server_date.as_deref(), info.server_time_zone_id.as_deref());
+            *self.ahead.lock().unwrap_or_else(PoisonError::into_inner) =
+                date.and_then(|date| server_clock::too_far_ahead(date, zone, asked_at));
+            let identity = identity(&self.client, info);
             self.answered.store(true, Ordering::Relaxed);
             *self.probe.expected.lock().unwrap_or_else(PoisonError::into_inner) = Some(identity.clone());
             match self.client.me().await {
@@ -203,10 +214,29 @@ impl Source for Dhis2Source {
             if self.watermarks.are_of_another(identity) {
                 tracing::warn!("another database answers than at the last complete run, so everything is fetched anew");
                 context.watermarks = &none;
+            } else if server_clock::was_ahead(context.watermarks, identity.server_date.as_deref())
+                && harvester_pacing::control!("watermark-bounds")
+            {
+                tracing::warn!(
+                    server_date = identity.server_date,
+                    "the server's clock was ahead at the last complete run, so everything is fetched anew"
+                );
+                context.watermarks = &none;
+            }
+            let mut identity = Cow::Borrowed(identity);
+            let ahead = *self.ahead.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_incremental = self.extracts.iter().any(|Extract::Metadata(metadata)| metadata.incremental);
+            if let Some(ahead) = ahead.filter(|_| is_incremental && harvester_pacing::control!("watermark-bounds")) {
+                tracing::warn!(
+                    ahead_h = ahead.as_hours(),
+                    "the server's clock is ahead of this machine's: the next incremental run does not go on from this one; \
+                     set the wrong clock right"
+                );
+                identity.to_mut().server_date = None;
             }
             for extract in &self.extracts {
                 match extract {
-                    Extract::Metadata(metadata) => metadata.plan(&context, identity, &mut plan).await?,
+                    Extract::Metadata(metadata) => metadata.plan(&context, &identity, &mut plan).await?,
                 }
             }
             Ok(plan)
@@ -270,13 +300,18 @@ impl Source for Dhis2Source {
 /// Asks who is there.
 async fn identify(client: &Client) -> Result<SourceIdentity, Error> {
     let info = client.system_info().await?;
-    Ok(SourceIdentity {
+    Ok(identity(client, info))
+}
+
+/// Who that is.
+fn identity(client: &Client, info: SystemInfo) -> SourceIdentity {
+    SourceIdentity {
         url: client.url().to_owned(),
         system_id: info.system_id,
         version: info.version.raw().to_owned(),
         minor: info.version.minor(),
         server_date: info.server_date,
-    })
+    }
 }
 
 /// Finds out during an outage whether the source is back, and whether it is still the same.

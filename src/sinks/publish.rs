@@ -350,7 +350,7 @@ mod tests {
                 fs::write(dir.join(part_of(&file)), content).unwrap();
                 let sha256 = names::hex(&Sha256::digest(content.as_bytes()));
                 let rows = content.lines().count() as u64;
-                (*name, PreparedStream { file, rows, bytes: content.len() as u64, sha256, duplicates: 0 })
+                (*name, PreparedStream { file, rows, bytes: content.len() as u64, sha256, duplicates: 0, newest: None })
             })
             .collect();
         conformance::manifest(run_id, &prepared)
