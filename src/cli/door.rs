@@ -5,6 +5,8 @@ use std::{
     io::{self, ErrorKind, Write as _},
     panic,
     path::{Path, PathBuf},
+    thread,
+    time::Duration,
 };
 
 use harvester_actors::{failure::Failure, harvest::outcome_of, report::Outcome};
@@ -16,9 +18,12 @@ use crate::{
     observe::{
         ProgressMode, Screen,
         log::{self, LogFormat as Format},
-        screen::is_terminal,
+        screen::{STDERR_THREAD, is_terminal},
     },
 };
+
+/// How long the end of a process waits for somebody to read what it has said.
+const FLUSH_LIMIT: Duration = Duration::from_secs(1);
 
 /// What every command needs.
 #[derive(Debug)]
@@ -117,7 +122,7 @@ impl Door {
         let is_set = |name: &str| process_environment(name).is_some_and(|value| !value.is_empty());
         let is_dumb = process_environment("TERM").is_none_or(|term| term == "dumb");
         let mode = progress_mode(global.progress, format, global.quiet, is_terminal() && !is_dumb);
-        let screen = Screen::new(mode);
+        let screen = Screen::new(mode, format);
         let level = log::level(global.quiet, global.verbose, mode);
         log::init(format, level, is_terminal() && !is_dumb && !is_set("NO_COLOR"), &screen);
         let state_dir = state_dir::resolve(global.state_dir.as_deref(), &process_environment);
@@ -128,7 +133,7 @@ impl Door {
     /// From here on a panic is told as what it is: a bug at a place. Its text is told only where it is a constant of
     /// ours; one that was formatted may hold a row.
     pub(super) fn report_bugs(&self) {
-        let format = self.format;
+        let (format, screen) = (self.format, self.screen.clone());
         panic::set_hook(Box::new(move |bug| {
             let place = bug.location().map(|at| format!("{}:{}", at.file(), at.line())).unwrap_or_default();
             let what = bug.payload().downcast_ref::<&'static str>().copied().unwrap_or("details are withheld");
@@ -139,8 +144,12 @@ impl Door {
                         .to_string()
                 }
             };
-            // Not through the screen, which may be what has failed.
-            let _ = writeln!(io::stderr(), "{line}");
+            if thread::current().name() == Some(STDERR_THREAD) {
+                // Nobody else is left to say it.
+                let _ = writeln!(io::stderr(), "{line}");
+            } else {
+                screen.print(&line);
+            }
         }));
     }
 
@@ -201,6 +210,8 @@ impl Door {
 
     /// Writes data to stdout, and returns the exit code of that. A reader that goes away is no error.
     pub(super) fn data(&self, bytes: &[u8]) -> u8 {
+        // On a terminal both are one text, in the order in which it was said.
+        self.flush();
         let mut stdout = io::stdout().lock();
         match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
             Ok(()) => exit_code::COMPLETE,
@@ -211,6 +222,11 @@ impl Door {
                 "see whether the disk that it goes to is full",
             )),
         }
+    }
+
+    /// Waits until everything that was said is shown, a second at most: a reader that stands still must not hold the exit.
+    pub(super) fn flush(&self) {
+        self.screen.flush(FLUSH_LIMIT);
     }
 
     /// The environment, for those who need a variable.

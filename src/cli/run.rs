@@ -33,6 +33,9 @@ Examples:
 Ctrl-C once: pages in flight are finished and kept, and the same command goes on.
 Twice: it leaves at once; that is safe too.";
 
+/// How long a process that leaves at once waits for its terminal.
+const LEAVE_LIMIT: Duration = Duration::from_millis(200);
+
 /// What `run` takes.
 #[derive(Args, Debug)]
 pub(super) struct RunArgs {
@@ -101,7 +104,11 @@ pub(super) fn harvest(
     door: &Door,
 ) -> Result<Report, Stuck> {
     let screen = door.screen.clone();
-    let signals = Signals::install(max_seconds, move || screen.clear())
+    let before_leaving = move || {
+        screen.clear();
+        screen.flush(LEAVE_LIMIT);
+    };
+    let signals = Signals::install(max_seconds, before_leaving)
         .map_err(|error| Stuck::new(Outcome::Bug, format!("cannot listen to signals: {error}"), "report it"))?;
     let mut listeners = crate::observe::Listeners::default()
         .with(LogListener::new(&job.name, door.format == LogFormat::Json))

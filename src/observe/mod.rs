@@ -10,6 +10,7 @@ pub mod report;
 pub mod screen;
 mod show;
 pub mod status;
+mod voice;
 
 use std::sync::Arc;
 
