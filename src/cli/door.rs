@@ -16,7 +16,7 @@ use crate::{
     exit_code::{self, exit_code},
     job::{Credentials, Job, JobError, Mistakes, secret::process_environment},
     observe::{
-        ProgressMode, Screen,
+        ProgressMode, Redactor, Screen,
         log::{self, LogFormat as Format},
         screen::{STDERR_THREAD, is_terminal},
     },
@@ -30,6 +30,8 @@ const FLUSH_LIMIT: Duration = Duration::from_secs(1);
 pub(super) struct Door {
     /// Stderr.
     pub(super) screen: Screen,
+    /// What must not be said.
+    pub(super) redactor: Redactor,
     /// How stderr looks.
     pub(super) format: Format,
     /// How often `-q` was given.
@@ -122,12 +124,13 @@ impl Door {
         let is_set = |name: &str| process_environment(name).is_some_and(|value| !value.is_empty());
         let is_dumb = process_environment("TERM").is_none_or(|term| term == "dumb");
         let mode = progress_mode(global.progress, format, global.quiet, is_terminal() && !is_dumb);
-        let screen = Screen::new(mode, format);
+        let redactor = Redactor::default();
+        let screen = Screen::new(mode, format, redactor.clone());
         let level = log::level(global.quiet, global.verbose, mode);
         log::init(format, level, is_terminal() && !is_dumb && !is_set("NO_COLOR"), &screen);
         let state_dir = state_dir::resolve(global.state_dir.as_deref(), &process_environment);
         let (quiet, verbose) = (global.quiet, global.verbose);
-        Door { screen, format, quiet, verbose, state_dir, is_state_dir_given: global.state_dir.is_some() }
+        Door { screen, redactor, format, quiet, verbose, state_dir, is_state_dir_given: global.state_dir.is_some() }
     }
 
     /// From here on a panic is told as what it is: a bug at a place. Its text is told only where it is a constant of
@@ -172,10 +175,12 @@ impl Door {
 
     /// Fetches the job's secret, and what is wrong with how it is kept.
     pub(super) fn credentials(&self, job: &Job) -> Result<(Credentials, Option<String>), Stuck> {
-        job.source
-            .credentials
-            .resolve(&process_environment)
-            .map_err(|error| Stuck::new(Outcome::Invalid, format!("{}: {error}", job.path.display()), error.next))
+        let resolved =
+            job.source.credentials.resolve(&process_environment).map_err(|error| {
+                Stuck::new(Outcome::Invalid, format!("{}: {error}", job.path.display()), error.next)
+            })?;
+        self.redactor.hide(&resolved.0);
+        Ok(resolved)
     }
 
     /// Says something to people, unless they asked for quiet or for JSON.
@@ -196,7 +201,8 @@ impl Door {
                 }
             }
             Format::Json => {
-                tracing::error!(exit_code = code, error = %stuck.one_line, next = %stuck.next, "cannot go on");
+                let (error, next) = (self.redactor.message(&stuck.one_line), self.redactor.message(&stuck.next));
+                tracing::error!(exit_code = code, error, next, "cannot go on");
             }
         }
         code
@@ -206,6 +212,11 @@ impl Door {
     pub(super) fn usage(&self, message: &str, next: &str) -> u8 {
         self.fail(&Stuck::new(Outcome::Invalid, message, next));
         exit_code::USAGE
+    }
+
+    /// Writes text for people to stdout, and returns the exit code of that.
+    pub(super) fn text(&self, text: &str) -> u8 {
+        self.data(self.redactor.lines(text).as_bytes())
     }
 
     /// Writes data to stdout, and returns the exit code of that. A reader that goes away is no error.

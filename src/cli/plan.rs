@@ -47,8 +47,11 @@ pub(super) fn plan(args: &PlanArgs, door: &Door) -> u8 {
     match assemble::plan(&job, &credentials, signals.stop.clone()) {
         Ok(plan) => {
             let how_to_list = format!("harvester plan {} -v", args.job.display());
-            let text = if args.json { lines(&plan) } else { table(&plan, per_second, door.verbose > 0, &how_to_list) };
-            let code = door.data(text.as_bytes());
+            let code = if args.json {
+                door.data(lines(&plan).as_bytes())
+            } else {
+                door.text(&table(&plan, per_second, door.verbose > 0, &how_to_list))
+            };
             if code == COMPLETE && !args.json {
                 door.say(&format!("next: harvester run {}", args.job.display()));
             }

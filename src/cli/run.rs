@@ -15,7 +15,7 @@ use crate::{
     assemble::{self, RunRequest},
     job::{AVAILABLE, Credentials, Job},
     observe::{
-        LogListener, ProgressListener, StatusListener,
+        LogListener, ProgressListener, Redacting, StatusListener,
         log::LogFormat,
         report::{self, Context},
     },
@@ -123,12 +123,12 @@ pub(super) fn harvest(
         Ok(systemd) => listeners = listeners.with(systemd),
         Err(error) => tracing::warn!(%error, "cannot talk to the service manager; the run goes on"),
     }
-    let listener = Arc::new(listeners);
+    let listener = Arc::new(Redacting { listener: listeners, redactor: door.redactor.clone() });
     let request = RunRequest { job, credentials, state_dir, restart, listener, stop: signals.stop.clone() };
     let ended = panic::catch_unwind(AssertUnwindSafe(|| assemble::run(request)));
     // The block must be gone before the report is printed, even if the run never began.
     door.screen.clear();
-    ended.map_err(|_| {
+    ended.map(|report| door.redactor.report(&report)).map_err(|_| {
         Stuck::new(
             Outcome::Bug,
             "a bug has stopped the run",
@@ -153,7 +153,7 @@ pub(super) fn finish(ended: Result<(Report, Context), Stuck>, job: &Path, json: 
         Err(stuck) => {
             door.fail(&stuck);
             let name = job.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-            report::without_run(&name, stuck.outcome, stuck.one_line, stuck.next)
+            door.redactor.report(&report::without_run(&name, stuck.outcome, stuck.one_line, stuck.next))
         }
     };
     if json {

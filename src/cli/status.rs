@@ -64,7 +64,7 @@ pub(super) fn status(args: &StatusArgs, door: &Door) -> u8 {
             Ok(line) => door.data(format!("{line}\n").as_bytes()),
             Err(error) => door.fail(&Stuck::new(Outcome::Bug, error.to_string(), "report it")),
         },
-        Ok((status, context)) => door.data(text(&status, &context, Timestamp::now(), door.screen.columns()).as_bytes()),
+        Ok((status, context)) => door.text(&text(&status, &context, Timestamp::now(), door.screen.columns())),
         Err(stuck) => door.fail(&stuck),
     }
 }

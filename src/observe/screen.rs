@@ -14,6 +14,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use super::{
     canvas::Canvas,
     log::LogFormat,
+    redactor::Redactor,
     voice::{self, LeftOut, Show, Update, Voice, Weight},
 };
 
@@ -44,12 +45,15 @@ pub struct Screen {
     mode: ProgressMode,
     /// What speaks.
     voice: Arc<Voice>,
+    /// What must not be said.
+    redactor: Redactor,
 }
 
 impl Screen {
     /// The screen of this process.
-    pub fn new(mode: ProgressMode, format: LogFormat) -> Screen {
-        Screen { mode, voice: Arc::new(Voice::new(shower(mode), move |left_out| told(left_out, format))) }
+    pub fn new(mode: ProgressMode, format: LogFormat, redactor: Redactor) -> Screen {
+        let voice = Arc::new(Voice::new(shower(mode), move |left_out| told(left_out, format)));
+        Screen { mode, voice, redactor }
     }
 
     /// How progress is shown.
@@ -64,19 +68,19 @@ impl Screen {
 
     /// Prints a line, or several, above the block where there is one.
     pub fn print(&self, line: &str) {
-        self.voice.say(Weight::Important, format!("{line}\n").into_bytes());
+        self.voice.say(Weight::Important, (self.redactor.lines(line) + "\n").into_bytes());
     }
 
     /// Prints a line of progress: the first to be left out where nobody reads.
     pub fn print_progress(&self, line: &str) {
-        self.voice.say(Weight::Detail, format!("{line}\n").into_bytes());
+        self.voice.say(Weight::Detail, (self.redactor.message(line) + "\n").into_bytes());
     }
 
     /// Draws the block in place of the one before.
     pub fn draw(&self, block: &[String]) {
         if self.mode == ProgressMode::Bar {
             let lines: Vec<&str> = block.iter().map(|line| line.trim_end()).collect();
-            self.voice.block(Update::Draw(lines.join("\n")));
+            self.voice.block(Update::Draw(self.redactor.lines(&lines.join("\n"))));
         }
     }
 
@@ -194,7 +198,8 @@ impl Write for LogLine {
 
 impl Drop for LogLine {
     fn drop(&mut self) {
-        self.screen.voice.say(self.weight, mem::take(&mut self.bytes));
+        let line = self.screen.redactor.log_line(mem::take(&mut self.bytes));
+        self.screen.voice.say(self.weight, line);
     }
 }
 
