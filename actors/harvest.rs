@@ -22,7 +22,7 @@ use crate::{
     checkpoint_store::CheckpointStore,
     checkpointer::{Checkpointer, CommitAll, CurrentCheckpoint},
     crash_point,
-    events::{Event, Listener},
+    events::{Committed, Event, Listener},
     failure::{Failure, FailureClass},
     page::Reject,
     partition::{Partition, PartitionId, PartitionRole, Plan, Position, SourceIdentity, StreamId},
@@ -272,7 +272,12 @@ impl Run {
             committed: checkpoint
                 .partitions
                 .iter()
-                .map(|(id, state)| (*id, state.counts, state.position.is_finished()))
+                .map(|(id, state)| Committed {
+                    partition: *id,
+                    pages: u64::from(state.position.seq),
+                    counts: state.counts,
+                    is_finished: state.position.is_finished(),
+                })
                 .collect(),
         });
         Ok(())

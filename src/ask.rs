@@ -127,7 +127,7 @@ async fn all_rows(client: &Client, path: &str, patience: Duration, write: &mut W
             extra: &extra,
             ..MetadataList::new(&collection)
         };
-        let page = patiently(patience, || page(client, &list)).await?;
+        let page = patiently_later(patience, || page(client, &list)).await?;
         if page.rows == 0 || write(&page.lines).is_break() || !is_paged {
             return Ok(());
         }
@@ -229,7 +229,7 @@ pub(crate) fn check(job: &Job, credentials: &Credentials) -> Vec<Finding> {
         }
         let now_utc = TimeZone::UTC.to_datetime(Timestamp::now());
         findings.extend(info.server_date.as_ref().and_then(|date| clock(date, now_utc)));
-        match patiently(job.limits.outage, || client.me()).await {
+        match patiently_later(job.limits.outage, || client.me()).await {
             Ok(me) => {
                 let name = me.username.clone().or(me.id.clone()).unwrap_or_else(|| "somebody".to_owned());
                 findings.push(Finding::good("login", format!("logged in as {name}")));
@@ -296,6 +296,14 @@ where
     F: Future<Output = Result<T, Error>>,
 {
     repeated(patience, || async { request().await.map_err(|error| classify(&error, Contact::First)) }).await
+}
+
+/// The same once the server has answered: what would be a mistake in the address at first is a passing trouble then.
+async fn patiently_later<T, F>(patience: Duration, request: impl Fn() -> F) -> Result<T, Failure>
+where
+    F: Future<Output = Result<T, Error>>,
+{
+    repeated(patience, || async { request().await.map_err(|error| classify(&error, Contact::Later)) }).await
 }
 
 /// Tries until it succeeds, fails for good, or `patience` is over.
