@@ -44,8 +44,8 @@ pub enum Event {
         run_id: String,
         /// The plan.
         plan: Arc<Plan>,
-        /// Counts of pages committed by earlier starts of this run, per partition with its end reached or not.
-        committed: Vec<(PartitionId, PageCounts, bool)>,
+        /// What earlier starts of this run have committed, per partition.
+        committed: Vec<Committed>,
     },
     /// The plan has gained partitions.
     PlanGrown(Arc<Plan>),
@@ -114,6 +114,19 @@ pub enum Event {
     },
     /// The last event.
     RunEnded(Arc<Report>),
+}
+
+/// What earlier starts of a run have committed of one partition.
+#[derive(Clone, Copy, Debug)]
+pub struct Committed {
+    /// Which.
+    pub partition: PartitionId,
+    /// Pages.
+    pub pages: u64,
+    /// Their numbers together.
+    pub counts: PageCounts,
+    /// Whether its end is reached.
+    pub is_finished: bool,
 }
 
 /// How fast it goes, and what it waits for.

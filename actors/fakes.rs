@@ -741,6 +741,7 @@ impl Sink for FakeSink {
                     bytes: bytes.len() as u64,
                     sha256: String::new(),
                     duplicates: (fetched - rows.len()) as u64,
+                    newest: None,
                 };
                 self.disk.contents().prepared.insert(file, bytes);
                 Ok(prepared)

@@ -22,7 +22,7 @@ use crate::{
     checkpoint_store::CheckpointStore,
     checkpointer::{Checkpointer, CommitAll, CurrentCheckpoint},
     crash_point,
-    events::{Event, Listener},
+    events::{Committed, Event, Listener},
     failure::{Failure, FailureClass},
     page::Reject,
     partition::{Partition, PartitionId, PartitionRole, Plan, Position, SourceIdentity, StreamId},
@@ -305,7 +305,12 @@ impl Run {
             committed: checkpoint
                 .partitions
                 .iter()
-                .map(|(id, state)| (*id, state.counts, state.position.is_finished()))
+                .map(|(id, state)| Committed {
+                    partition: *id,
+                    pages: u64::from(state.position.seq),
+                    counts: state.counts,
+                    is_finished: state.position.is_finished(),
+                })
                 .collect(),
         });
         Ok(())
@@ -754,8 +759,8 @@ impl Run {
             let of_plan = &plan.streams[stream.0 as usize];
             let counts = self.stream_counts(*stream);
             let complete = self.is_whole(*stream) && counts.rejected == 0;
-            if let (Some(watermark), true) = (&of_plan.watermark, complete) {
-                watermarks.insert(of_plan.name.clone(), watermark.clone());
+            if let (Some(watermark), true) = (watermark(of_plan, prepared), complete) {
+                watermarks.insert(of_plan.name.clone(), watermark.to_owned());
             }
             streams.insert(
                 of_plan.name.clone(),
@@ -939,7 +944,55 @@ fn streams_in(plan: &Plan) -> impl Iterator<Item = (StreamId, &crate::partition:
     plan.streams.iter().enumerate().map(|(place, stream)| (StreamId(place as u32), stream))
 }
 
+/// From where the next incremental run of a stream goes on: the source's time when this run began or that of the newest
+/// row, whichever is earlier. A clock that was ahead for a moment then hides no change. Both are the source's local time,
+/// year first, so the earlier one is the lesser text. A stream without rows says nothing: what is known of it stays.
+fn watermark<'a>(of_plan: &'a crate::partition::Stream, prepared: &'a PreparedStream) -> Option<&'a str> {
+    let began = of_plan.watermark.as_deref()?;
+    if !harvester_pacing::control!("watermark-bounds") {
+        return Some(began);
+    }
+    let newest = prepared.newest.as_deref().unwrap_or(began);
+    (prepared.rows > 0).then(|| newest.min(began))
+}
+
 /// A bug of ours, as an end.
 fn bug(message: &str) -> End {
     End::Failed(Failure::new(FailureClass::Bug, message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::partition::StreamOrder;
+
+    #[test]
+    fn a_watermark_is_the_earlier_of_the_beginning_and_the_newest_row() {
+        let began = "2024-05-01T08:00:00.000";
+        for (planned, rows, newest, expected) in [
+            (Some(began), 2, Some("2024-04-01T00:00:00.000"), Some("2024-04-01T00:00:00.000")),
+            (Some(began), 2, Some("2024-05-01T08:00:00.001"), Some(began)),
+            (Some(began), 2, Some("2034-05-01T08:00:00"), Some(began)),
+            (Some(began), 2, None, Some(began)),
+            (Some(began), 0, None, None),
+            (None, 2, Some("2024-04-01T00:00:00.000"), None),
+        ] {
+            let stream = crate::partition::Stream {
+                name: String::new(),
+                order: StreamOrder::Keyset,
+                expected_rows: None,
+                optional: false,
+                watermark: planned.map(str::to_owned),
+            };
+            let prepared = PreparedStream {
+                file: String::new(),
+                rows,
+                bytes: 0,
+                sha256: String::new(),
+                duplicates: 0,
+                newest: newest.map(str::to_owned),
+            };
+            assert_eq!(watermark(&stream, &prepared), expected, "{planned:?}, {rows} rows, {newest:?}");
+        }
+    }
 }

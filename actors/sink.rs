@@ -143,4 +143,7 @@ pub struct PreparedStream {
     pub sha256: String,
     /// Rows dropped because another row had their key.
     pub duplicates: u64,
+    /// The latest time at which a row says that it was changed, local to the server and without a zone; `None` where none
+    /// says it, and for streams without a watermark, where nobody looks.
+    pub newest: Option<String>,
 }

@@ -315,7 +315,7 @@ where
         let (delay_s, gives_up_in_s) = (delay.as_secs_f64(), patience_left.as_secs());
         tracing::warn!(delay_s, gives_up_in_s, "waiting for the source: {failure}");
     };
-    patience::patiently(patience, Some(&connected.limiter), || connected.last_answer(), tell, attempt).await
+    patience::patiently(patience, Some(connected.limiter()), || connected.last_answer(), tell, attempt).await
 }
 
 /// Does `work` unless somebody asks for a stop before it is done.

@@ -6,6 +6,7 @@ use std::{
     sync::Arc,
 };
 
+use actix::Addr;
 use dhis2::Client;
 use harvester_actors::{
     events::{Event, Listener},
@@ -131,6 +132,8 @@ impl From<Failure> for Refusal {
 struct Prepared {
     folder: PathBuf,
     record: JobRecord,
+    /// The id of the run, if it is a new one.
+    run_id: String,
     /// Whether nobody knows what a predecessor sent in the last second.
     cold_start: bool,
     /// Held until the run has ended.
@@ -167,47 +170,45 @@ impl Prepared {
                 next: conflict.next.to_owned(),
             });
         }
-        if let Some(differences) = record.take_over(job) {
+        if let Some(differences) = record.start(job, request.restart) {
             tracing::warn!(
                 differences,
                 "the job has changed since its last complete run, so everything is fetched anew"
             );
         }
-        record.clean_end_at = None;
+        // Durable before anything can be written under this id.
+        let run_id = record.next_run_id(Timestamp::now());
         if request.restart {
-            record.watermarks.clear();
             forget(&folder)?;
         }
         record.save(&folder).map_err(|error| {
             Refusal::storage(format!("cannot write `{}`: {error}", folder.join(crate::job_record::FILE).display()))
         })?;
-        Ok(Prepared { folder, record, cold_start, _lock: lock })
+        Ok(Prepared { folder, record, run_id, cold_start, _lock: lock })
     }
 
     /// Runs the job within its folder.
     async fn run(mut self, request: RunRequest) -> Report {
-        let job = request.job.name.clone();
+        let job = request.job.clone();
         // The share of the origin's budget ends with the run.
         let (harvest, probe, _share) = match self.harvest(request) {
             Ok(harvest) => harvest,
-            Err(refusal) => return refusal.report(job),
+            Err(refusal) => return refusal.report(job.name),
         };
         let source = Arc::clone(&harvest.source);
         let mut report = harvest::run(harvest).await;
         source.close();
-        self.remember(&mut report, probe.system_id());
+        self.remember(&job, &mut report, probe.system_id());
         report
     }
 
     /// Wires everything up.
     fn harvest(&self, request: RunRequest) -> Result<(Harvest, Arc<OutageProbe>, Share), Refusal> {
         let job = request.job;
-        let now = Timestamp::now();
-        let run_id = now.strftime("%Y%m%dT%H%M%SZ").to_string();
         let connected = Connected::new(&job, &request.credentials, self.cold_start)?;
         let extracts = job.extracts.iter().map(extract).collect::<Result<Vec<_>, _>>()?;
         let watermarks =
-            Watermarks { system_id: self.record.system_id.clone(), of_streams: self.record.watermarks.clone() };
+            Watermarks { system_id: self.record.system_id.clone(), of_streams: self.record.watermarks_for(&job) };
         let source = connected.source(extracts, job.limits.in_flight, watermarks);
         let sink = files_sink(&job, &self.folder);
         // What would only show when the files are published, perhaps after a night, is told now.
@@ -215,7 +216,7 @@ impl Prepared {
         let store = SledStore::open(self.folder.join("checkpoint"));
         let arbiters = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let harvest = Harvest {
-            run_id,
+            run_id: self.run_id.clone(),
             now: || Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
             fingerprint: job.fingerprint(),
             differences,
@@ -238,11 +239,10 @@ impl Prepared {
     }
 
     /// Writes down what the next run needs to know. A run of which that cannot be written is not complete.
-    fn remember(&mut self, report: &mut Report, system_id: Option<String>) {
+    fn remember(&mut self, job: &Job, report: &mut Report, system_id: Option<String>) {
         self.record.clean_end_at = Some(Timestamp::now().to_string());
         if report.outcome == Outcome::Complete {
-            self.record.watermarks.extend(report.watermarks.clone());
-            self.record.system_id = system_id;
+            self.record.complete(job, system_id, report.watermarks.clone());
         }
         if let Err(error) = self.record.save(&self.folder) {
             let file = self.folder.join(crate::job_record::FILE);
@@ -354,6 +354,11 @@ impl Connected {
             gate,
             probe,
         })
+    }
+
+    /// Who owns the budget.
+    pub(crate) fn limiter(&self) -> &Addr<RateLimiter> {
+        self.share.limiter()
     }
 
     /// When the source last answered anything.

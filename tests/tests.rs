@@ -50,3 +50,5 @@ mod syscalls;
 mod terminal;
 /// What a person sees, word for word.
 mod transcripts;
+/// Run ids and watermarks: no run takes the place of another, and no incremental run skips a change.
+mod watermarks;

@@ -24,6 +24,11 @@ pub const CONTROLS: &[&str] = &[
     "record-sync",
     "share-end",
     "out-lock",
+    "run-ids",
+    "own-folder",
+    "watermarks-until-complete",
+    "watermark-bounds",
+    "masks",
 ];
 
 /// Whether the protection of this name is in force.

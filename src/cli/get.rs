@@ -91,6 +91,7 @@ pub(super) fn get(args: &GetArgs, door: &Door) -> u8 {
         Ok(target) => target,
         Err(stuck) => return door.fail(&stuck),
     };
+    door.redactor.hide(&target.credentials);
     target.limits.outage = target.limits.outage.min(OUTAGE);
     let path = match api_path(&args.path, &target.url) {
         Ok(path) => path,

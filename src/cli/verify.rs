@@ -57,7 +57,7 @@ pub(super) fn verify(args: &VerifyArgs, door: &Door) -> u8 {
         Ok(verification) => verification,
         Err(failure) => return door.fail(&failure.into()),
     };
-    let written = door.data(text(&verification).as_bytes());
+    let written = door.text(&text(&verification));
     if verification.is_good() {
         return written;
     }

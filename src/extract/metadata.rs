@@ -34,6 +34,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     keyset::{Walk, WalkedPage},
     page_builder::PageBuilder,
+    server_clock::OVERLAP_HOURS,
     source::{Selection, SourceContext, Unfetched},
 };
 
@@ -71,10 +72,6 @@ const LISTING_ROWS_MAX: u32 = 50_000;
 
 /// How many rows more than expected a listing has room for.
 const LISTING_ROWS_SPARE: u64 = 1_000;
-
-/// How far an incremental run reaches behind the last one: more than any daylight saving shift and clock error. Rows
-/// that come twice are one by their key.
-const OVERLAP_HOURS: i64 = 2;
 
 /// What a job wants of metadata.
 #[derive(Clone, Debug)]

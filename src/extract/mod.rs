@@ -8,6 +8,7 @@ mod metadata;
 mod page_builder;
 #[cfg(test)]
 mod recorded;
+mod server_clock;
 mod source;
 
 pub(crate) use classify::{Contact, classify};

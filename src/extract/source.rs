@@ -1,6 +1,7 @@
 //! The engine's source over the client: identifies, plans and fetches, and hands each kind to its room.
 
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
     future::Future,
     sync::{
@@ -11,7 +12,7 @@ use std::{
 };
 
 use dhis2::{
-    Client, Error,
+    Client, Error, SystemInfo,
     metadata::{IdAt, MetadataList},
 };
 use futures_util::future::LocalBoxFuture;
@@ -24,6 +25,7 @@ use harvester_actors::{
     source::{PageSize, Source},
 };
 use harvester_pacing::Backoff;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::time::Instant;
@@ -33,6 +35,7 @@ use super::{
     denials::Denials,
     gate::SourceGate,
     metadata::{self, DeletedSelection, MetadataExtract, MetadataSelection},
+    server_clock,
 };
 
 /// How often a request of the plan is repeated before the whole plan is made anew, later. A plan may need 64 of them: where
@@ -210,6 +213,8 @@ pub(crate) struct Dhis2Source {
     found: Found,
     /// When it was last asked who answers.
     identified_at: Mutex<Option<Instant>>,
+    /// By how much its clock was ahead of ours when it was identified, where that is too much for a watermark.
+    ahead: Mutex<Option<SignedDuration>>,
     /// Who looks after it during an outage.
     probe: Arc<OutageProbe>,
 }
@@ -237,6 +242,7 @@ impl Dhis2Source {
             denials: Denials::default(),
             found: Found::default(),
             identified_at: Mutex::default(),
+            ahead: Mutex::default(),
             probe,
         }
     }
@@ -246,9 +252,15 @@ impl Dhis2Source {
     }
 
     /// Asks who is there, and remembers when.
-    async fn identified(&self) -> Result<SourceIdentity, Failure> {
+    async fn identified<'a>(&'a self) -> Result<SourceIdentity, Failure> {
         *self.identified_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
-        asked(&self.client, &self.denials, self.contact(), identify).await
+        let asked_at = Timestamp::now();
+        let ask = |client: &'a Client| client.system_info();
+        let info = asked(&self.client, &self.denials, self.contact(), ask).await?;
+        let (date, zone) = (info.server_date.as_deref(), info.server_time_zone_id.as_deref());
+        *self.ahead.lock().unwrap_or_else(PoisonError::into_inner) =
+            date.and_then(|date| server_clock::too_far_ahead(date, zone, asked_at));
+        Ok(identity(&self.client, info))
     }
 
     /// Refuses to go on with a source that has become another. Asks from time to time.
@@ -326,10 +338,29 @@ impl Source for Dhis2Source {
             if self.watermarks.are_of_another(identity) {
                 tracing::warn!("another database answers than at the last complete run, so everything is fetched anew");
                 context.watermarks = &none;
+            } else if server_clock::was_ahead(context.watermarks, identity.server_date.as_deref())
+                && harvester_pacing::control!("watermark-bounds")
+            {
+                tracing::warn!(
+                    server_date = identity.server_date,
+                    "the server's clock was ahead at the last complete run, so everything is fetched anew"
+                );
+                context.watermarks = &none;
+            }
+            let mut identity = Cow::Borrowed(identity);
+            let ahead = *self.ahead.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_incremental = self.extracts.iter().any(|Extract::Metadata(metadata)| metadata.incremental);
+            if let Some(ahead) = ahead.filter(|_| is_incremental && harvester_pacing::control!("watermark-bounds")) {
+                tracing::warn!(
+                    ahead_h = ahead.as_hours(),
+                    "the server's clock is ahead of this machine's: the next incremental run does not go on from this one; \
+                     set the wrong clock right"
+                );
+                identity.to_mut().server_date = None;
             }
             for extract in &self.extracts {
                 match extract {
-                    Extract::Metadata(metadata) => metadata.plan(&context, identity, &mut plan).await?,
+                    Extract::Metadata(metadata) => metadata.plan(&context, &identity, &mut plan).await?,
                 }
             }
             Ok(plan)
@@ -416,13 +447,18 @@ impl Source for Dhis2Source {
 /// Asks who is there.
 async fn identify(client: &Client) -> Result<SourceIdentity, Error> {
     let info = client.system_info().await?;
-    Ok(SourceIdentity {
+    Ok(identity(client, info))
+}
+
+/// Who that is.
+fn identity(client: &Client, info: SystemInfo) -> SourceIdentity {
+    SourceIdentity {
         url: client.url().to_owned(),
         system_id: info.system_id,
         version: info.version.raw().to_owned(),
         minor: info.version.minor(),
         server_date: info.server_date,
-    })
+    }
 }
 
 /// Why there is no page.

@@ -69,7 +69,7 @@ impl FilesSink {
     /// # Errors
     /// `Local`; nothing is touched.
     pub fn check_foreign<'a>(&self, streams: impl IntoIterator<Item = &'a str>) -> Result<(), Failure> {
-        if self.settings.out_dir.to_str().is_some_and(|dir| dir.contains(RUN_PLACEHOLDER)) {
+        if self.has_folder_per_run() {
             return Ok(());
         }
         publish::check_foreign(&self.settings.out_dir, &self.settings.job, streams)
@@ -108,6 +108,21 @@ impl FilesSink {
     /// The same before anything is written there: whoever has to wait hears of it before it has fetched a night long.
     fn hold_early(&self, dir: &Path) -> Result<(), Failure> {
         if dir.is_dir() { self.hold(dir) } else { Ok(()) }
+    }
+
+    /// Whether each run has a folder of its own.
+    fn has_folder_per_run(&self) -> bool {
+        self.settings.out_dir.to_str().is_some_and(|dir| dir.contains(RUN_PLACEHOLDER))
+    }
+
+    /// Fails when the folder of this run has been published into already: by another run, or, at the run's beginning, by
+    /// any. Only where each run has a folder of its own; elsewhere a run takes the place of the one before.
+    fn check_own_folder(&self, run_id: &str, is_beginning: bool) -> Result<(), Failure> {
+        if !self.has_folder_per_run() {
+            return Ok(());
+        }
+        let published = (!is_beginning).then_some(run_id);
+        publish::check_own_folder(&self.out_dir(run_id), &self.settings.job, published)
     }
 
     /// The folder of the run in hand.
@@ -150,6 +165,7 @@ impl Sink for FilesSink {
             sink.hold_early(&sink.out_dir(&header.run_id))?;
             // Only now is it known which streams there are, where the job asks for all.
             sink.check_foreign(header.plan.streams.iter().map(|stream| stream.name.as_str()))?;
+            sink.check_own_folder(&header.run_id, true)?;
             sink.spool.begin(&header)
         })
     }
@@ -197,7 +213,10 @@ impl Sink for FilesSink {
     }
 
     fn publish(self: Arc<Self>, manifest: Manifest, rejects: Vec<Reject>) -> BoxFuture<'static, Result<(), Failure>> {
-        blocking(self, move |sink| publish::publish(&sink.out_dir(&manifest.run_id), &manifest, &rejects))
+        blocking(self, move |sink| {
+            sink.check_own_folder(&manifest.run_id, false)?;
+            publish::publish(&sink.out_dir(&manifest.run_id), &manifest, &rejects)
+        })
     }
 
     fn discard(self: Arc<Self>) -> BoxFuture<'static, Result<(), Failure>> {

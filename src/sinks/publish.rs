@@ -164,6 +164,24 @@ fn check_scratch(path: &Path) -> Result<(), Failure> {
     }
 }
 
+/// Fails when another run than `run_id` has published into a folder that is to be one run's own; with `None`, when any has.
+///
+/// # Errors
+/// `Local`; nothing is touched.
+pub(crate) fn check_own_folder(dir: &Path, job: &str, run_id: Option<&str>) -> Result<(), Failure> {
+    let ours = Ours::read(dir, job)?;
+    let mut others = [&ours.present, &ours.half].into_iter().flatten().filter(|one| run_id != Some(&one.run_id));
+    match others.next() {
+        Some(other) if harvester_pacing::control!("own-folder") => Err(Failure::local(format!(
+            "run {} has been published into `{}`, and no other run is published there",
+            other.run_id,
+            dir.display()
+        ))
+        .with_next("move that folder away, then run the same command")),
+        _ => Ok(()),
+    }
+}
+
 /// Fails when a foreign file stands under this name; whether one of ours does.
 fn check_file(dir: &Path, file: &str, ours: &Ours) -> Result<bool, Failure> {
     let path = dir.join(file);
@@ -370,7 +388,7 @@ mod tests {
                 fs::write(dir.join(part_of(&file)), content).unwrap();
                 let sha256 = names::hex(&Sha256::digest(content.as_bytes()));
                 let rows = content.lines().count() as u64;
-                (*name, PreparedStream { file, rows, bytes: content.len() as u64, sha256, duplicates: 0 })
+                (*name, PreparedStream { file, rows, bytes: content.len() as u64, sha256, duplicates: 0, newest: None })
             })
             .collect();
         conformance::manifest(run_id, &prepared)
