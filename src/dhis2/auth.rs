@@ -19,7 +19,10 @@ use std::{
 use awc::http::header::{HeaderMap, HeaderValue, SET_COOKIE};
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 
-use crate::error::{Error, Kind};
+use crate::{
+    error::{Error, Kind},
+    redaction::Redaction,
+};
 
 /// A text that is never shown: it prints as `***`.
 #[derive(Clone, Eq, PartialEq)]
@@ -120,6 +123,8 @@ struct State {
     /// These credentials have been accepted some time.
     accepted: bool,
     refused: Option<Refusal>,
+    /// What no text of the server may show.
+    redaction: Redaction,
 }
 
 impl fmt::Debug for State {
@@ -155,12 +160,26 @@ pub(crate) struct Pass<'a> {
 }
 
 impl Session {
-    pub(crate) fn new(authorization: Option<HeaderValue>) -> Self {
-        Session {
-            state: Mutex::new(State { authorization, generation: 0, cookie: None, accepted: false, refused: None }),
-            trial: tokio::sync::Mutex::new(()),
-            proven: AtomicBool::new(false),
+    /// # Errors
+    /// Settings: the credentials cannot be sent.
+    pub(crate) fn new(credentials: Option<&Credentials>) -> Result<Self, Error> {
+        let mut redaction = Redaction::default();
+        if let Some(credentials) = credentials {
+            redaction.add_credentials(credentials);
         }
+        let authorization = credentials.map(Credentials::header).transpose()?;
+        let state = State { authorization, generation: 0, cookie: None, accepted: false, refused: None, redaction };
+        Ok(Session { state: Mutex::new(state), trial: tokio::sync::Mutex::new(()), proven: AtomicBool::new(false) })
+    }
+
+    /// What no text of the server may show: credentials, those before them, the session's cookie.
+    pub(crate) fn redaction(&self) -> Redaction {
+        let state = self.lock();
+        let mut redaction = state.redaction.clone();
+        if let Some((_, value)) = state.cookie.as_deref().and_then(|cookie| cookie.split_once('=')) {
+            redaction.add(value);
+        }
+        redaction
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -239,11 +258,18 @@ impl Session {
     }
 
     /// Other credentials from now on; what was known about the old ones is forgotten.
-    pub(crate) fn replace(&self, authorization: Option<HeaderValue>) {
+    ///
+    /// # Errors
+    /// Settings: they cannot be sent.
+    pub(crate) fn replace(&self, credentials: &Credentials) -> Result<(), Error> {
+        let authorization = Some(credentials.header()?);
         let mut state = self.lock();
         let generation = state.generation + 1;
-        *state = State { authorization, generation, cookie: None, accepted: false, refused: None };
+        let mut redaction = std::mem::take(&mut state.redaction);
+        redaction.add_credentials(credentials);
+        *state = State { authorization, generation, cookie: None, accepted: false, refused: None, redaction };
         self.proven.store(false, Ordering::Release);
+        Ok(())
     }
 
     /// Takes the session cookie out of an answer's head.
@@ -292,7 +318,7 @@ mod tests {
         let token = Credentials::Token("d2pat_canary".into());
         let bearer = Credentials::Bearer("jwt.canary".into());
         for credentials in [basic, token, bearer] {
-            let session = Session::new(Some(credentials.header().unwrap()));
+            let session = Session::new(Some(&credentials)).unwrap();
             session.lock().cookie = Some("JSESSIONID=canary".into());
             let shown =
                 format!("{credentials:?} {:?} {session:?} {}", credentials.header().unwrap(), Secret::new("canary"));
@@ -314,9 +340,9 @@ mod tests {
 
     #[tokio::test]
     async fn what_comes_late_for_old_credentials_does_not_touch_the_new() {
-        let session = Session::new(None);
+        let session = Session::new(None).unwrap();
         let old = session.enter(true, false).await.unwrap();
-        session.replace(Some(Credentials::Token("new".into()).header().unwrap()));
+        session.replace(&Credentials::Token("new".into())).unwrap();
         let mut headers = HeaderMap::new();
         headers.insert(SET_COOKIE, HeaderValue::from_static("JSESSIONID=old"));
         session.take_cookies(&headers, old.generation);

@@ -2,7 +2,7 @@
 //!
 //! It says what happened and decides nothing: whether to try again is the asker's business. What the server said is kept
 //! as data. It never holds a secret or a row: the url has no credentials, a body is quoted only as far as it is a DHIS2
-//! message or the title of a page.
+//! message or the title of a page, and what the server says has passed the client's redaction.
 
 use std::{borrow::Cow, error::Error as StdError, fmt, time::Duration};
 
@@ -11,6 +11,8 @@ use serde::{
     Deserialize, Deserializer as _,
     de::{IgnoredAny, MapAccess, Visitor},
 };
+
+use crate::redaction::Redaction;
 
 /// What happened.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -70,7 +72,7 @@ pub enum Kind {
     HandleClosed,
 }
 
-/// What a DHIS2 server said in the body of a refusal (a WebMessage). Bounded in length.
+/// What a DHIS2 server said in the body of a refusal (a WebMessage): short single lines, our secrets masked.
 ///
 /// Source: dhis2-core `WebMessage` (2.25 to 2.43); `errorCode` from 2.34.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -83,6 +85,18 @@ pub struct ServerMessage {
     pub error_code: Option<String>,
     /// `response.conflicts`, the first of them.
     pub conflicts: Vec<Conflict>,
+    /// `message` at full length, for looking for words; not for people, since it may quote a query with its values.
+    whole: Whole,
+}
+
+/// A text that is looked at and never shown.
+#[derive(Clone, Default, Eq, PartialEq)]
+struct Whole(Option<String>);
+
+impl fmt::Debug for Whole {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Whole").field(&self.0.as_ref().map(String::len)).finish()
+    }
 }
 
 /// One conflict of a refused request.
@@ -96,30 +110,21 @@ pub struct Conflict {
     pub error_code: Option<String>,
 }
 
-/// Longest text kept of what a server says, in characters.
-const SAID_CHARS_MAX: usize = 500;
 /// Most conflicts kept.
 pub(crate) const CONFLICTS_MAX: usize = 20;
-
-/// Cuts what a server says to a bounded single line.
-pub(crate) fn said(text: &str) -> String {
-    let mut kept: String =
-        text.trim().chars().take(SAID_CHARS_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect();
-    if text.trim().chars().nth(SAID_CHARS_MAX).is_some() {
-        kept.push('…');
-    }
-    kept
-}
+/// How much of a message is looked at for words: what a database says may stand behind a long query.
+const WHOLE_CHARS_MAX: usize = 16_000;
 
 impl ServerMessage {
     /// Reads a message out of a body; none when it does not begin as a JSON object.
     ///
     /// A body that ends too early, since only its beginning is read, still tells what it said by then: code and message
     /// come before the long lists.
-    pub(crate) fn parse(body: &[u8]) -> Option<Self> {
+    pub(crate) fn parse(body: &[u8], redaction: &Redaction) -> Option<Self> {
         let mut message = ServerMessage::default();
         let mut deserializer = serde_json::Deserializer::from_slice(body);
-        match deserializer.deserialize_map(MessageVisitor(&mut message)).and_then(|()| deserializer.end()) {
+        let visitor = MessageVisitor { message: &mut message, redaction };
+        match deserializer.deserialize_map(visitor).and_then(|()| deserializer.end()) {
             Ok(()) => Some(message),
             Err(error) if error.is_eof() && message != ServerMessage::default() => Some(message),
             Err(_) => None,
@@ -135,16 +140,21 @@ impl ServerMessage {
         if self.error_code.as_deref() == Some("E7144") {
             return false;
         }
-        let message = self.message.as_deref().unwrap_or_default();
+        let message = self.whole_message();
         let said = ["is ambiguous", "did not return a unique result", "No entity found for query"];
         self.error_code.as_deref() == Some("E7145")
             || self.sql_state().is_some_and(|state| state.starts_with("42") && state != "42P01")
             || said.iter().any(|words| message.contains(words))
     }
 
+    /// The message at full length, for looking for words. Not for people: it may quote a query with its values.
+    pub fn whole_message(&self) -> &str {
+        self.whole.0.as_deref().or(self.message.as_deref()).unwrap_or_default()
+    }
+
     /// The five characters behind `SqlState:` in the message (2.38 and later).
     pub fn sql_state(&self) -> Option<&str> {
-        let message = self.message.as_deref()?;
+        let message = self.whole_message();
         let from = message.to_ascii_lowercase().find("sqlstate")? + "sqlstate".len();
         let state = message[from..].trim_start_matches([':', '=', ' ', '[', '`']).get(..5)?;
         state.bytes().all(|byte| byte.is_ascii_digit() || byte.is_ascii_uppercase()).then_some(state)
@@ -152,7 +162,10 @@ impl ServerMessage {
 }
 
 /// Fills a message member by member, so that a body which is cut still says something.
-struct MessageVisitor<'a>(&'a mut ServerMessage);
+struct MessageVisitor<'a> {
+    message: &'a mut ServerMessage,
+    redaction: &'a Redaction,
+}
 
 impl<'de> Visitor<'de> for MessageVisitor<'_> {
     type Value = ();
@@ -162,18 +175,23 @@ impl<'de> Visitor<'de> for MessageVisitor<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let MessageVisitor { message, redaction } = self;
         while let Some(name) = map.next_key::<Cow<'de, str>>()? {
             match name.as_ref() {
-                "status" => self.0.status = map.next_value::<Text>()?.0,
-                "message" => self.0.message = map.next_value::<Text>()?.0,
-                "errorCode" => self.0.error_code = map.next_value::<Text>()?.0,
+                "status" => message.status = redaction.clean_some(map.next_value::<Text>()?.0),
+                "errorCode" => message.error_code = redaction.clean_some(map.next_value::<Text>()?.0),
+                "message" => {
+                    let text = map.next_value::<Text>()?.0;
+                    message.whole = Whole(text.as_ref().map(|text| redaction.clean_to(text, WHOLE_CHARS_MAX)));
+                    message.message = redaction.clean_some(text);
+                }
                 "response" => {
                     let response = map.next_value::<serde_json::Value>()?;
                     if let Some(conflicts) = response.get("conflicts") {
-                        self.0.conflicts = Conflict::list(conflicts);
+                        message.conflicts = Conflict::list(conflicts, redaction);
                     }
                 }
-                "conflicts" => self.0.conflicts = Conflict::list(&map.next_value::<serde_json::Value>()?),
+                "conflicts" => message.conflicts = Conflict::list(&map.next_value::<serde_json::Value>()?, redaction),
                 _ => {
                     map.next_value::<IgnoredAny>()?;
                 }
@@ -185,8 +203,9 @@ impl<'de> Visitor<'de> for MessageVisitor<'_> {
 
 impl Conflict {
     /// Reads one conflict, of whatever endpoint.
-    pub(crate) fn of(value: &serde_json::Value) -> Self {
-        let text = |names: &[&str]| names.iter().find_map(|name| value.get(name)?.as_str()).map(said);
+    pub(crate) fn of(value: &serde_json::Value, redaction: &Redaction) -> Self {
+        let text =
+            |names: &[&str]| names.iter().find_map(|name| value.get(name)?.as_str()).map(|text| redaction.clean(text));
         Conflict {
             object: text(&["object", "uid", "mainId"]),
             value: text(&["value", "message"]),
@@ -194,19 +213,21 @@ impl Conflict {
         }
     }
 
-    fn list(value: &serde_json::Value) -> Vec<Self> {
-        value.as_array().map_or_else(Vec::new, |all| all.iter().take(CONFLICTS_MAX).map(Conflict::of).collect())
+    fn list(value: &serde_json::Value, redaction: &Redaction) -> Vec<Self> {
+        let all = value.as_array().map(Vec::as_slice).unwrap_or_default();
+        all.iter().take(CONFLICTS_MAX).map(|one| Conflict::of(one, redaction)).collect()
     }
 }
 
 /// A text, or nothing where something else stands.
-#[derive(Default)]
 struct Text(Option<String>);
 
 impl<'de> Deserialize<'de> for Text {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let value = serde_json::Value::deserialize(deserializer)?;
-        Ok(Text(value.as_str().map(said)))
+        match serde_json::Value::deserialize(deserializer)? {
+            serde_json::Value::String(text) => Ok(Text(Some(text))),
+            _ => Ok(Text(None)),
+        }
     }
 }
 
@@ -388,6 +409,11 @@ impl StdError for Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::redaction::TEXT_CHARS_MAX;
+
+    fn parse(body: &[u8]) -> Option<ServerMessage> {
+        ServerMessage::parse(body, &Redaction::default())
+    }
 
     #[test]
     fn a_web_message_is_kept_as_data_and_bounded() {
@@ -396,22 +422,22 @@ mod tests {
             r#"{{"httpStatus":"Conflict","httpStatusCode":409,"status":"ERROR","message":"bad\n{long}","errorCode":"E7131",
             "response":{{"conflicts":[{{"object":"period","value":"no such period","errorCode":"E7600"}},{{"object":5}}]}}}}"#
         );
-        let said = ServerMessage::parse(body.as_bytes()).unwrap();
+        let said = parse(body.as_bytes()).unwrap();
         assert_eq!(said.error_code.as_deref(), Some("E7131"));
         assert_eq!(said.conflicts.len(), 2);
         assert_eq!(said.conflicts[0].object.as_deref(), Some("period"));
         let message = said.message.unwrap();
-        assert!(message.starts_with("bad xxx") && message.chars().count() == SAID_CHARS_MAX + 1, "{message}");
+        assert!(message.starts_with("bad xxx") && message.chars().count() == TEXT_CHARS_MAX + 1, "{message}");
     }
 
     #[test]
     fn a_message_that_is_cut_still_says_what_came_first() {
         let body =
             br#"{"httpStatus":"Conflict","status":"ERROR","message":"too long","errorCode":"E8002","response":{"conf"#;
-        let said = ServerMessage::parse(body).unwrap();
+        let said = parse(body).unwrap();
         assert_eq!((said.error_code.as_deref(), said.message.as_deref()), (Some("E8002"), Some("too long")));
         for nothing in [&b""[..], b"{", b"{\"message\":\"to", b"{\"message\":\"x\"} {", b"{\"a\":1,}"] {
-            assert_eq!(ServerMessage::parse(nothing), None, "{}", String::from_utf8_lossy(nothing));
+            assert_eq!(parse(nothing), None, "{}", String::from_utf8_lossy(nothing));
         }
     }
 
@@ -440,10 +466,19 @@ mod tests {
     }
 
     #[test]
+    fn what_a_database_says_behind_a_long_query_is_found() {
+        let select = "select x ".repeat(300);
+        let body = format!(r#"{{"message":"bad SQL grammar [{select}]; ERROR: column reference is ambiguous"}}"#);
+        let said = parse(body.as_bytes()).unwrap();
+        assert!(said.is_query_error() && said.message.as_ref().unwrap().chars().count() == TEXT_CHARS_MAX + 1);
+        assert!(format!("{said:?}").len() < 500);
+    }
+
+    #[test]
     fn strange_bodies_are_no_message_and_strange_members_are_left_out() {
-        assert_eq!(ServerMessage::parse(b"<html>"), None);
-        assert_eq!(ServerMessage::parse(b"[1]"), None);
-        let said = ServerMessage::parse(br#"{"message":{"a":1},"status":null,"extra":[]}"#).unwrap();
+        assert_eq!(parse(b"<html>"), None);
+        assert_eq!(parse(b"[1]"), None);
+        let said = parse(br#"{"message":{"a":1},"status":null,"extra":[]}"#).unwrap();
         assert_eq!(said, ServerMessage::default());
     }
 }

@@ -5,7 +5,11 @@
 
 use serde_json::Value;
 
-use crate::error::{CONFLICTS_MAX, Conflict, said};
+use crate::{
+    client::Client,
+    error::{CONFLICTS_MAX, Conflict},
+    redaction::Redaction,
+};
 
 /// What came of an import. Counts are the server's; from 2.43 on created values are counted as updated, and unchanged
 /// ones as ignored.
@@ -28,17 +32,19 @@ pub struct ImportSummary {
     pub conflict_count: u64,
 }
 
-impl ImportSummary {
-    /// Reads the summary of a body that is whole JSON; none when there are no counts in it (a job was begun, an object was
-    /// saved, or it is no import at all).
-    pub fn parse(body: &[u8]) -> Option<Self> {
-        // A tree is of bounded depth here: serde_json stops at 128.
-        Self::of(&serde_json::from_slice(body).ok()?)
+impl Client {
+    /// Reads the summary in the body of an answer to an import, whole JSON; none when there are no counts in it (a job was
+    /// begun, an object was saved, or it is no import at all).
+    pub fn import_summary(&self, body: &[u8]) -> Option<ImportSummary> {
+        ImportSummary::parse(body, &self.shared.session.redaction())
     }
+}
 
-    /// Reads the summary of a document.
-    pub(crate) fn of(document: &Value) -> Option<Self> {
-        let report = document.get("response").filter(|response| response.is_object()).unwrap_or(document);
+impl ImportSummary {
+    fn parse(body: &[u8], redaction: &Redaction) -> Option<Self> {
+        // serde_json stops at 128 levels.
+        let document: Value = serde_json::from_slice(body).ok()?;
+        let report = document.get("response").filter(|response| response.is_object()).unwrap_or(&document);
         let counts = ["importCount", "stats"]
             .into_iter()
             .find_map(|name| report.get(name).filter(|counts| counts.is_object()))
@@ -46,7 +52,7 @@ impl ImportSummary {
             .or_else(|| report.get("importSummaries").filter(|all| all.is_array()).map(|_| report))?;
         let count = |names: &[&str]| names.iter().find_map(|name| counts.get(name)?.as_u64()).unwrap_or(0);
         let mut summary = ImportSummary {
-            status: report.get("status").and_then(Value::as_str).map(said),
+            status: report.get("status").and_then(Value::as_str).map(|status| redaction.clean(status)),
             created: count(&["imported", "created"]),
             updated: count(&["updated"]),
             ignored: count(&["ignored"]),
@@ -54,31 +60,35 @@ impl ImportSummary {
             ..ImportSummary::default()
         };
         let list = |of: &Value, name: &str| of.get(name).and_then(Value::as_array).cloned().unwrap_or_default();
-        summary.take(&list(report, "conflicts"));
+        summary.take(&list(report, "conflicts"), redaction);
         for one in list(report, "importSummaries") {
-            summary.take(&list(&one, "conflicts"));
+            summary.take(&list(&one, "conflicts"), redaction);
         }
         if let Some(validation) = report.get("validationReport") {
-            summary.take(&list(validation, "errorReports"));
+            summary.take(&list(validation, "errorReports"), redaction);
         }
         for of_type in list(report, "typeReports") {
             for object in list(&of_type, "objectReports") {
-                summary.take(&list(&object, "errorReports"));
+                summary.take(&list(&object, "errorReports"), redaction);
             }
         }
         Some(summary)
     }
 
-    fn take(&mut self, conflicts: &[Value]) {
+    fn take(&mut self, conflicts: &[Value], redaction: &Redaction) {
         self.conflict_count += conflicts.len() as u64;
         let room = CONFLICTS_MAX - self.conflicts.len();
-        self.conflicts.extend(conflicts.iter().take(room).map(Conflict::of));
+        self.conflicts.extend(conflicts.iter().take(room).map(|one| Conflict::of(one, redaction)));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn parse(body: &[u8]) -> Option<ImportSummary> {
+        ImportSummary::parse(body, &Redaction::default())
+    }
 
     #[test]
     fn every_shape_of_a_summary_is_read() {
@@ -99,13 +109,13 @@ mod tests {
             (metadata, "OK", 1),
             (tracker, "ERROR", 1),
         ] {
-            let summary = ImportSummary::parse(text.as_bytes()).unwrap();
+            let summary = parse(text.as_bytes()).unwrap();
             let counts = (summary.created, summary.updated, summary.ignored, summary.deleted);
             assert_eq!(counts, (1, 2, 3, 4), "{text}");
             assert_eq!((summary.status.as_deref(), summary.conflict_count), (Some(status), conflicts), "{text}");
             assert_eq!(summary.conflicts.len() as u64, conflicts, "{text}");
         }
-        let tracker = ImportSummary::parse(tracker.as_bytes()).unwrap();
+        let tracker = parse(tracker.as_bytes()).unwrap();
         let conflict = &tracker.conflicts[0];
         assert_eq!((conflict.object.as_deref(), conflict.value.as_deref()), (Some("u"), Some("m")));
     }
@@ -121,7 +131,7 @@ mod tests {
             r#"{"stats":[]}"#,
             r#"{"importCount":5}"#,
         ] {
-            assert_eq!(ImportSummary::parse(text.as_bytes()), None, "{text}");
+            assert_eq!(parse(text.as_bytes()), None, "{text}");
         }
     }
 
@@ -129,7 +139,7 @@ mod tests {
     fn a_thousand_conflicts_are_counted_and_twenty_are_kept() {
         let conflicts = vec![r#"{"object":"a","value":5}"#; 1000].join(",");
         let text = format!(r#"{{"importCount":{{"imported":-1,"ignored":1e3}},"conflicts":[{conflicts}]}}"#);
-        let summary = ImportSummary::parse(text.as_bytes()).unwrap();
+        let summary = parse(text.as_bytes()).unwrap();
         assert_eq!((summary.conflicts.len(), summary.conflict_count), (CONFLICTS_MAX, 1000));
         assert_eq!((summary.created, summary.ignored), (0, 0));
     }

@@ -36,6 +36,7 @@ mod inflate;
 mod interim;
 pub mod metadata;
 mod pager;
+mod redaction;
 mod request;
 pub mod split;
 mod system;

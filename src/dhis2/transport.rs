@@ -30,8 +30,9 @@ use tokio::time::Instant;
 use crate::{
     auth::{Pass, Refusal},
     client::{Client, Limits},
-    error::{Error, Kind, ServerMessage, said},
+    error::{Error, Kind, ServerMessage},
     inflate::{InflateError, InflateLimits, Inflater},
+    redaction::Redaction,
     uid::Uid,
     wire::{SharedTurn, TRACE, Trace},
 };
@@ -181,6 +182,8 @@ struct Reply {
     held: Held,
     url: String,
     request_id: String,
+    /// What passes it may be shown.
+    redaction: Redaction,
 }
 
 impl Reply {
@@ -193,7 +196,7 @@ impl Reply {
     }
 
     fn into_answer(self) -> Answer {
-        let content_type = self.header(header::CONTENT_TYPE);
+        let content_type = self.redaction.clean_some(self.header(header::CONTENT_TYPE));
         let status = self.status().as_u16();
         let Reply { body, held, url, request_id, .. } = self;
         Answer { status, content_type, url, request_id, held, body }
@@ -243,8 +246,9 @@ async fn exchange(client: &Client, call: &Call, pass: &Pass<'_>) -> Result<Reply
         held.spent = begun.elapsed();
         match head {
             Ok(head) => {
-                let body = Body::new(head, &shared.limits);
-                return Ok(Reply { body, trace, held, url, request_id });
+                let redaction = shared.session.redaction();
+                let body = Body::new(head, &shared.limits, &redaction);
+                return Ok(Reply { body, trace, held, url, request_id, redaction });
             }
             Err(error) if trace.is_stale() && matches!(error.kind(), Kind::Reset | Kind::Cut) && !repeated => {
                 // No fault of the server's: it had closed an idle connection while the request was on its way.
@@ -404,7 +408,7 @@ async fn judge(client: &Client, call: &Call, reply: &mut Reply) -> Verdict {
         200..=299 => judge_success(call, reply, limits).await,
         // A token that cannot be one is answered 400, and the header says what it is about (2.42, 2.43).
         400 | 401 if status == StatusCode::UNAUTHORIZED || reply.header(header::WWW_AUTHENTICATE).is_some() => {
-            let said = ServerMessage::parse(&reply.small_body(limits.error_body_bytes_max).await);
+            let said = ServerMessage::parse(&reply.small_body(limits.error_body_bytes_max).await, &reply.redaction);
             let why = said.and_then(|said| said.message).unwrap_or_else(|| "Unauthorized".to_owned());
             login(&format!("the server does not accept the credentials ({} {why})", status.as_u16()))
         }
@@ -416,7 +420,7 @@ async fn judge(client: &Client, call: &Call, reply: &mut Reply) -> Verdict {
             if lower.contains("login") || lower.contains("logout.action") {
                 login("the server sends us to its login page: it does not accept the credentials")
             } else {
-                let text = client.shared.base.redirect_advice(&location);
+                let text = client.shared.base.redirect_advice(&location, &reply.redaction);
                 Verdict::Bad(Error::new(Kind::Redirect, text).with_status(status.as_u16()))
             }
         }
@@ -427,7 +431,7 @@ async fn judge(client: &Client, call: &Call, reply: &mut Reply) -> Verdict {
 async fn judge_success(call: &Call, reply: &mut Reply, limits: &Limits) -> Verdict {
     let status = reply.status().as_u16();
     if let Encoding::Unknown(name) = &reply.body.encoding {
-        let text = format!("the answer is encoded as `{}`, which was not asked for", said(name));
+        let text = format!("the answer is encoded as `{}`, which was not asked for", name);
         reply.trace.poison();
         return Verdict::Bad(Error::new(Kind::Encoding, text).with_status(status));
     }
@@ -439,7 +443,7 @@ async fn judge_success(call: &Call, reply: &mut Reply, limits: &Limits) -> Verdi
             let what = "the server answers with a login page: it does not accept the credentials".to_owned();
             return Verdict::Login(Refusal { status, what });
         }
-        let title = title(&page).map_or_else(String::new, |title| format!(", titled \"{title}\""));
+        let title = title(&page, &reply.redaction).map_or_else(String::new, |title| format!(", titled \"{title}\""));
         let text = format!("the server answers with a page for people{title}");
         return Verdict::Bad(Error::new(Kind::Html, text).with_status(status));
     }
@@ -457,7 +461,7 @@ async fn judge_success(call: &Call, reply: &mut Reply, limits: &Limits) -> Verdi
     let text = if media.is_empty() {
         "the answer does not say what type it has".to_owned()
     } else {
-        format!("the answer is not JSON but `{}`", said(&media))
+        format!("the answer is not JSON but `{}`", reply.redaction.clean(&media))
     };
     Verdict::Bad(Error::new(Kind::NotJson, text).with_status(status))
 }
@@ -469,12 +473,12 @@ async fn refused(reply: &mut Reply, limits: &Limits) -> Error {
         .header(header::RETRY_AFTER)
         .and_then(|value| harvester_pacing::retry_after::parse(&value, jiff::Timestamp::now()));
     let body = reply.small_body(limits.error_body_bytes_max).await;
-    let server = ServerMessage::parse(&body);
+    let server = ServerMessage::parse(&body, &reply.redaction);
     let said = server.as_ref().map(|said| {
         let code = said.error_code.as_ref().map_or_else(String::new, |code| format!("{code} "));
         format!("{code}{}", said.message.as_deref().unwrap_or_default())
     });
-    let said = said.or_else(|| title(&body).map(|title| format!("a page titled \"{title}\"")));
+    let said = said.or_else(|| title(&body, &reply.redaction).map(|title| format!("a page titled \"{title}\"")));
     let number = status.as_u16();
     let mut text = match number {
         407 => "a proxy on the way wants credentials of its own (407)".to_owned(),
@@ -493,8 +497,11 @@ fn text(headers: &HeaderMap, name: header::HeaderName) -> Option<String> {
     headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).trim().to_owned())
 }
 
+/// What is shown of the title of a page.
+const TITLE_CHARS_MAX: usize = 120;
+
 /// The title of a page, cut to a line.
-fn title(page: &[u8]) -> Option<String> {
+fn title(page: &[u8], redaction: &Redaction) -> Option<String> {
     let page = String::from_utf8_lossy(page);
     // Lower-casing ASCII keeps every byte where it is.
     let lower = page.to_ascii_lowercase();
@@ -502,7 +509,7 @@ fn title(page: &[u8]) -> Option<String> {
     let from = open + lower[open..].find('>')? + 1;
     let to = from + lower[from..].find("</title")?;
     let title: String = page[from..to].split_whitespace().collect::<Vec<_>>().join(" ");
-    let title: String = said(&title).chars().take(120).collect();
+    let title = redaction.clean_to(&title, TITLE_CHARS_MAX);
     Some(title).filter(|title| !title.is_empty())
 }
 
@@ -517,7 +524,7 @@ fn is_login_page(page: &[u8]) -> bool {
     if forms.map(|form| form.split('>').next().unwrap_or_default()).any(|form| form.contains("login")) {
         return true;
     }
-    title(page).is_some_and(|title| {
+    title(page, &Redaction::default()).is_some_and(|title| {
         let title = title.to_ascii_lowercase();
         ["login", "log in", "sign in"].iter().any(|word| title.contains(word))
     })
@@ -561,7 +568,7 @@ struct Body {
 }
 
 impl Body {
-    fn new(payload: ClientResponse, limits: &Limits) -> Self {
+    fn new(payload: ClientResponse, limits: &Limits, redaction: &Redaction) -> Self {
         let headers = payload.headers();
         let encoding = match text(headers, header::CONTENT_ENCODING).map(|name| name.to_ascii_lowercase()) {
             None => Encoding::Plain,
@@ -571,7 +578,7 @@ impl Body {
                     output_bytes_max: limits.body_bytes_max,
                     ratio_max: limits.inflate_ratio_max,
                 }))),
-                _ => Encoding::Unknown(name),
+                _ => Encoding::Unknown(redaction.clean(&name)),
             },
         };
         let chunked = payload.version() == Version::HTTP_11
@@ -639,7 +646,7 @@ impl Body {
                         }
                         Encoding::Gzip(_) => {}
                         Encoding::Unknown(name) => {
-                            let text = format!("the answer is encoded as `{}`", said(name));
+                            let text = format!("the answer is encoded as `{}`", name);
                             return Err(Error::new(Kind::Encoding, text));
                         }
                     }

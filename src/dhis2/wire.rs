@@ -41,6 +41,7 @@ use crate::{
     error::{Error, Kind},
     gate::Turn,
     interim::InterimFilter,
+    redaction::said,
     trust::is_its_own_authority,
 };
 
@@ -492,7 +493,8 @@ fn tls_error(target: &Target, error: io::Error) -> Error {
         }
         _ => format!("no trusted connection to {name}"),
     };
-    Error::new(Kind::Tls, text).with_source(cause)
+    // The names in a certificate are the server's words.
+    Error::new(Kind::Tls, text).with_source(said(&cause.to_string()))
 }
 
 #[cfg(test)]

@@ -125,7 +125,7 @@ fn status(error: &Error, contact: Contact) -> (FailureClass, Option<&'static str
 fn conflict(said: &ServerMessage) -> (FailureClass, Option<&'static str>) {
     use FailureClass::{Rejected, TooHeavy, Transient};
     let code = said.error_code.as_deref().unwrap_or_default();
-    let message = said.message.as_deref().unwrap_or_default().to_lowercase();
+    let message = said.whole_message().to_lowercase();
     if code == "E7128" {
         // The query would give too many rows.
         (TooHeavy, None)

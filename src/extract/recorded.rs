@@ -197,7 +197,7 @@ async fn read(exchange: &Exchange, url: &str) -> Read {
         line += " cut";
     }
     if exchange.method != "GET"
-        && let Some(summary) = ImportSummary::parse(&exchange.body)
+        && let Some(summary) = client.import_summary(&exchange.body)
     {
         let _ = write!(line, " | {}", counts(&summary));
     }
