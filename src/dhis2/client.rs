@@ -22,7 +22,8 @@ use crate::{
     gate::{Gate, OWN_REQUESTS_PER_SECOND, OwnGate},
     handle::Handle,
     request::Request,
-    wire::{Dial, Target, tls_config},
+    trust::tls_config,
+    wire::{Dial, Target},
 };
 
 /// How often a client alone sends a failed request again.

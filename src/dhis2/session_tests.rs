@@ -403,3 +403,53 @@ async fn a_401_to_a_ping_is_no_verdict_on_the_credentials() {
     read(&client).await.unwrap();
     assert_eq!(server.heard().len(), 2);
 }
+
+#[actix_rt::test]
+async fn a_token_that_cannot_be_one_is_refused_with_400_and_tried_once() {
+    for (header, kind) in [("WWW-Authenticate: ApiToken", Kind::Auth), ("X-Other: ApiToken", Kind::Status)] {
+        let body = r#"{"status":"ERROR","message":"Checksum validation failed"}"#;
+        let server = Server::saying(answer("400 Bad Request", &["Content-Type: application/json", header], body));
+        let client = client(&server);
+        let error = read(&client).await.unwrap_err();
+        assert_eq!((error.kind(), error.status()), (kind, Some(400)));
+        assert!(error.to_string().contains("Checksum validation failed"), "{error}");
+        assert_eq!(read(&client).await.unwrap_err().kind(), kind);
+        assert_eq!(server.heard().len(), if kind == Kind::Auth { 1 } else { 2 });
+    }
+}
+
+#[actix_rt::test]
+async fn credentials_that_were_accepted_before_are_doubted_until_a_ping_is_answered() {
+    let server = Server::start(|heard, out| {
+        out.write(match heard.number {
+            0 | 5 => json("1"),
+            1 | 2 => unauthorized(),
+            3 => answer("200 OK", &["Content-Type: text/plain"], "back soon"),
+            4 => json("\"pong\""),
+            _ => panic!("one request too many"),
+        });
+        Then::Keep
+    });
+    let client = client(&server);
+    read(&client).await.unwrap();
+    for sent in [2, 2] {
+        let error = read(&client).await.unwrap_err();
+        assert_eq!((error.kind(), error.status(), server.heard().len()), (Kind::Auth, Some(401), sent));
+    }
+    // Only pings find out, and only one that is answered lifts it.
+    assert_eq!(client.ping().await.unwrap_err().status(), Some(401));
+    assert_eq!(client.ping().await.unwrap_err().kind(), Kind::Garbled);
+    assert!(read(&client).await.is_err());
+    client.ping().await.unwrap();
+    read(&client).await.unwrap();
+    assert_eq!(server.heard().len(), 6);
+}
+
+#[actix_rt::test]
+async fn credentials_that_were_never_accepted_are_not_even_tried_by_a_ping() {
+    let server = Server::saying(unauthorized());
+    let client = client(&server);
+    assert!(read(&client).await.is_err());
+    assert_eq!(client.ping().await.unwrap_err().kind(), Kind::Auth);
+    assert_eq!(server.heard().len(), 1);
+}

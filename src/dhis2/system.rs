@@ -121,8 +121,9 @@ impl Client {
     ///
     /// Never `/api/ping`: from 2.37 on it answers a success without a body, which a proxy may do as well.
     ///
-    /// Fit for a probe: it does not wait for other requests of this client, whatever gate they stand at, and what it learns
-    /// of the credentials is no verdict on them. During an outage the same credentials may be refused and then accepted.
+    /// Fit for a probe: it does not wait for other requests of this client, whatever gate they stand at, and a 401 to it is no
+    /// verdict on the credentials. When credentials that had been accepted are refused, nothing but pings is sent until
+    /// one is answered; how often to try is the caller's business.
     ///
     /// # Errors
     /// Garbled or empty when something else than `pong` comes back: whatever answers there is not the server.
@@ -130,9 +131,13 @@ impl Client {
     /// Source: 2.40.13, 2.42.7 and 2.43.2, asked.
     pub async fn ping(&self) -> Result<(), Error> {
         let path = "system/ping";
+        let generation = self.shared.session.generation();
         let body = self.get(path).raw().probe().bytes(PONG_BYTES_MAX).await?;
         let error = match body.trim_ascii() {
-            b"pong" | b"\"pong\"" => return Ok(()),
+            b"pong" | b"\"pong\"" => {
+                self.shared.session.prove(generation, true);
+                return Ok(());
+            }
             b"" => Error::new(Kind::Empty, "the server answers a ping with nothing"),
             _ => Error::new(Kind::Garbled, "the server answers a ping with something else than `pong`"),
         };

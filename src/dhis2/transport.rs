@@ -8,7 +8,11 @@
 //! repeated once, through the gate: a request on a kept connection that the server had closed, and a request whose
 //! session had ended.
 
-use std::{rc::Rc, time::Duration};
+use std::{
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    rc::Rc,
+    time::Duration,
+};
 
 use awc::{
     ClientResponse,
@@ -28,6 +32,7 @@ use crate::{
     client::{Client, Limits},
     error::{Error, Kind, ServerMessage, said},
     inflate::{InflateError, InflateLimits, Inflater},
+    uid::Uid,
     wire::{SharedTurn, TRACE, Trace},
 };
 
@@ -51,6 +56,27 @@ pub(crate) struct Call {
     pub(crate) want: Want,
     /// A sign of life is asked for: it does not wait for a login that is on trial.
     pub(crate) is_probe: bool,
+}
+
+impl Call {
+    /// What kind of request it is, for comparing how long answers take: endpoint, page size, whether only ids are wanted. Ids,
+    /// keys and the place in a list do not count.
+    fn class(&self) -> u64 {
+        let (path, query) = self.path.split_once('?').unwrap_or((&self.path, ""));
+        let mut hasher = DefaultHasher::new();
+        for (position, segment) in path.split('/').enumerate() {
+            // Endpoints are named by their first two segments at most; an id is as good as another.
+            let counts = position < 2 && segment.parse::<Uid>().is_err();
+            if counts { segment } else { "*" }.hash(&mut hasher);
+        }
+        for parameter in query.split('&') {
+            if parameter.starts_with("pageSize=") || matches!(parameter, "paging=false" | "fields=id") {
+                parameter.hash(&mut hasher);
+            }
+        }
+        // 0 is the class of what nobody knows.
+        hasher.finish().max(1)
+    }
 }
 
 /// A turn in hand. Dropped without [`Held::end`], it counts as abandoned.
@@ -103,7 +129,7 @@ pub(crate) async fn send(client: &Client, call: &Call) -> Result<Answer, Error> 
     let session = &client.shared.session;
     let mut with_cookie = true;
     loop {
-        let pass = session.enter(with_cookie, !call.is_probe).await?;
+        let pass = session.enter(with_cookie, call.is_probe).await?;
         let mut reply = exchange(client, call, &pass).await?;
         let verdict = judge(client, call, &mut reply).await;
         // The session that comes with a refusal belongs to nobody.
@@ -112,7 +138,10 @@ pub(crate) async fn send(client: &Client, call: &Call) -> Result<Answer, Error> 
         }
         match verdict {
             Verdict::Good => {
-                session.prove(pass.generation);
+                // What a probe is answered is looked at first: a proxy may say 200 to anything.
+                if !call.is_probe {
+                    session.prove(pass.generation, false);
+                }
                 return Ok(reply.into_answer());
             }
             Verdict::Login(refusal) => {
@@ -135,8 +164,8 @@ pub(crate) async fn send(client: &Client, call: &Call) -> Result<Answer, Error> 
             Verdict::Bad(error) => {
                 // Whoever refuses with a message of DHIS2 has let us in first.
                 let known = matches!(error.status(), Some(400 | 403 | 404 | 409)) && error.server_message().is_some();
-                if known {
-                    session.prove(pass.generation);
+                if known && !call.is_probe {
+                    session.prove(pass.generation, false);
                 }
                 reply.held.end(error.turn_outcome());
                 return Err(error.about(&reply.url, &reply.request_id));
@@ -196,13 +225,14 @@ async fn exchange(client: &Client, call: &Call, pass: &Pass<'_>) -> Result<Reply
     let url = shared.base.url_of(&call.path);
     let mut repeated = false;
     loop {
-        let turn = client.gate.turn().await.map_err(|closed| {
+        let mut turn = client.gate.turn().await.map_err(|closed| {
             Error::new(Kind::GateClosed, "no more requests are let through").with_source(closed).about(&url, "")
         })?;
+        turn.of_class(call.class());
         let turn = SharedTurn::new(turn);
         let mut held = Held { turn: turn.clone(), spent: Duration::ZERO };
         // The wait may have been long: what is known by now?
-        if let Err(refused) = shared.session.check() {
+        if let Err(refused) = shared.session.check(call.is_probe) {
             held.end(TurnOutcome::Abandoned);
             return Err(refused.about(&url, ""));
         }
@@ -360,11 +390,23 @@ async fn judge(client: &Client, call: &Call, reply: &mut Reply) -> Verdict {
             Error::new(Kind::NoLength, "the answer does not say how long it is (neither length nor chunks)")
                 .with_status(status.as_u16()),
         ),
+        100..=199 => {
+            // Only 101 gets here; what follows belongs to no protocol of ours.
+            reply.trace.poison();
+            let text = format!("the server answers {} to a plain request", status.as_u16());
+            Verdict::Bad(Error::new(Kind::Garbled, text).with_status(status.as_u16()))
+        }
+        206 => {
+            reply.small_body(limits.error_body_bytes_max).await;
+            let text = "the answer is a part (206), although the whole was asked for";
+            Verdict::Bad(Error::new(Kind::Garbled, text).with_status(status.as_u16()))
+        }
         200..=299 => judge_success(call, reply, limits).await,
-        401 => {
+        // A token that cannot be one is answered 400, and the header says what it is about (2.42, 2.43).
+        400 | 401 if status == StatusCode::UNAUTHORIZED || reply.header(header::WWW_AUTHENTICATE).is_some() => {
             let said = ServerMessage::parse(&reply.small_body(limits.error_body_bytes_max).await);
             let why = said.and_then(|said| said.message).unwrap_or_else(|| "Unauthorized".to_owned());
-            login(&format!("the server does not accept the credentials (401 {why})"))
+            login(&format!("the server does not accept the credentials ({} {why})", status.as_u16()))
         }
         301 | 302 | 303 | 307 | 308 => {
             let location = reply.header(header::LOCATION).unwrap_or_default();

@@ -249,6 +249,13 @@ pub enum Fault {
     ContentType(String),
     /// An envelope of another dialect, or one that does not fit its rows.
     Envelope(Envelope),
+    /// The database connection is cut while data values are read: up to 2.42 a 200, whole, with fewer rows than there
+    /// are, always a multiple of 1,000 of them (0, 1,000, 14,000, …), the fetch size; in 2.43 a 500. Before 2.38 a real
+    /// answer ends in the middle; that is [`Fault::cut`]. Source: `dhis2-api.md` §4.4.
+    ExportCut {
+        /// Decides how many thousands come, together with how many rows there are.
+        seed: u64,
+    },
     /// 206 with the rows taken out, the pager as it was.
     PartialContent,
     /// An informational answer (100 to 199) before the true one.
@@ -345,6 +352,7 @@ impl Fault {
                 let size = request.param("pageSize").and_then(|size| size.parse().ok()).unwrap_or(50);
                 request.collection().is_some() && (whole || size > *page_size_max)
             }
+            Self::ExportCut { .. } => request.route.parts() == ["dataValueSets"],
             other => !other.needs_rows() || request.collection().is_some(),
         }
     }
@@ -392,6 +400,9 @@ impl Fault {
                 Answer { status: 302, ..Answer::default() }.with_header("Location", &format!("{origin}{login_path}"))
             }
             Self::Redirect(url) => Answer { status: 302, ..Answer::default() }.with_header("Location", url),
+            Self::ExportCut { .. } if dialect.rewritten_values => {
+                web_message(500, "An unexpected error has occured. Please contact the system administrator")
+            }
             Self::Unauthorized => Answer::wrong_password(request, dialect, "Unauthorized"),
             Self::Logout => {
                 Answer::redirect(request, &format!("{context_path}/dhis-web-commons-security/logout.action"))
@@ -407,6 +418,7 @@ impl Fault {
             Self::ContentType(kind) => answer.content_type = Some(kind.clone()),
             Self::Garble(garble) => garble.apply(&mut answer.body),
             Self::Envelope(envelope) => envelope.apply(answer),
+            Self::ExportCut { seed } => cut_export(answer, *seed),
             Self::PartialContent if answer.rows.is_some() => {
                 Envelope::NoRows.apply(answer);
                 answer.status = 206;
@@ -477,6 +489,21 @@ fn tomcat_page(code: u16) -> String {
 fn rows_start(answer: &Answer) -> Option<usize> {
     let opening = format!("\"{}\":[", answer.rows?);
     find(&answer.body, opening.as_bytes()).map(|at| at + opening.len())
+}
+
+/// Keeps some thousands of the rows of an export, fewer than all.
+fn cut_export(answer: &mut Answer, seed: u64) {
+    const FETCHED_AT_ONCE: usize = 1000;
+    let Some(start) = rows_start(answer) else { return };
+    let whole = String::from_utf8_lossy(&answer.body[start - 1..answer.body.len() - 1]).into_owned();
+    let rows: Vec<&serde_json::value::RawValue> = serde_json::from_str(&whole).unwrap_or_default();
+    let thousands = rows.len().saturating_sub(1) / FETCHED_AT_ONCE;
+    let lot = mix(mix(seed) ^ u64::try_from(rows.len()).unwrap_or(0));
+    let kept = usize::try_from(lot).unwrap_or(0) % (thousands + 1) * FETCHED_AT_ONCE;
+    let kept: Vec<&str> = rows[..kept].iter().map(|row| row.get()).collect();
+    answer.body.truncate(start);
+    answer.body.extend_from_slice(kept.join(",").as_bytes());
+    answer.body.extend_from_slice(b"]}");
 }
 
 fn find(text: &[u8], what: &[u8]) -> Option<usize> {
@@ -794,7 +821,7 @@ impl FaultRule {
 /// `reset-after=BYTES`, `cut=BYTES`, `cut-share=SHARE` (`framing=length|chunked|close`, `gzipped`), `stall`,
 /// `stall-at=BYTES`, `drip=BYTES_PER_SECOND`, `delay-ms=N`, `html`, `login`, `empty`, `redirect`, `garble`, `bad-crc`,
 /// `stale`, `unauthorized`, `lose-sessions`, `refuse-ms=N`, `restart-ms=N` (each of three phases), `hang-ms=N` (refused, then
-/// silent, for so long each), `too-heavy=ROWS`, `no-rows`, `fewer-rows`, `partial`, `database-cut` (`seed=N`),
+/// silent, for so long each), `too-heavy=ROWS`, `no-rows`, `fewer-rows`, `partial`, `database-cut` and `export-cut` (`seed=N`),
 /// `informational=CODE`, `mixed=SHARE` (`seed=N`).
 impl FromStr for FaultRule {
     type Err = String;
@@ -876,6 +903,7 @@ impl FromStr for FaultRule {
                 "no-rows" => fault = Some(Fault::Envelope(Envelope::NoRows)),
                 "fewer-rows" => fault = Some(Fault::Envelope(Envelope::FewerRows)),
                 "partial" => fault = Some(Fault::PartialContent),
+                "export-cut" => fault = Some(Fault::ExportCut { seed }),
                 "database-cut" => fault = Some(Fault::database_cut(seed)),
                 "informational" => fault = Some(Fault::Informational(parse(name, value)?)),
                 "too-heavy" => fault = Some(Fault::TooHeavy { page_size_max: parse(name, value)? }),

@@ -13,6 +13,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::answer::{Answer, reason};
+use crate::dialect::Container;
 use crate::faults::{Fault, Restart, Script};
 use crate::latency::{Latency, Thought};
 use crate::ledger::Ledger;
@@ -281,11 +282,17 @@ async fn serve(shared: Arc<Shared>, stream: TcpStream, number: u64) {
     let mut connection = Connection { stream, pending: Vec::new() };
     let mut turn = 0;
     loop {
-        let (idle, answers, context_path) = {
+        let (idle, answers, context_path, container) = {
             let switches = lock(&shared.switches);
-            (switches.idle_timeout, switches.answers_per_connection, lock(&shared.world).context_path.clone())
+            let world = lock(&shared.world);
+            (
+                switches.idle_timeout,
+                switches.answers_per_connection,
+                world.context_path.clone(),
+                world.dialect.container,
+            )
         };
-        let read = tokio::time::timeout(idle, connection.read_head(&context_path)).await;
+        let read = tokio::time::timeout(idle, connection.read_head(&context_path, container)).await;
         let mut request = match read {
             Err(_) | Ok(Incoming::Gone) => return,
             Ok(Incoming::Bad(answer)) => {
@@ -332,7 +339,7 @@ enum Incoming {
 }
 
 impl Connection {
-    async fn read_head(&mut self, context_path: &str) -> Incoming {
+    async fn read_head(&mut self, context_path: &str, container: Container) -> Incoming {
         loop {
             if !self.pending.is_empty() {
                 let mut headers = [httparse::EMPTY_HEADER; 128];
@@ -353,10 +360,7 @@ impl Connection {
                         }
                         self.pending.drain(..length);
                         if target.len() > TARGET_BYTES_MAX {
-                            return Incoming::Bad(Box::new(Answer::html(
-                                414,
-                                "<html><body><h1>414 Request-URI Too Large</h1></body></html>",
-                            )));
+                            return Incoming::Bad(Box::new(Answer::line_too_long(container)));
                         }
                         return Incoming::Request(Box::new(Request::new(&method, &target, headers, context_path)));
                     }

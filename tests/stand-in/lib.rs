@@ -77,12 +77,16 @@ mod http;
 mod latency;
 mod ledger;
 mod mutations;
+mod periods;
 mod query;
 mod quirks;
+mod records;
+mod registry;
 mod request;
 mod routes;
 mod rows;
 mod stand_in;
+mod values;
 mod wire;
 mod world;
 

@@ -73,10 +73,10 @@ impl Filter {
     pub(crate) fn parse(world: &World, shelf: usize, text: &str) -> Result<Self, String> {
         let mut parts = text.splitn(3, ':');
         let path = parts.next().unwrap_or_default();
-        let operator = parts.next().ok_or_else(|| format!("Query filter `{text}` has no operator"))?;
+        let operator = parts.next().ok_or_else(|| format!("Invalid filter => {text}"))?;
         let value = parts.next().unwrap_or_default().to_owned();
         let (head, inner) = path.split_once('.').map_or((path, None), |(head, inner)| (head, Some(inner)));
-        let unknown = || format!("Unknown path property: `{path}`");
+        let unknown = || format!("Unknown path property: {path}");
         let member = *world.shelves[shelf].member(head).ok_or_else(unknown)?;
         let inner = match inner {
             None => None,
@@ -86,7 +86,7 @@ impl Filter {
             }
         };
         let (op, negated) =
-            op(operator, &world.dialect).ok_or_else(|| format!("`{operator}` is not a valid operator"))?;
+            op(operator, &world.dialect).ok_or_else(|| format!("`{operator}` is not a valid operator."))?;
         let values = match op {
             Op::In => {
                 let list = value.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));

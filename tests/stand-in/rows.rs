@@ -5,6 +5,7 @@ use crate::collections::{self, Kind, Member};
 use crate::country::{mix, uid_of};
 use crate::fields::{self, Field, Transform};
 use crate::quirks;
+use crate::registry;
 use crate::world::World;
 
 /// A `fields` list made ready for one collection.
@@ -36,8 +37,10 @@ enum Nested {
 
 fn target_of(kind: Kind) -> Option<&'static str> {
     match kind {
-        Kind::Parent | Kind::Children => Some("organisationUnits"),
+        Kind::Parent | Kind::Children | Kind::Ancestors => Some("organisationUnits"),
         Kind::SomeUser(_) => Some("users"),
+        Kind::ProgramOfStage => Some("programs"),
+        Kind::StagesOfProgram => Some("programStages"),
         Kind::One(target) | Kind::Many(target, _) | Kind::List(target, _) => Some(target),
         _ => None,
     }
@@ -235,6 +238,13 @@ impl<'a> Pen<'a> {
         let there = world.shelves[target].base;
         match kind {
             Kind::Parent => world.country.parent(row).map(|parent| vec![parent]),
+            Kind::ProgramOfStage if there > 0 => Some(vec![registry::program_of(row, there, here.base)]),
+            Kind::StagesOfProgram => Some(registry::stages_of(row, there)),
+            Kind::Ancestors => {
+                let mut line = world.country.ancestors(row);
+                line.pop();
+                Some(line)
+            }
             Kind::Children => {
                 if row >= world.country.org_units {
                     return Some(Vec::new());
@@ -261,7 +271,7 @@ impl<'a> Pen<'a> {
 
     fn referred(&mut self, out: &mut Vec<u8>, shelf: usize, row: u32, kind: Kind, target: usize, plan: &Plan) -> bool {
         let Some(rows) = self.references(shelf, row, kind, target) else { return false };
-        let many = matches!(kind, Kind::Many(..) | Kind::List(..) | Kind::Children);
+        let many = is_list(kind);
         if many {
             out.push(b'[');
         }
@@ -389,13 +399,25 @@ impl<'a> Pen<'a> {
                 out.extend_from_slice(b"\"}");
             }
             Kind::Sharing => {
-                out.extend_from_slice(b"{\"owner\":\"");
-                out.extend_from_slice(&uid_of(hash(14)));
-                out.extend_from_slice(b"\",\"external\":false,\"users\":{},\"userGroups\":{},\"public\":\"rw------\"}");
+                out.extend_from_slice(b"{");
+                if collection.shareable && !(is_default && world.dialect.external_sharing) {
+                    out.extend_from_slice(b"\"owner\":\"");
+                    out.extend_from_slice(&uid_of(hash(14)));
+                    out.extend_from_slice(b"\",");
+                }
+                if world.dialect.external_sharing {
+                    out.extend_from_slice(b"\"external\":false,");
+                }
+                out.extend_from_slice(b"\"users\":{},\"userGroups\":{}");
+                out.extend_from_slice(if collection.shareable { b",\"public\":\"rw------\"}" } else { b"}" });
             }
             Kind::PublicAccess => out.extend_from_slice(b"\"rw------\""),
             Kind::Access => {
-                out.extend_from_slice(b"{\"read\":true,\"update\":true,\"delete\":true,\"write\":true,\"manage\":true}")
+                out.extend_from_slice(b"{\"manage\":true,");
+                if world.dialect.external_sharing {
+                    out.extend_from_slice(b"\"externalize\":true,");
+                }
+                out.extend_from_slice(b"\"write\":true,\"read\":true,\"update\":true,\"delete\":true}");
             }
             Kind::Translations => {
                 if hash(15).is_multiple_of(6) {
@@ -416,10 +438,26 @@ impl<'a> Pen<'a> {
                 }
             }
             Kind::Empty => out.extend_from_slice(b"[]"),
-            Kind::Parent | Kind::Children | Kind::SomeUser(_) | Kind::One(_) | Kind::Many(..) | Kind::List(..) => {
+            Kind::Fixed(json) => out.extend_from_slice(json.as_bytes()),
+            Kind::Turn(words) => push_text(out, words[row as usize % words.len()]),
+            Kind::SetElements(most) => self.push_set_elements(out, shelf, row, most),
+            Kind::SomeUser(_) if world.dialect.users_are_named => {
                 let Some(target) = target else { return false };
                 let Some(rows) = self.references(shelf, row, kind, target) else { return false };
-                let many = matches!(kind, Kind::Many(..) | Kind::List(..) | Kind::Children);
+                self.push_user(out, target, rows[0]);
+            }
+            Kind::Parent
+            | Kind::Children
+            | Kind::Ancestors
+            | Kind::ProgramOfStage
+            | Kind::StagesOfProgram
+            | Kind::SomeUser(_)
+            | Kind::One(_)
+            | Kind::Many(..)
+            | Kind::List(..) => {
+                let Some(target) = target else { return false };
+                let Some(rows) = self.references(shelf, row, kind, target) else { return false };
+                let many = is_list(kind);
                 if many {
                     out.push(b'[');
                 }
@@ -437,6 +475,54 @@ impl<'a> Pen<'a> {
             }
         }
         true
+    }
+
+    /// A user as others refer to them since they are named with their references (recorded: `collection-*`).
+    fn push_user(&mut self, out: &mut Vec<u8>, users: usize, row: u32) {
+        self.scratch.clear();
+        self.world.push_name(&mut self.scratch, users, row);
+        let mut name = Vec::new();
+        push_text(&mut name, &self.scratch);
+        out.extend_from_slice(b"{\"id\":\"");
+        out.extend_from_slice(self.world.shelves[users].id(row));
+        out.extend_from_slice(b"\",\"code\":\"user");
+        push_number(out, u64::from(row));
+        for label in [&b"\",\"name\":"[..], b",\"displayName\":"] {
+            out.extend_from_slice(label);
+            out.extend_from_slice(&name);
+        }
+        out.extend_from_slice(b",\"username\":\"user");
+        push_number(out, u64::from(row));
+        out.extend_from_slice(b"\"}");
+    }
+
+    /// The data elements of a data set.
+    pub(crate) fn set_elements(&self, shelf: usize, row: u32, most: u32) -> Vec<u32> {
+        let Some(elements) = self.world.shelf("dataElements") else { return Vec::new() };
+        let there = self.world.shelves[elements].base;
+        if there == 0 {
+            return Vec::new();
+        }
+        // Neighbouring sets share none while there are enough.
+        let count = (most / 2 + row % (most / 2 + 1)).clamp(1, there);
+        let mut rows: Vec<u32> = (0..count).map(|step| (row.wrapping_mul(most) + step) % there).collect();
+        if let Some(seed) = self.shuffle {
+            quirks::shuffled(&mut rows, mix(seed ^ u64::from(row) ^ self.world.shelves[shelf].salt));
+        }
+        rows
+    }
+
+    fn push_set_elements(&self, out: &mut Vec<u8>, shelf: usize, row: u32, most: u32) {
+        let Some(elements) = self.world.shelf("dataElements") else { return out.extend_from_slice(b"[]") };
+        out.push(b'[');
+        for (at, element) in self.set_elements(shelf, row, most).into_iter().enumerate() {
+            out.extend_from_slice(if at > 0 { b",{\"dataSet\":{\"id\":\"" } else { b"{\"dataSet\":{\"id\":\"" });
+            out.extend_from_slice(self.world.shelves[shelf].id(row));
+            out.extend_from_slice(b"\"},\"dataElement\":{\"id\":\"");
+            out.extend_from_slice(self.world.shelves[elements].id(element));
+            out.extend_from_slice(b"\"}}");
+        }
+        out.push(b']');
     }
 
     /// A member's value as text, unquoted; `None` when it is null.
@@ -457,6 +543,10 @@ impl<'a> Pen<'a> {
         let target = collections::position(target_of(member.kind)?)?;
         Some((target, self.references(shelf, row, member.kind, target).unwrap_or_default()))
     }
+}
+
+fn is_list(kind: Kind) -> bool {
+    matches!(kind, Kind::Many(..) | Kind::List(..) | Kind::Children | Kind::Ancestors | Kind::StagesOfProgram)
 }
 
 fn replace(out: &mut Vec<u8>, start: usize, text: &str) -> bool {

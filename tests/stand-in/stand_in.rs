@@ -29,6 +29,8 @@ pub struct Builder {
     version: String,
     seed: u64,
     org_units: u32,
+    entities: Option<u32>,
+    without_analytics_tables: bool,
     sizes: HashMap<String, u32>,
     system_id: String,
     collation: Collation,
@@ -57,6 +59,8 @@ impl Default for Builder {
             version: "2.40".into(),
             seed: 1,
             org_units: 1000,
+            entities: None,
+            without_analytics_tables: false,
             sizes: HashMap::new(),
             system_id: "7d2b9a54-2f10-4f5d-9d35-5a7a5d0c0001".into(),
             collation: Collation::C,
@@ -107,6 +111,20 @@ impl Builder {
     #[must_use]
     pub fn org_units(mut self, org_units: u32) -> Self {
         self.org_units = org_units;
+        self
+    }
+
+    /// Number of tracked entities, default two for each organisation unit; enrollments and events follow from it.
+    #[must_use]
+    pub fn tracked_entities(mut self, entities: u32) -> Self {
+        self.entities = Some(entities);
+        self
+    }
+
+    /// Analytics of events and enrollments find no tables, as after a job that failed: 409 E7144.
+    #[must_use]
+    pub fn without_analytics_tables(mut self) -> Self {
+        self.without_analytics_tables = true;
         self
     }
 
@@ -331,6 +349,8 @@ impl Builder {
         door.seed = self.seed;
         let plan = WorldPlan {
             country: Country::new(self.seed, self.org_units),
+            entities: self.entities.unwrap_or(self.org_units * 2),
+            without_analytics_tables: self.without_analytics_tables,
             minor,
             version,
             system_id: self.system_id,
@@ -568,6 +588,24 @@ impl StandIn {
         ids
     }
 
+    /// Every living data value of a data set, of the set's own period type, with its whole key, as a server of this
+    /// version writes it where nothing is hoisted to the envelope; empty when there is no such data set. Elements that
+    /// another data set reports by another period type have further values, which a window of dates finds too.
+    pub fn truth_data_values(&self, data_set: &str) -> Vec<String> {
+        let world = lock(&self.shared.world);
+        let row = world.shelf("dataSets").and_then(|shelf| world.find(shelf, data_set));
+        row.map_or_else(Vec::new, |row| crate::routes::data_values::truth(&world, row))
+    }
+
+    /// Ids of a program's `events`, `enrollments` or `trackedEntities` that are not deleted, in the order of bytes; empty
+    /// when there is no such program.
+    pub fn truth_tracked(&self, things: &str, program: &str) -> Vec<String> {
+        let world = lock(&self.shared.world);
+        let row = world.shelf("programs").and_then(|shelf| world.find(shelf, program));
+        let thing = crate::routes::tracker::thing(things);
+        row.zip(thing).map_or_else(Vec::new, |(row, thing)| crate::routes::tracker::truth(&world, thing, row))
+    }
+
     /// Names of the members that the server holds in sets: the lists that come in another order each time where
     /// [`Quirk::ShuffledSets`] says so.
     pub fn sets(&self, collection: &str) -> Vec<&'static str> {
@@ -597,6 +635,21 @@ impl StandIn {
     pub fn vanished(&self, collection: &str) -> Vec<String> {
         let world = lock(&self.shared.world);
         world.shelf(collection).map_or_else(Vec::new, |shelf| world.vanished(shelf))
+    }
+
+    /// Id of a collection's row by its number in the country, living or not.
+    #[cfg(test)]
+    pub(crate) fn id_of_row(&self, collection: &str, row: usize) -> Option<String> {
+        let world = lock(&self.shared.world);
+        let shelf = &world.shelves[world.shelf(collection)?];
+        (row < shelf.base as usize)
+            .then(|| crate::country::uid_text(shelf.id(u32::try_from(row).unwrap_or(u32::MAX))).to_owned())
+    }
+
+    /// Children per organisation unit.
+    #[cfg(test)]
+    pub(crate) fn branching(&self) -> usize {
+        lock(&self.shared.world).country.branching as usize
     }
 
     /// What `/api/deletedObjects` holds, oldest first.

@@ -119,6 +119,10 @@ impl Deleted {
 #[derive(Debug)]
 pub(crate) struct World {
     pub(crate) country: Country,
+    /// Number of tracked entities, deleted ones too.
+    pub(crate) entities: u32,
+    /// Tables for analytics of events were never built, or are gone.
+    pub(crate) without_analytics_tables: bool,
     pub(crate) dialect: Dialect,
     pub(crate) version: String,
     pub(crate) system_id: String,
@@ -153,6 +157,8 @@ pub(crate) struct World {
 #[derive(Debug, Clone)]
 pub(crate) struct WorldPlan {
     pub(crate) country: Country,
+    pub(crate) entities: u32,
+    pub(crate) without_analytics_tables: bool,
     pub(crate) minor: u8,
     pub(crate) version: String,
     pub(crate) system_id: String,
@@ -188,6 +194,8 @@ impl World {
             .collect();
         let mut world = Self {
             country: plan.country,
+            entities: plan.entities,
+            without_analytics_tables: plan.without_analytics_tables,
             dialect,
             version: plan.version,
             system_id: plan.system_id,
@@ -307,6 +315,12 @@ impl World {
     /// Whether a user whose share is so many per cent sees a row.
     pub(crate) fn is_visible(&self, shelf: usize, row: u32, percent: u8) -> bool {
         percent >= 100 || mix(self.country.hash(self.shelves[shelf].salt, row, 99)) % 100 < u64::from(percent)
+    }
+
+    /// Whether a unit lies in the part of the tree whose data a user may read.
+    pub(crate) fn may_see_unit(&self, user: &crate::auth::User, unit: u32) -> bool {
+        user.branches.is_empty()
+            || self.country.ancestors(unit).get(1).is_some_and(|branch| user.branches.contains(&(branch - 1)))
     }
 
     /// The row with this id, if it lives.

@@ -1,16 +1,24 @@
 //! Finds who answers a path: one file per API area.
 
+pub(crate) mod analytics_events;
+pub(crate) mod data_values;
 pub(crate) mod deleted_objects;
 pub(crate) mod login;
 pub(crate) mod me;
 pub(crate) mod metadata;
+pub(crate) mod old_tracker;
+pub(crate) mod registrations;
 pub(crate) mod schemas;
 pub(crate) mod system;
+pub(crate) mod tracker;
+pub(crate) mod tracker_order;
+pub(crate) mod tracker_units;
 
 use std::time::Duration;
 
 use crate::answer::Answer;
 use crate::auth::{User, Verdict};
+use crate::dialect::{Container, TrackerForm};
 use crate::request::Request;
 use crate::world::World;
 
@@ -49,7 +57,10 @@ fn truth(world: &mut World, request: &Request) -> Outcome {
         return free(login::by_json(world, request));
     }
     match world.door.check(request, &world.dialect, &world.context_path) {
-        Verdict::Unknown(answer, thinks) => Outcome { answer: *answer, user: None, thinks, quirks },
+        Verdict::Unknown(answer, thinks) => {
+            let answer = if world.dialect.charset_in_refusals { answer.with_charset() } else { *answer };
+            Outcome { answer, user: None, thinks, quirks }
+        }
         Verdict::Known(caller) => {
             let mut answer = inside(world, request, &caller.user);
             for cookie in &caller.cookies {
@@ -65,7 +76,8 @@ fn inside(world: &mut World, request: &Request, user: &User) -> Answer {
         return not_found(world, request);
     }
     if !matches!(request.method.as_str(), "GET" | "HEAD") {
-        return Answer::message(&world.dialect, 405, &format!("Request method '{}' not supported", request.method));
+        let is = if world.dialect.container == Container::Tomcat { "is " } else { "" };
+        return Answer::message(&world.dialect, 405, &format!("Request method '{}' {is}not supported", request.method));
     }
     let suffix = request.route.suffix.as_deref();
     let by_parameter = request.param("format").filter(|_| world.dialect.format_parameter);
@@ -76,7 +88,7 @@ fn inside(world: &mut World, request: &Request, user: &User) -> Answer {
         _ => "json",
     });
     if !matches!(wanted, "json" | "json.gz") {
-        return Answer::message(&world.dialect, 406, "Could not find acceptable representation");
+        return Answer::by_container(&world.dialect, request, 406, "Could not find acceptable representation");
     }
     let parts = request.route.segments.clone();
     let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
@@ -92,6 +104,29 @@ fn inside(world: &mut World, request: &Request, user: &User) -> Answer {
         ["me", "authorization" | "authorities", authority] => me::has_authority(user, authority),
         ["schemas"] => schemas::all(world, request),
         ["schemas", singular] => schemas::one(world, request, singular),
+        ["analytics", "events", "query", program] => {
+            analytics_events::query(world, request, user, analytics_events::Table::Events, program)
+        }
+        ["analytics", "enrollments", "query", program] => {
+            analytics_events::query(world, request, user, analytics_events::Table::Enrollments, program)
+        }
+        [things] if world.dialect.old_tracker && old_tracker::thing(things).is_some() => {
+            let thing = old_tracker::thing(things).unwrap_or(crate::registry::Thing::Event);
+            old_tracker::list(world, request, user, thing)
+        }
+        ["tracker", "relationships"] if world.dialect.tracker != TrackerForm::Absent => {
+            tracker::relationships(world, request)
+        }
+        ["tracker", things] if world.dialect.tracker != TrackerForm::Absent => match tracker::thing(things) {
+            Some(thing) => tracker::list(world, request, user, thing),
+            None => not_found(world, request),
+        },
+        ["tracker", things, id] if world.dialect.tracker != TrackerForm::Absent => match tracker::thing(things) {
+            Some(thing) => tracker::one(world, request, thing, id),
+            None => not_found(world, request),
+        },
+        ["dataValueSets"] => data_values::list(world, request, user),
+        ["completeDataSetRegistrations"] => registrations::list(world, request, user),
         ["deletedObjects"] => deleted_objects::list(world, request, user),
         [collection] => match world.shelf(collection) {
             Some(shelf) => metadata::list(world, request, user, shelf),
@@ -108,8 +143,10 @@ fn inside(world: &mut World, request: &Request, user: &User) -> Answer {
         _ => not_found(world, request),
     };
     let mut answer = if wanted == "json.gz" && answer.status == 200 { packed(answer, &parts) } else { answer };
-    if world.dialect.charset_in_type && answer.content_type.as_deref() == Some("application/json") {
-        answer.content_type = Some("application/json;charset=UTF-8".into());
+    let names_charset =
+        if answer.status == 200 { world.dialect.charset_in_type } else { world.dialect.charset_in_errors };
+    if names_charset {
+        answer = answer.with_charset();
     }
     answer.with_header("X-Content-Type-Options", "nosniff").with_header("X-XSS-Protection", "1; mode=block")
 }
@@ -123,11 +160,12 @@ fn packed(mut answer: Answer, parts: &[&str]) -> Answer {
 }
 
 fn not_found(world: &World, request: &Request) -> Answer {
-    Answer::message(&world.dialect, 404, &format!("No handler found for {} {}", request.method, request.route.path))
+    let message = format!("No handler found for {} {}", request.method, request.route.path);
+    Answer::by_container(&world.dialect, request, 404, &message)
 }
 
 /// A number in the query: the default when it is absent, the status of the refusal when it is none.
-fn number(world: &World, request: &Request, name: &str, default: i64) -> Result<i64, Box<Answer>> {
+pub(crate) fn number(world: &World, request: &Request, name: &str, default: i64) -> Result<i64, Box<Answer>> {
     match request.param(name) {
         None | Some("") => Ok(default),
         Some(text) => text.trim().parse().map_err(|_| {

@@ -80,10 +80,17 @@ fn properties(world: &World, collection: &Collection) -> String {
                 Kind::Many(..)
                 | Kind::List(..)
                 | Kind::Children
+                | Kind::Ancestors
+                | Kind::SetElements(_)
+                | Kind::StagesOfProgram
                 | Kind::Empty
                 | Kind::Translations
                 | Kind::AttributeValues => ("COLLECTION", true),
-                Kind::One(_) | Kind::Parent | Kind::SomeUser(_) => ("REFERENCE", false),
+                Kind::Fixed(json) if json.starts_with('[') => ("COLLECTION", true),
+                Kind::Fixed(json) if json.starts_with('{') => ("COMPLEX", false),
+                Kind::Fixed("true" | "false") => ("BOOLEAN", false),
+                Kind::Fixed(json) if !json.starts_with('"') => ("INTEGER", false),
+                Kind::One(_) | Kind::ProgramOfStage | Kind::Parent | Kind::SomeUser(_) => ("REFERENCE", false),
                 Kind::Id => ("IDENTIFIER", false),
                 Kind::Created | Kind::LastUpdated | Kind::OpeningDate | Kind::ClosedDate => ("DATE", false),
                 Kind::Flag | Kind::Leaf => ("BOOLEAN", false),
@@ -103,7 +110,8 @@ fn properties(world: &World, collection: &Collection) -> String {
             } else {
                 format!("\"name\":\"{0}\",\"fieldName\":\"{0}\"", member.name)
             };
-            let is_ordered = matches!(member.kind, Kind::List(..)) || member.name == "aggregationLevels";
+            let is_ordered = matches!(member.kind, Kind::List(..) | Kind::Ancestors)
+                || matches!(member.name, "aggregationLevels" | "legendSets" | "trackedEntityTypeAttributes");
             format!(
                 "{{{names},\"collection\":{is_collection},\"ordered\":{is_ordered},\"owner\":{0},\"persisted\":{0},\"simple\":{1},\"required\":false,\"unique\":{2},\"propertyType\":\"{kind}\"}}",
                 member.owned(),
@@ -138,7 +146,10 @@ fn schema(world: &World, base: &str, at: usize, collection: &Collection) -> Stri
         "{{\"klass\":\"org.hisp.dhis.{klass}\",\"metadata\":{metadata},\"shareable\":{shareable},\"relativeApiEndpoint\":\"/{name}\",\"name\":\"{singular}\",\
          \"displayName\":\"{label}\",\"singular\":\"{singular}\",\"plural\":\"{name}\",\"collectionName\":\"{name}\",\"apiEndpoint\":\"{base}/api/{name}\",\
          \"href\":\"{base}/api/schemas/{singular}\",\"persisted\":true,\"identifiableObject\":true,\"nameableObject\":{nameable},\"embeddedObject\":false,\
-         \"translatable\":{named},\"secondaryMetadata\":{secondary},\"order\":{at},\"properties\":{properties}}}",
+         \"translatable\":{named},\"secondaryMetadata\":{secondary},\"order\":{at},\"namespace\":\"http://dhis2.org/schema/dxf/2.0\",\"subscribableObject\":false,\"subscribable\":false,\
+         \"favoritable\":true,\"dataShareable\":false,\"dataReadShareable\":false,\"dataWriteShareable\":false,\"defaultPrivate\":false,\
+         \"implicitPrivateAuthority\":false,\"references\":[\"org.hisp.dhis.category.CategoryCombo\"],\"authorities\":[{{\"type\":\"DELETE\",\"authorities\":[\"F_DELETE\"]}}],\
+         \"properties\":{properties}}}",
         klass = collection.klass,
         metadata = collection.name != "routes",
         shareable = collection.shareable,
