@@ -660,7 +660,7 @@ pub(crate) static COLLECTIONS: &[Collection] = &[
         translated: false,
         members: &[
             f("sqlQuery", "\"select 1\""),
-            m("type", Choice(&["QUERY", "VIEW", "MATERIALIZED_VIEW"])),
+            m("type", Kind::Turn(&["QUERY", "VIEW", "QUERY"])),
             f("cacheStrategy", "\"RESPECT_SYSTEM_SETTING\""),
         ],
         ..c("sqlViews", "sqlView", "sqlview.SqlView", "View", Fixed(3))

@@ -136,6 +136,11 @@ impl Side {
                 ours.widen(&Shape::of(self.ask(exchange, &wider).bytes()));
             }
         }
+        if exchange.name == "schemas" {
+            let (theirs, ours) = (collections(&exchange.body), collections(got.bytes()));
+            found.extend(theirs.difference(&ours).map(|name| format!("no collection {name}")));
+            found.extend(ours.difference(&theirs).map(|name| format!("a collection {name}")));
+        }
         found.extend(recorded.differences(&ours).into_iter().filter(|line| !self.is_in_schema(line)));
         found
     }
@@ -148,6 +153,15 @@ impl Side {
         let member = rest.split(['.', '[']).next().unwrap_or_default();
         member == rest && self.schemas.get(collection).is_some_and(|members| members.contains(member))
     }
+}
+
+/// Paths of the collections that schemas call metadata, by their plural.
+fn collections(schemas: &[u8]) -> BTreeSet<String> {
+    let all: Value = serde_json::from_slice(schemas).unwrap();
+    let all = all["schemas"].as_array().unwrap().iter();
+    all.filter(|schema| schema["metadata"] == true && schema["relativeApiEndpoint"].is_string())
+        .map(|schema| format!("{} {}", schema["plural"], schema["relativeApiEndpoint"]))
+        .collect()
 }
 
 /// The same request for many rows.

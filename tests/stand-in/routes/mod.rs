@@ -1,6 +1,7 @@
 //! Finds who answers a path: one file per API area.
 
 pub(crate) mod analytics_events;
+pub(crate) mod data_store;
 pub(crate) mod data_values;
 pub(crate) mod deleted_objects;
 pub(crate) mod login;
@@ -9,6 +10,7 @@ pub(crate) mod metadata;
 pub(crate) mod old_tracker;
 pub(crate) mod registrations;
 pub(crate) mod schemas;
+pub(crate) mod sql_views;
 pub(crate) mod system;
 pub(crate) mod tracker;
 pub(crate) mod tracker_order;
@@ -113,6 +115,16 @@ fn inside(world: &mut World, request: &Request, user: &User) -> Answer {
         [things] if world.dialect.old_tracker && old_tracker::thing(things).is_some() => {
             let thing = old_tracker::thing(things).unwrap_or(crate::registry::Thing::Event);
             old_tracker::list(world, request, user, thing)
+        }
+        ["dataStore"] => data_store::namespaces(),
+        ["userDataStore"] => data_store::of_user(),
+        ["dataStore", namespace] => data_store::entries(world, request, namespace),
+        ["dataStore", namespace, key] => data_store::entry(world, namespace, key),
+        ["dataStore", namespace, key, "metaData"] => data_store::about(world, namespace, key),
+        ["sqlViews", id, "data"] if world.shelf("sqlViews").is_some() => sql_views::data(world, request, user, id),
+        ["metadata", "version"] => {
+            let message = "Metadata versioning is not enabled for this instance.";
+            Answer::coded_message(&world.dialect, 400, message, Some("E1003"))
         }
         ["tracker", "relationships"] if world.dialect.tracker != TrackerForm::Absent => {
             tracker::relationships(world, request)

@@ -13,10 +13,13 @@ struct Other {
     singular: &'static str,
     plural: &'static str,
     klass: &'static str,
-    endpoint: bool,
+    /// Its path, where it has one.
+    endpoint: Option<&'static str>,
     persisted: bool,
     identifiable: bool,
     embedded: bool,
+    /// First version that is known to have it.
+    since: u8,
 }
 
 /// Embedded, computed or not identifiable: a client that takes them for collections asks for what is not there.
@@ -25,46 +28,81 @@ const OTHERS: &[Other] = &[
         singular: "dataSetElement",
         plural: "dataSetElements",
         klass: "dataset.DataSetElement",
-        endpoint: false,
+        endpoint: None,
         persisted: true,
         identifiable: false,
         embedded: true,
+        since: 25,
     },
     Other {
         singular: "dataElementOperand",
         plural: "dataElementOperands",
         klass: "dataelement.DataElementOperand",
-        endpoint: true,
+        endpoint: Some("/dataElementOperands"),
         persisted: false,
         identifiable: true,
         embedded: false,
+        since: 25,
     },
     Other {
         singular: "legend",
         plural: "legends",
         klass: "legend.Legend",
-        endpoint: false,
+        endpoint: None,
         persisted: true,
         identifiable: true,
         embedded: true,
+        since: 25,
     },
     Other {
         singular: "dataValue",
         plural: "dataValues",
         klass: "datavalue.DataValue",
-        endpoint: true,
+        endpoint: Some("/dataValues"),
         persisted: true,
         identifiable: false,
         embedded: false,
+        since: 25,
     },
     Other {
         singular: "attributeValue",
         plural: "attributeValues",
         klass: "attribute.AttributeValue",
-        endpoint: false,
+        endpoint: None,
         persisted: false,
         identifiable: false,
         embedded: true,
+        since: 25,
+    },
+    Other {
+        singular: "dataStore",
+        plural: "dataStores",
+        klass: "datastore.DatastoreEntry",
+        endpoint: Some("/dataStore"),
+        persisted: true,
+        identifiable: true,
+        embedded: false,
+        since: 40,
+    },
+    Other {
+        singular: "metadataVersion",
+        plural: "metadataVersions",
+        klass: "metadata.version.MetadataVersion",
+        endpoint: Some("/metadata/version"),
+        persisted: true,
+        identifiable: true,
+        embedded: false,
+        since: 40,
+    },
+    Other {
+        singular: "icon",
+        plural: "icons",
+        klass: "icon.Icon",
+        endpoint: Some("/icons"),
+        persisted: false,
+        identifiable: false,
+        embedded: false,
+        since: 40,
     },
 ];
 
@@ -151,7 +189,7 @@ fn schema(world: &World, base: &str, at: usize, collection: &Collection) -> Stri
          \"implicitPrivateAuthority\":false,\"references\":[\"org.hisp.dhis.category.CategoryCombo\"],\"authorities\":[{{\"type\":\"DELETE\",\"authorities\":[\"F_DELETE\"]}}],\
          \"properties\":{properties}}}",
         klass = collection.klass,
-        metadata = collection.name != "routes",
+        metadata = true,
         shareable = collection.shareable,
         name = collection.name,
         singular = collection.singular,
@@ -165,11 +203,9 @@ fn schema(world: &World, base: &str, at: usize, collection: &Collection) -> Stri
 }
 
 fn other(base: &str, at: usize, other: &Other) -> String {
-    let endpoint = if other.endpoint {
-        format!("\"relativeApiEndpoint\":\"/{0}\",\"apiEndpoint\":\"{base}/api/{0}\",", other.plural)
-    } else {
-        String::new()
-    };
+    let endpoint = other.endpoint.map_or_else(String::new, |path| {
+        format!("\"relativeApiEndpoint\":\"{path}\",\"apiEndpoint\":\"{base}/api{path}\",")
+    });
     format!(
         "{{\"klass\":\"org.hisp.dhis.{}\",\"metadata\":false,\"shareable\":false,{endpoint}\"name\":\"{1}\",\"displayName\":\"{1}\",\"singular\":\"{1}\",\"plural\":\"{2}\",\
          \"collectionName\":\"{2}\",\"href\":\"{base}/api/schemas/{1}\",\"persisted\":{3},\"identifiableObject\":{4},\"nameableObject\":false,\"embeddedObject\":{5},\
@@ -191,7 +227,11 @@ pub(crate) fn all(world: &World, request: &Request) -> Answer {
         .enumerate()
         .filter(|(_, collection)| collection.exists_in(world.dialect.minor))
         .map(|(at, collection)| (collection.singular, schema(world, &base, at * 10, collection)));
-    let others = OTHERS.iter().enumerate().map(|(at, unlisted)| (unlisted.singular, other(&base, 1000 + at, unlisted)));
+    let others = OTHERS
+        .iter()
+        .enumerate()
+        .filter(|(_, unlisted)| unlisted.since <= world.dialect.minor)
+        .map(|(at, unlisted)| (unlisted.singular, other(&base, 1000 + at, unlisted)));
     let mut all: Vec<(&str, String)> = ours.chain(others).collect();
     // Neither by name nor by order, as in the field.
     all.sort_by_key(|(singular, _)| crate::country::hash_text(singular));
@@ -212,7 +252,7 @@ pub(crate) fn one(world: &World, request: &Request, singular: &str) -> Answer {
         OTHERS
             .iter()
             .enumerate()
-            .find(|(_, unlisted)| unlisted.singular == singular)
+            .find(|(_, unlisted)| unlisted.singular == singular && unlisted.since <= world.dialect.minor)
             .map(|(at, unlisted)| other(&base, 1000 + at, unlisted))
     });
     match found {
