@@ -55,7 +55,8 @@ pub struct Seen {
     pub status: Option<u16>,
     /// The fault that was applied.
     pub fault: Option<String>,
-    /// What of the server's quirks shows in the answer, e.g. `lagging replica`.
+    /// What of the server's quirks shows in the answer, e.g. `lagging replica`; `truth changed` where a change by request or by
+    /// time came just before it.
     pub quirks: Vec<&'static str>,
     /// Bytes of the body sent, as they were on the wire (with framing and compression).
     pub body_bytes: u64,

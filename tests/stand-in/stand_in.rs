@@ -220,7 +220,8 @@ impl Builder {
         self
     }
 
-    /// Changes the truth once, just before the `number`th request is looked at, from 1.
+    /// Changes the truth once, just before the `number`th request is looked at, from 1; before the next one where a fault
+    /// answers that one.
     #[must_use]
     pub fn at_request(mut self, number: u64, change: Change) -> Self {
         self.schedules.push(Schedule::AtRequest(number, change));

@@ -252,8 +252,8 @@ impl World {
         }
     }
 
-    /// Lets what is due happen before the `number`th request is looked at.
-    pub(crate) fn request_comes(&mut self, number: u64) {
+    /// Lets what is due happen before the `number`th request is looked at; a word for the ledger if anything was.
+    pub(crate) fn request_comes(&mut self, number: u64) -> Option<&'static str> {
         let gone = self.first_request.get_or_insert_with(Instant::now).elapsed();
         let mut due = Vec::new();
         for (schedule, happened) in &mut self.schedules {
@@ -268,9 +268,10 @@ impl World {
             *happened = wanted.max(*happened);
             due.extend(change.times(times));
         }
-        for change in due {
-            self.apply(&change);
+        for change in &due {
+            self.apply(change);
         }
+        (!due.is_empty()).then_some("truth changed")
     }
 
     /// Rows from this one on are hidden from the replica that the `number`th request goes to.

@@ -242,6 +242,7 @@ fn rows_come_and_go_all_the_time_and_the_survivors_are_known() {
     assert_eq!(survivors, all.difference(&vanished).cloned().collect());
     assert!(survivors.len() < 500);
     assert_eq!(stand_in.count(UNITS), 400);
+    assert!(stand_in.ledger().quirks("truth changed") > 1);
 }
 
 #[test]

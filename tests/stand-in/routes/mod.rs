@@ -37,8 +37,8 @@ pub(crate) struct Outcome {
 
 /// The truth about a request, as the server's quirks show it.
 pub(crate) fn answer(world: &mut World, request: &Request) -> Outcome {
-    world.request_comes(request.number);
-    let quirks = world.quirks.shown(request);
+    let changed = world.request_comes(request.number);
+    let quirks = changed.into_iter().chain(world.quirks.shown(request)).collect();
     let outcome = match world.quirks.behind_proxy(request) {
         Some(changed) => truth(world, &changed),
         None => truth(world, request),
