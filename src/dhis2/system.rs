@@ -64,10 +64,6 @@ struct WithId {
     id: String,
 }
 
-fn ids(units: Option<Vec<WithId>>) -> Vec<String> {
-    units.unwrap_or_default().into_iter().map(|unit| unit.id).collect()
-}
-
 /// The `ping` body is `pong`, or the same as a JSON string; nobody sends more.
 const PONG_BYTES_MAX: usize = 64;
 
@@ -101,19 +97,21 @@ impl Client {
         let url = format!("{}/api/system/info", self.url());
         let raw: Raw = request.json().await?;
         let garbled = |text: &str| Error::new(Kind::Garbled, text).about(&url, "");
-        let version = raw.version.ok_or_else(|| garbled("the answer names no version: this is not DHIS2"))?;
+        let redaction = self.shared.session.redaction();
+        let clean = |text| redaction.clean_some(text);
+        let version = clean(raw.version).ok_or_else(|| garbled("the answer names no version: this is not DHIS2"))?;
         let version = version
             .parse()
             .map_err(|error| garbled("the answer names a version this program does not know").with_source(error))?;
         Ok(SystemInfo {
             version,
-            revision: raw.revision,
-            system_id: raw.system_id.filter(|id| !id.is_empty()),
-            server_date: raw.server_date,
-            server_time_zone_id: raw.server_time_zone_id,
-            calendar: raw.calendar,
-            system_name: raw.system_name,
-            last_analytics_table_success: raw.last_analytics_table_success,
+            revision: clean(raw.revision),
+            system_id: clean(raw.system_id).filter(|id| !id.is_empty()),
+            server_date: clean(raw.server_date),
+            server_time_zone_id: clean(raw.server_time_zone_id),
+            calendar: clean(raw.calendar),
+            system_name: clean(raw.system_name),
+            last_analytics_table_success: clean(raw.last_analytics_table_success),
         })
     }
 
@@ -121,8 +119,9 @@ impl Client {
     ///
     /// Never `/api/ping`: from 2.37 on it answers a success without a body, which a proxy may do as well.
     ///
-    /// Fit for a probe: it does not wait for other requests of this client, whatever gate they stand at, and what it learns
-    /// of the credentials is no verdict on them. During an outage the same credentials may be refused and then accepted.
+    /// Fit for a probe: it does not wait for other requests of this client, whatever gate they stand at, and a 401 to it is no
+    /// verdict on the credentials. When credentials that had been accepted are refused, nothing but pings is sent until
+    /// one is answered; how often to try is the caller's business.
     ///
     /// # Errors
     /// Garbled or empty when something else than `pong` comes back: whatever answers there is not the server.
@@ -130,9 +129,13 @@ impl Client {
     /// Source: 2.40.13, 2.42.7 and 2.43.2, asked.
     pub async fn ping(&self) -> Result<(), Error> {
         let path = "system/ping";
+        let generation = self.shared.session.generation();
         let body = self.get(path).raw().probe().bytes(PONG_BYTES_MAX).await?;
         let error = match body.trim_ascii() {
-            b"pong" | b"\"pong\"" => return Ok(()),
+            b"pong" | b"\"pong\"" => {
+                self.shared.session.prove(generation, true);
+                return Ok(());
+            }
             b"" => Error::new(Kind::Empty, "the server answers a ping with nothing"),
             _ => Error::new(Kind::Garbled, "the server answers a ping with something else than `pong`"),
         };
@@ -170,10 +173,16 @@ impl Client {
         let fields = "id,username,userCredentials[username],authorities,organisationUnits[id],\
                       dataViewOrganisationUnits[id],teiSearchOrganisationUnits[id]";
         let raw: Raw = self.get("me").query("fields", fields).json().await?;
+        let redaction = self.shared.session.redaction();
+        let clean = |text| redaction.clean_some(text);
+        let ids = |units: Option<Vec<WithId>>| -> Vec<String> {
+            units.unwrap_or_default().into_iter().map(|unit| redaction.clean(&unit.id)).collect()
+        };
+        let username = raw.username.or_else(|| raw.user_credentials.and_then(|user| user.username));
         Ok(Me {
-            id: raw.id,
-            username: raw.username.or_else(|| raw.user_credentials.and_then(|user| user.username)),
-            authorities: raw.authorities,
+            id: clean(raw.id),
+            username: clean(username),
+            authorities: raw.authorities.map(|all| all.iter().map(|one| redaction.clean(one)).collect()),
             organisation_units: ids(raw.organisation_units),
             data_view_organisation_units: ids(raw.data_view_organisation_units),
             search_organisation_units: ids(raw.tei_search_organisation_units),

@@ -512,6 +512,11 @@ impl StandIn {
         clock::local(lock(&self.shared.world).clock.now_ms())
     }
 
+    /// The database's identity at this moment.
+    pub fn system_id(&self) -> String {
+        lock(&self.shared.world).system_id.clone()
+    }
+
     /// Applies a change now.
     pub fn apply(&self, change: &Change) {
         lock(&self.shared.world).apply(change);
