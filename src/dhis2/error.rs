@@ -408,6 +408,8 @@ impl StdError for Error {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::redaction::TEXT_CHARS_MAX;
 
@@ -480,5 +482,29 @@ mod tests {
         assert_eq!(parse(b"[1]"), None);
         let said = parse(br#"{"message":{"a":1},"status":null,"extra":[]}"#).unwrap();
         assert_eq!(said, ServerMessage::default());
+    }
+
+    proptest! {
+        #[test]
+        fn no_body_upsets_it_and_a_beginning_never_says_more_than_the_whole(
+            random in prop::collection::vec(any::<u8>(), 0..200),
+            code in any::<String>(),
+            message in any::<String>(),
+            cut in 0.0..1.0,
+        ) {
+            let _ = parse(&random);
+            let body = serde_json::json!({
+                "status": "ERROR", "errorCode": code, "message": format!("SqlState: {message}"), "response": {"conflicts": [{"object": message}]},
+            })
+            .to_string();
+            let whole = parse(body.as_bytes()).unwrap();
+            let _ = (whole.sql_state(), whole.is_query_error());
+            if let Some(part) = parse(&body.as_bytes()[..(body.len() as f64 * cut) as usize]) {
+                prop_assert!(part.status.is_none() || part.status == whole.status);
+                prop_assert!(part.error_code.is_none() || part.error_code == whole.error_code);
+                prop_assert!(part.message.is_none() || part.message == whole.message);
+                prop_assert!(part.conflicts.is_empty() || part.conflicts == whole.conflicts);
+            }
+        }
     }
 }
