@@ -23,6 +23,19 @@ pub enum Event {
         /// The store was damaged, empty or behind and has been rebuilt from the spool; why.
         rebuilt: Option<String>,
     },
+    /// The source did not answer a question that comes before or between all fetching, and is asked again.
+    SourceWaitedFor {
+        /// What kind of failure.
+        class: FailureClass,
+        /// What happened.
+        message: String,
+        /// How often it has been asked, counted from 1.
+        attempts: u32,
+        /// How long until it is asked again.
+        delay: Duration,
+        /// How long until nobody asks any more and the run ends.
+        patience_left: Duration,
+    },
     /// The source has answered.
     SourceIdentified(SourceIdentity),
     /// The plan is fixed and durable (or was read from the checkpoint); what is already done is said per stream.
@@ -31,8 +44,8 @@ pub enum Event {
         run_id: String,
         /// The plan.
         plan: Arc<Plan>,
-        /// Counts of pages committed by earlier starts of this run, per partition with its end reached or not.
-        committed: Vec<(PartitionId, PageCounts, bool)>,
+        /// What earlier starts of this run have committed, per partition.
+        committed: Vec<Committed>,
     },
     /// The plan has gained partitions.
     PlanGrown(Arc<Plan>),
@@ -101,6 +114,19 @@ pub enum Event {
     },
     /// The last event.
     RunEnded(Arc<Report>),
+}
+
+/// What earlier starts of a run have committed of one partition.
+#[derive(Clone, Copy, Debug)]
+pub struct Committed {
+    /// Which.
+    pub partition: PartitionId,
+    /// Pages.
+    pub pages: u64,
+    /// Their numbers together.
+    pub counts: PageCounts,
+    /// Whether its end is reached.
+    pub is_finished: bool,
 }
 
 /// How fast it goes, and what it waits for.

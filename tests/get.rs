@@ -327,3 +327,25 @@ fn the_schema_accepts_every_job_and_refuses_every_kind_of_mistake() {
         assert_eq!(accepts(&place.file("job.toml")), Some(false), "{from} -> {to}");
     }
 }
+
+#[test]
+fn once_the_server_has_answered_a_page_that_is_not_there_for_a_moment_is_asked_for_again() {
+    // A servlet container answers so while the application is being replaced.
+    let gone = Fault::Status { code: 404, retry_after: None, body: Body::Html };
+    let rule = FaultRule::on(Match::nth(3)).and_path("/api/organisationUnits").act(gone);
+    let server = stand_in().org_units(4_500).fault(rule).start().unwrap();
+    let place = Place::new();
+    place.job(server.url(), "", UNITS);
+    let ended = place.ends(&["get", "organisationUnits?fields=id", "--all", "--job", "job.toml"]);
+    ended.assert_code(0, "a moment");
+    assert_eq!(ended.stdout.lines().count(), 4_500);
+    // A first answer like that is a mistake in the address.
+    let server = stand_in().fault(FaultRule::on(Match::always()).act(Fault::Status {
+        code: 404,
+        retry_after: None,
+        body: Body::Html,
+    }));
+    let server = server.start().unwrap();
+    place.job(server.url(), "", UNITS);
+    place.ends(&["get", "organisationUnits", "--all", "--job", "job.toml"]).assert_code(7, "from the first");
+}

@@ -51,6 +51,32 @@ fn all_of_metadata_is_exact_in_every_dialect_and_what_is_left_out_has_its_reason
 }
 
 #[test]
+fn what_all_leaves_out_and_the_files_that_are_written_are_a_line_each_and_all_of_them_on_request() {
+    let stand_in = stand_in().org_units(60).refuse_collection("userRoles", 403).start().unwrap();
+    let place = Place::new();
+    place.job(stand_in.url(), "", ALL);
+    let calm = place.ends(&["run", "job.toml"]);
+    calm.assert_code(0, "calm");
+    let report: Value = serde_json::from_slice(&std::fs::read(place.file("state/job/report.json")).unwrap()).unwrap();
+    let left_out: Vec<&String> = report["left_out"].as_object().unwrap().keys().collect();
+    assert!(left_out.len() > 1 && left_out.iter().any(|name| *name == "userRoles"), "{left_out:?}");
+    let lines = |text: &str, words: &str| text.lines().filter(|line| line.contains(words)).count();
+    assert!(lines(&calm.stderr, "left out") <= 2, "once when planned, once at the end: {calm:#?}");
+    assert!(calm.stderr.contains("harvester status job.toml -v"), "{calm:#?}");
+    assert_eq!(lines(&calm.stderr, "writing the file"), 1, "{calm:#?}");
+
+    let listed = place.ends(&["status", "job.toml", "-v"]).stdout;
+    let talkative = place.ends(&["run", "job.toml", "-v"]);
+    let planned = place.ends(&["plan", "job.toml", "-v"]).stdout;
+    for (what, text) in [("status", &listed), ("run", &talkative.stderr), ("plan", &planned)] {
+        assert!(lines(text, "left out") >= left_out.len(), "{what} -v: {text}");
+        assert!(left_out.iter().all(|name| text.contains(name.as_str())), "{what} -v: {text}");
+    }
+    assert_eq!(lines(&place.ends(&["plan", "job.toml"]).stdout, "left out"), 1);
+    assert_eq!(lines(&place.ends(&["status", "job.toml"]).stdout, "left out"), 1);
+}
+
+#[test]
 fn a_collection_that_all_reaches_and_this_user_does_not_get_is_left_out_and_said() {
     let stand_in = stand_in()
         .org_units(120)

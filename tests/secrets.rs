@@ -68,3 +68,61 @@ fn credentials_never_go_to_another_origin() {
         assert_eq!(elsewhere.ledger().count(), 0, "a request went to another origin");
     }
 }
+
+#[test]
+fn what_a_server_says_is_masked_bounded_and_plain_wherever_it_is_shown() {
+    let encoded = "YWRtaW46ZGlzdHJpY3QtY2FuYXJ5LXB3";
+    let said = format!(
+        "you sent {PASSWORD}, {encoded} \u{1b}[2J\u{7}\u{202e} and {{\"id\":\"x\"}} {} THE-END",
+        "and so on ".repeat(900)
+    );
+    for (code, body) in
+        [(409, dhis2_stand_in::Body::Message(said.clone())), (503, dhis2_stand_in::Body::Message(said.clone()))]
+    {
+        let fault = Fault::Status { code, retry_after: None, body };
+        let rule = FaultRule::on(Match::From(3)).and_path("organisationUnits").act(fault);
+        let stand_in = stand_in().org_units(400).fault(rule).start().unwrap();
+        let place = Place::new();
+        let extract = "[[extract]]\nkind = \"metadata\"\ncollections = [\"organisationUnits\"]\npage_size = 50";
+        place.job(stand_in.url(), "outage_s = 1", extract);
+        let mut shown = vec![("run", place.ends(&["-vv", "run", "job.toml", "--json"]))];
+        for command in [&["status", "job.toml"][..], &["status", "job.toml", "--json"], &["plan", "job.toml"]] {
+            shown.push((command[0], place.ends(command)));
+        }
+        shown.push(("get", place.ends(&["get", "organisationUnits", "--job", "job.toml"])));
+        let files = ["status.json", "report.json"].map(|file| {
+            let text = fs::read_to_string(place.file(&format!("state/job/{file}"))).unwrap();
+            (file, crate::support::Ended { code: 0, stdout: text, stderr: String::new() })
+        });
+        shown.extend(files);
+        for (what, ended) in &shown {
+            for text in [&ended.stdout, &ended.stderr] {
+                assert!(!text.contains(PASSWORD) && !text.contains(encoded), "{code}, {what}: {text}");
+                assert!(!text.contains("THE-END"), "{code}, {what}: {text}");
+                let wild = text.chars().find(|c| (c.is_control() && *c != '\n') || *c == '\u{202e}');
+                assert_eq!(wild, None, "{code}, {what}: {text:?}");
+                assert!(!text.contains("u001b"), "{code}, {what}: {text}");
+            }
+        }
+        assert!(shown[0].1.stderr.contains("you sent"), "what it means is still there: {:#?}", shown[0]);
+    }
+}
+
+#[test]
+fn what_the_command_of_a_secret_says_aside_is_not_shown() {
+    let stand_in = stand_in().org_units(60).start().unwrap();
+    let place = Place::new();
+    let extract = "[[extract]]\nkind = \"metadata\"\ncollections = [\"organisationUnits\"]";
+    place.job(stand_in.url(), "", extract);
+    let job = fs::read_to_string(place.file("job.toml")).unwrap();
+    for (script, code) in [
+        ("echo district-canary-pw; echo aside-canary >&2", 0),
+        ("echo aside-canary district-canary-pw >&2; exit 3", 78),
+    ] {
+        let command = format!("{{ command = [\"sh\", \"-c\", \"{script}\"] }}");
+        place.write("job.toml", &job.replace("{ env = \"DHIS2_PASSWORD\" }", &command));
+        let ended = place.run();
+        ended.assert_code(code, script);
+        assert!(!ended.stderr.contains("canary"), "{ended:#?}");
+    }
+}

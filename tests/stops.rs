@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     time::Duration,
 };
 
@@ -183,4 +183,50 @@ fn a_stderr_that_is_closed_full_or_gone_stops_nothing() {
         ended.assert_code(0, what);
         place.assert_exact(&server, "organisationUnits", what);
     }
+}
+
+/// Starts a talkative run whose stderr is a pipe that nobody reads.
+fn unheard(place: &Place) -> Child {
+    let command = &mut place.harvester(&["run", "job.toml", "--json", "-vv"]);
+    command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+#[test]
+fn a_stderr_that_nobody_reads_neither_stops_the_run_nor_swallows_a_signal() {
+    // Two lines a page and more: several times what a pipe holds.
+    let pages = UNITS.replace("50", "2");
+    let server = stand_in().org_units(3_000).start().unwrap();
+    let place = Place::new();
+    place.job(server.url(), "requests_per_second = 10000", &pages);
+    let mut child = unheard(&place);
+    let mut code = None;
+    let ended = wait_until(|| {
+        code = child.try_wait().unwrap();
+        code.is_some()
+    });
+    child.kill().unwrap();
+    assert!(ended, "it stands still after {} requests", server.ledger().count());
+    assert_eq!(code.unwrap().code(), Some(0));
+    place.assert_exact(&server, "organisationUnits", "unheard");
+
+    let server = stand_in().org_units(12_000).start().unwrap();
+    let place = Place::new();
+    place.job(server.url(), "requests_per_second = 10000", &pages);
+    let mut child = unheard(&place);
+    // By then the pipe is full.
+    let is_under_way = server.ledger().wait_until(PROMISED, |seen| seen.len() > 1_500);
+    let asked_to_stop = Instant::now();
+    signal(&child, Signal::TERM);
+    let mut code = None;
+    let ended = wait_until(|| {
+        code = child.try_wait().unwrap();
+        code.is_some()
+    });
+    child.kill().unwrap();
+    assert!(is_under_way, "it stands still after {} requests", server.ledger().count());
+    assert!(ended && asked_to_stop.elapsed() < Duration::from_secs(10), "{:?}", asked_to_stop.elapsed());
+    assert_eq!(code.unwrap().code(), Some(143));
+    server.set_latency(Latency::None);
+    place.run().assert_code(0, "the same command");
+    place.assert_exact(&server, "organisationUnits", "unheard, and stopped");
 }

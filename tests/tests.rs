@@ -18,6 +18,8 @@ mod jobs;
 mod kills;
 /// Gentle with a server in trouble.
 mod kind;
+/// Whatever this machine does to a run: 0 exactly, or the right code and a plain start completes it.
+mod local;
 /// All of metadata: every collection, every version, whatever comes and goes.
 mod metadata;
 /// Packets lost, swallowed, refused.
@@ -48,3 +50,5 @@ mod syscalls;
 mod terminal;
 /// What a person sees, word for word.
 mod transcripts;
+/// Run ids and watermarks: no run takes the place of another, and no incremental run skips a change.
+mod watermarks;

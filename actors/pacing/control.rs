@@ -1,8 +1,35 @@
 //! Protections that a test can switch off, to see that a named test then fails: nothing at all in a build without `controls`.
 
 /// Every protection with a switch; `tests/prove` turns each off in turn.
-pub const CONTROLS: [&str; 8] =
-    ["end-of-body", "data-sync", "store-fsync", "torn-tail", "exact-window", "cold-start", "content-type", "identity"];
+pub const CONTROLS: &[&str] = &[
+    "end-of-body",
+    "data-sync",
+    "store-fsync",
+    "torn-tail",
+    "exact-window",
+    "cold-start",
+    "content-type",
+    "identity",
+    "contradiction",
+    "outage-weight",
+    "empty-page",
+    "pager-count",
+    "recount",
+    "progress",
+    "denial",
+    "store-folder",
+    "folder-lock",
+    "probe-name",
+    "open-files",
+    "record-sync",
+    "share-end",
+    "out-lock",
+    "run-ids",
+    "own-folder",
+    "watermarks-until-complete",
+    "watermark-bounds",
+    "masks",
+];
 
 /// Whether the protection of this name is in force.
 ///

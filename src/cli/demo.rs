@@ -52,7 +52,8 @@ pub(super) fn demo(_: &DemoArgs, door: &Door) -> u8 {
         let report = run::harvest(job, credentials, state_dir, !is_same, None, door)?;
         drop(server);
         let job_file = path.display().to_string();
-        Ok((report, Context { job_file, command: "harvester demo".to_owned(), directory: FOLDER.to_owned() }))
+        let (command, directory) = ("harvester demo".to_owned(), FOLDER.to_owned());
+        Ok((report, Context { job_file, command, directory, is_verbose: door.verbose > 0 }))
     })();
     let is_complete =
         ended.as_ref().is_ok_and(|(report, _): &(harvester_actors::report::Report, _)| report.exit_code == 0);

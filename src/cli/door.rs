@@ -5,6 +5,8 @@ use std::{
     io::{self, ErrorKind, Write as _},
     panic,
     path::{Path, PathBuf},
+    thread,
+    time::Duration,
 };
 
 use harvester_actors::{failure::Failure, harvest::outcome_of, report::Outcome};
@@ -14,21 +16,28 @@ use crate::{
     exit_code::{self, exit_code},
     job::{Credentials, Job, JobError, Mistakes, secret::process_environment},
     observe::{
-        ProgressMode, Screen,
+        ProgressMode, Redactor, Screen,
         log::{self, LogFormat as Format},
-        screen::is_terminal,
+        screen::{STDERR_THREAD, is_terminal},
     },
 };
+
+/// How long the end of a process waits for somebody to read what it has said.
+const FLUSH_LIMIT: Duration = Duration::from_secs(1);
 
 /// What every command needs.
 #[derive(Debug)]
 pub(super) struct Door {
     /// Stderr.
     pub(super) screen: Screen,
+    /// What must not be said.
+    pub(super) redactor: Redactor,
     /// How stderr looks.
     pub(super) format: Format,
     /// How often `-q` was given.
     pub(super) quiet: u8,
+    /// How often `-v` was given.
+    pub(super) verbose: u8,
     /// Where runs keep their state, or why that is not known.
     state_dir: Result<PathBuf, String>,
     /// Whether somebody said so.
@@ -115,17 +124,19 @@ impl Door {
         let is_set = |name: &str| process_environment(name).is_some_and(|value| !value.is_empty());
         let is_dumb = process_environment("TERM").is_none_or(|term| term == "dumb");
         let mode = progress_mode(global.progress, format, global.quiet, is_terminal() && !is_dumb);
-        let screen = Screen::new(mode);
+        let redactor = Redactor::default();
+        let screen = Screen::new(mode, format, redactor.clone());
         let level = log::level(global.quiet, global.verbose, mode);
         log::init(format, level, is_terminal() && !is_dumb && !is_set("NO_COLOR"), &screen);
         let state_dir = state_dir::resolve(global.state_dir.as_deref(), &process_environment);
-        Door { screen, format, quiet: global.quiet, state_dir, is_state_dir_given: global.state_dir.is_some() }
+        let (quiet, verbose) = (global.quiet, global.verbose);
+        Door { screen, redactor, format, quiet, verbose, state_dir, is_state_dir_given: global.state_dir.is_some() }
     }
 
     /// From here on a panic is told as what it is: a bug at a place. Its text is told only where it is a constant of
     /// ours; one that was formatted may hold a row.
     pub(super) fn report_bugs(&self) {
-        let format = self.format;
+        let (format, screen) = (self.format, self.screen.clone());
         panic::set_hook(Box::new(move |bug| {
             let place = bug.location().map(|at| format!("{}:{}", at.file(), at.line())).unwrap_or_default();
             let what = bug.payload().downcast_ref::<&'static str>().copied().unwrap_or("details are withheld");
@@ -136,8 +147,12 @@ impl Door {
                         .to_string()
                 }
             };
-            // Not through the screen, which may be what has failed.
-            let _ = writeln!(io::stderr(), "{line}");
+            if thread::current().name() == Some(STDERR_THREAD) {
+                // Nobody else is left to say it.
+                let _ = writeln!(io::stderr(), "{line}");
+            } else {
+                screen.print(&line);
+            }
         }));
     }
 
@@ -160,10 +175,12 @@ impl Door {
 
     /// Fetches the job's secret, and what is wrong with how it is kept.
     pub(super) fn credentials(&self, job: &Job) -> Result<(Credentials, Option<String>), Stuck> {
-        job.source
-            .credentials
-            .resolve(&process_environment)
-            .map_err(|error| Stuck::new(Outcome::Invalid, format!("{}: {error}", job.path.display()), error.next))
+        let resolved =
+            job.source.credentials.resolve(&process_environment).map_err(|error| {
+                Stuck::new(Outcome::Invalid, format!("{}: {error}", job.path.display()), error.next)
+            })?;
+        self.redactor.hide(&resolved.0);
+        Ok(resolved)
     }
 
     /// Says something to people, unless they asked for quiet or for JSON.
@@ -184,7 +201,8 @@ impl Door {
                 }
             }
             Format::Json => {
-                tracing::error!(exit_code = code, error = %stuck.one_line, next = %stuck.next, "cannot go on");
+                let (error, next) = (self.redactor.message(&stuck.one_line), self.redactor.message(&stuck.next));
+                tracing::error!(exit_code = code, error, next, "cannot go on");
             }
         }
         code
@@ -196,8 +214,15 @@ impl Door {
         exit_code::USAGE
     }
 
+    /// Writes text for people to stdout, and returns the exit code of that.
+    pub(super) fn text(&self, text: &str) -> u8 {
+        self.data(self.redactor.lines(text).as_bytes())
+    }
+
     /// Writes data to stdout, and returns the exit code of that. A reader that goes away is no error.
     pub(super) fn data(&self, bytes: &[u8]) -> u8 {
+        // On a terminal both are one text, in the order in which it was said.
+        self.flush();
         let mut stdout = io::stdout().lock();
         match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
             Ok(()) => exit_code::COMPLETE,
@@ -208,6 +233,11 @@ impl Door {
                 "see whether the disk that it goes to is full",
             )),
         }
+    }
+
+    /// Waits until everything that was said is shown, a second at most: a reader that stands still must not hold the exit.
+    pub(super) fn flush(&self) {
+        self.screen.flush(FLUSH_LIMIT);
     }
 
     /// The environment, for those who need a variable.

@@ -161,7 +161,9 @@ fn run_with(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Man => man::man(&door),
     });
     // What the hook has said is enough.
-    std::panic::catch_unwind(command).unwrap_or(exit_code::BUG)
+    let code = std::panic::catch_unwind(command).unwrap_or(exit_code::BUG);
+    door.flush();
+    code
 }
 
 /// The command line as clap knows it, for completions and the man page.

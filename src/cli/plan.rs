@@ -10,7 +10,10 @@ use super::{door::Door, run::prepare};
 use crate::{
     assemble,
     exit_code::{COMPLETE, exit_code},
-    observe::numbers::{about, count, plural},
+    observe::{
+        numbers::{about, count, plural},
+        report::left_out_lines,
+    },
     service::Signals,
 };
 
@@ -43,8 +46,12 @@ pub(super) fn plan(args: &PlanArgs, door: &Door) -> u8 {
     };
     match assemble::plan(&job, &credentials, signals.stop.clone()) {
         Ok(plan) => {
-            let text = if args.json { lines(&plan) } else { table(&plan, per_second) };
-            let code = door.data(text.as_bytes());
+            let how_to_list = format!("harvester plan {} -v", args.job.display());
+            let code = if args.json {
+                door.data(lines(&plan).as_bytes())
+            } else {
+                door.text(&table(&plan, per_second, door.verbose > 0, &how_to_list))
+            };
             if code == COMPLETE && !args.json {
                 door.say(&format!("next: harvester run {}", args.job.display()));
             }
@@ -86,7 +93,7 @@ fn lines(plan: &Plan) -> String {
 }
 
 /// A table for people: streams, not partitions, of which there may be thousands.
-fn table(plan: &Plan, per_second: u32) -> String {
+fn table(plan: &Plan, per_second: u32, is_verbose: bool, how_to_list: &str) -> String {
     let mut text = String::new();
     let width = plan.streams.iter().map(|stream| stream.name.chars().count()).max().unwrap_or(0).max("stream".len());
     let known = |number: Option<u64>| number.map_or_else(|| "?".to_owned(), count);
@@ -106,9 +113,8 @@ fn table(plan: &Plan, per_second: u32) -> String {
             known(stream.expected_rows)
         );
     }
-    for left in &plan.left_out {
-        let _ = writeln!(text, "left out: {} ({})", left.stream, left.reason);
-    }
+    let left_out: Vec<_> = plan.left_out.iter().map(|left| (left.stream.as_str(), left.reason.as_str())).collect();
+    text.push_str(&left_out_lines(&left_out, is_verbose, how_to_list));
     if let Some(requests) = all.filter(|requests| *requests > 0) {
         let least = std::time::Duration::from_secs_f64(requests as f64 / f64::from(per_second.max(1)));
         let _ = writeln!(text, "\n{}, at least {} at {per_second}/s", plural(requests, "request"), about(least));
@@ -137,6 +143,6 @@ mod tests {
             "left_out": [{ "stream": "secrets", "reason": "403" }],
         }))
         .unwrap();
-        insta::assert_snapshot!(format!("{}\n{}", table(&plan, 2), lines(&plan)));
+        insta::assert_snapshot!(format!("{}\n{}", table(&plan, 2, false, ""), lines(&plan)));
     }
 }

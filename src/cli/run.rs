@@ -15,11 +15,11 @@ use crate::{
     assemble::{self, RunRequest},
     job::{AVAILABLE, Credentials, Job},
     observe::{
-        LogListener, ProgressListener, StatusListener,
+        LogListener, ProgressListener, Redacting, StatusListener,
         log::LogFormat,
         report::{self, Context},
     },
-    service::{Signals, systemd::SystemdListener},
+    service::{Signals, open_files, systemd::SystemdListener},
 };
 
 /// Examples below the help.
@@ -32,6 +32,9 @@ Examples:
 
 Ctrl-C once: pages in flight are finished and kept, and the same command goes on.
 Twice: it leaves at once; that is safe too.";
+
+/// How long a process that leaves at once waits for its terminal.
+const LEAVE_LIMIT: Duration = Duration::from_millis(200);
 
 /// What `run` takes.
 #[derive(Args, Debug)]
@@ -61,7 +64,7 @@ fn seconds(text: &str) -> Result<u64, String> {
 pub(super) fn run(args: &RunArgs, door: &Door) -> u8 {
     let ready = prepare(&args.job, door);
     let ended = ready.and_then(|(job, credentials)| {
-        let context = context(&job);
+        let context = context(&job, door);
         let max_seconds = args.max_seconds.map(Duration::from_secs);
         let report = harvest(job, credentials, door.state_dir()?, args.restart, max_seconds, door)?;
         Ok((report, context))
@@ -73,6 +76,7 @@ pub(super) fn run(args: &RunArgs, door: &Door) -> u8 {
 pub(super) fn prepare(path: &Path, door: &Door) -> Result<(Job, Credentials), Stuck> {
     let job = door.job(path)?;
     job.runnable(&AVAILABLE).map_err(|mistakes| Stuck::mistakes(&mistakes))?;
+    open_files::ensure(job.limits.in_flight)?;
     let (credentials, warning) = door.credentials(&job)?;
     for warning in job.warnings.iter().chain(&warning) {
         tracing::warn!("{warning}");
@@ -81,12 +85,13 @@ pub(super) fn prepare(path: &Path, door: &Door) -> Result<(Job, Credentials), St
 }
 
 /// What the report refers to.
-fn context(job: &Job) -> Context {
+fn context(job: &Job, door: &Door) -> Context {
     let job_file = job.path.display().to_string();
     Context {
         command: format!("harvester run {job_file}"),
         job_file,
         directory: job.sink.directory.display().to_string(),
+        is_verbose: door.verbose > 0,
     }
 }
 
@@ -100,7 +105,11 @@ pub(super) fn harvest(
     door: &Door,
 ) -> Result<Report, Stuck> {
     let screen = door.screen.clone();
-    let signals = Signals::install(max_seconds, move || screen.clear())
+    let before_leaving = move || {
+        screen.clear();
+        screen.flush(LEAVE_LIMIT);
+    };
+    let signals = Signals::install(max_seconds, before_leaving)
         .map_err(|error| Stuck::new(Outcome::Bug, format!("cannot listen to signals: {error}"), "report it"))?;
     let mut listeners = crate::observe::Listeners::default()
         .with(LogListener::new(&job.name, door.format == LogFormat::Json))
@@ -115,12 +124,12 @@ pub(super) fn harvest(
         Ok(systemd) => listeners = listeners.with(systemd),
         Err(error) => tracing::warn!(%error, "cannot talk to the service manager; the run goes on"),
     }
-    let listener = Arc::new(listeners);
+    let listener = Arc::new(Redacting { listener: listeners, redactor: door.redactor.clone() });
     let request = RunRequest { job, credentials, state_dir, restart, listener, stop: signals.stop.clone() };
     let ended = panic::catch_unwind(AssertUnwindSafe(|| assemble::run(request)));
     // The block must be gone before the report is printed, even if the run never began.
     door.screen.clear();
-    ended.map_err(|_| {
+    ended.map(|report| door.redactor.report(&report)).map_err(|_| {
         Stuck::new(
             Outcome::Bug,
             "a bug has stopped the run",
@@ -145,7 +154,7 @@ pub(super) fn finish(ended: Result<(Report, Context), Stuck>, job: &Path, json: 
         Err(stuck) => {
             door.fail(&stuck);
             let name = job.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-            report::without_run(&name, stuck.outcome, stuck.one_line, stuck.next)
+            door.redactor.report(&report::without_run(&name, stuck.outcome, stuck.one_line, stuck.next))
         }
     };
     if json {

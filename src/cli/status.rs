@@ -55,6 +55,7 @@ pub(super) fn status(args: &StatusArgs, door: &Door) -> u8 {
             job_file: args.job.display().to_string(),
             command: format!("harvester run {}", args.job.display()),
             directory: job.sink.directory.display().to_string(),
+            is_verbose: door.verbose > 0,
         };
         Ok((status, context))
     })();
@@ -63,7 +64,7 @@ pub(super) fn status(args: &StatusArgs, door: &Door) -> u8 {
             Ok(line) => door.data(format!("{line}\n").as_bytes()),
             Err(error) => door.fail(&Stuck::new(Outcome::Bug, error.to_string(), "report it")),
         },
-        Ok((status, context)) => door.data(text(&status, &context, Timestamp::now(), door.screen.columns()).as_bytes()),
+        Ok((status, context)) => door.text(&text(&status, &context, Timestamp::now(), door.screen.columns())),
         Err(stuck) => door.fail(&stuck),
     }
 }
@@ -210,6 +211,7 @@ mod tests {
             job_file: "sl.toml".to_owned(),
             command: "harvester run sl.toml".to_owned(),
             directory: "out".to_owned(),
+            is_verbose: false,
         };
         let now: Timestamp = "2026-01-01T00:00:02Z".parse().unwrap();
         let mut running = status(State::Running);

@@ -5,7 +5,7 @@
 use std::error::Error as StdError;
 
 use dhis2::{Error, Kind, ServerMessage};
-use harvester_actors::failure::{Failure, FailureClass};
+use harvester_actors::failure::{Failure, FailureClass, Weight};
 
 /// Whether the source has ever answered this process.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -47,7 +47,7 @@ const LONG_URL_BYTES: usize = 4096;
 
 /// Decides what `error` means.
 pub(crate) fn classify(error: &Error, contact: Contact) -> Failure {
-    use FailureClass::{Bug, Denied, Forbidden, Garbled, Local, Rejected, TooHeavy, Transient};
+    use FailureClass::{Bug, Denied, Garbled, Local, Rejected, Transient};
     let first = contact == Contact::First;
     let (class, next) = match error.kind() {
         Kind::UnknownHost if first => (Rejected, Some("check the host in source.url")),
@@ -86,11 +86,14 @@ pub(crate) fn classify(error: &Error, contact: Contact) -> Failure {
         failure =
             failure.with_next(format!("the server asks to be left alone until {until:.0}; run the same command then"));
     }
-    let is_slow = error.kind() == Kind::FirstByteTimeout || matches!(error.status(), Some(500 | 504));
-    match class {
-        Transient if is_slow => failure.heavy_if_repeated(),
-        Transient | TooHeavy | Rejected | Forbidden | Denied | Garbled => failure,
-        Local | Bug | FailureClass::Changed | FailureClass::Damaged => failure,
+    if class != Transient {
+        failure
+    } else if error.kind() == Kind::FirstByteTimeout || error.status() == Some(504) {
+        failure.with_weight(Weight::HeavyIfRepeated)
+    } else if error.status() == Some(500) {
+        failure.with_weight(Weight::HeavyIfOthersCome)
+    } else {
+        failure
     }
 }
 

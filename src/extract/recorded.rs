@@ -308,7 +308,7 @@ fn failure(error: &Error, url: &str) -> String {
     if first.class != later.class {
         let _ = write!(text, ", first {}", first.class.as_str());
     }
-    if later.heavy_if_repeated {
+    if later.weight != harvester_actors::failure::Weight::Unsaid {
         text += ", heavy if repeated";
     }
     let said = error.server_message();

@@ -205,10 +205,11 @@ fn cut_line_end(mut bytes: Vec<u8>) -> Vec<u8> {
 /// Runs a command and takes what it writes; says what went wrong as a predicate, quoting nothing of its output.
 fn run(words: &[String], limit: Duration) -> Result<Vec<u8>, String> {
     let (program, arguments) = words.split_first().ok_or("is empty")?;
-    // stdin and stderr stay the terminal's: `pass` may ask for a passphrase.
+    // stdin stays the terminal's, and a passphrase is asked for on /dev/tty. What it says aside may quote the secret.
     let mut child = Command::new(program)
         .args(arguments)
         .stdout(Stdio::piped())
+        .stderr(Stdio::null())
         .spawn()
         .map_err(|error| format!("cannot be started: {error}"))?;
     let (said, hears) = mpsc::channel();

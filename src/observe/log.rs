@@ -1,6 +1,7 @@
 //! Events become log lines, at the level of whoever has to read them.
 //!
-//! error: act now, or data was lost; warn: recovered; info: once per job or phase; debug: per partition; trace: per page.
+//! error: act now, or data was lost; warn: recovered; info: once per job or phase; debug: per partition, and, where it is asked
+//! for, per page.
 //! Other people's crates are heard from `warn` up and never below, whatever is asked for: at `trace`, an HTTP library
 //! writes headers, and headers hold credentials.
 
@@ -14,18 +15,21 @@ use harvester_actors::{
     report::Outcome,
 };
 use tokio::time::Instant;
-use tracing::{Level, debug, error, info, level_filters::LevelFilter, trace, warn};
+use tracing::{Level, debug, error, info, level_filters::LevelFilter, warn};
 use tracing_subscriber::{Layer as _, filter::Targets, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
 use super::{
     block::plain_line,
-    progress::Progress,
+    progress::{Phase, Progress},
     screen::{PLAIN_INTERVAL, ProgressMode, Screen},
 };
 use crate::exit_code::outcome_word;
 
 /// Our own crates.
 const OURS: [&str; 5] = ["dhis2_harvester", "harvester", "harvester_actors", "harvester_pacing", "dhis2"];
+
+/// What is said of each page, at `debug`: a release build has no `trace`, which other people's crates would fill.
+const PAGES: &str = "harvester::pages";
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -56,7 +60,8 @@ fn targets(level: Level) -> Targets {
     let others = LevelFilter::from_level(level.min(Level::WARN));
     // What sled finds wrong with a database, the checkpoint store tells in words that help.
     let sled = if level >= Level::DEBUG { others } else { LevelFilter::OFF };
-    let targets = Targets::new().with_default(others).with_target("sled", sled);
+    let pages = if level >= Level::TRACE { LevelFilter::DEBUG } else { LevelFilter::OFF };
+    let targets = Targets::new().with_default(others).with_target("sled", sled).with_target(PAGES, pages);
     OURS.into_iter().fold(targets, |targets, ours| targets.with_target(ours, level))
 }
 
@@ -113,6 +118,7 @@ impl Listener for LogListener {
     fn hear(&self, event: &Event) {
         let mut picture = self.picture.lock().unwrap_or_else(PoisonError::into_inner);
         let now = picture.began.elapsed();
+        let was_finishing = matches!(picture.progress.phase, Phase::Finishing(_));
         picture.progress.hear(event, now);
         let (job, progress) = (self.job.as_str(), &picture.progress);
         match event {
@@ -125,26 +131,45 @@ impl Listener for LogListener {
                     None => info!(job, "beginning a new run"),
                 }
             }
+            Event::SourceWaitedFor { class, message, attempts, delay, patience_left } => {
+                let (delay_s, gives_up_in_s) = (delay.as_secs_f64(), patience_left.as_secs());
+                warn!(
+                    job,
+                    class = class.as_str(),
+                    attempts,
+                    delay_s,
+                    gives_up_in_s,
+                    "waiting for the source: {message}"
+                );
+            }
             Event::SourceIdentified(source) => {
                 info!(job, url = %source.url, version = %source.version, "source answers");
             }
             Event::PlanMade { run_id, plan, committed } => {
-                let finished = committed.iter().filter(|(_, _, is_finished)| *is_finished).count();
+                let finished = committed.iter().filter(|committed| committed.is_finished).count();
                 let (streams, partitions) = (plan.streams.len(), plan.partitions.len());
                 info!(job, run = %run_id, streams, partitions, finished, "plan is fixed");
+                if !plan.left_out.is_empty() {
+                    // One line: a server offers dozens of collections that are parts of others.
+                    let collections = plan.left_out.len();
+                    info!(job, collections, "left out of `[\"*\"]`; -v and the report name each with its reason");
+                }
                 for left in &plan.left_out {
-                    info!(job, stream = %left.stream, reason = %left.reason, "left out");
+                    debug!(job, stream = %left.stream, reason = %left.reason, "left out");
                 }
             }
             Event::PlanGrown(plan) => debug!(job, partitions = plan.partitions.len(), "plan has grown"),
             Event::PageWritten(span) => {
                 let partition = progress.partition_key(span.partition);
-                trace!(job, %partition, page = span.seq, rows = span.counts.kept, bytes = span.counts.bytes, "page written");
+                debug!(target: PAGES, job, %partition, page = span.seq, rows = span.counts.kept, bytes = span.counts.bytes,
+                    "page written");
                 if !span.rejects.is_empty() {
                     warn!(job, %partition, page = span.seq, rows = span.counts.rejected, "rows rejected");
                 }
             }
-            Event::SpanCommitted { pages, rows, spool_bytes } => trace!(job, pages, rows, spool_bytes, "committed"),
+            Event::SpanCommitted { pages, rows, spool_bytes } => {
+                debug!(target: PAGES, job, pages, rows, spool_bytes, "committed")
+            }
             Event::PartitionFinished(partition) => {
                 debug!(job, partition = %progress.partition_key(*partition), "partition finished");
             }
@@ -156,7 +181,7 @@ impl Listener for LogListener {
             Event::PartitionLost { partition, left_out, class, message } => {
                 let (partition, class) = (progress.partition_key(*partition), class.as_str());
                 if *left_out {
-                    warn!(job, %partition, class, error = %message, "left out");
+                    debug!(job, %partition, class, error = %message, "left out");
                 } else {
                     error!(job, %partition, class, error = %message, "partition given up");
                 }
@@ -169,7 +194,12 @@ impl Listener for LogListener {
                 info!(job, stream = progress.stream(*stream), appeared, vanished, "numbers compared with the server's");
             }
             Event::Pace(_) => {}
-            Event::Finishing { stream } => info!(job, stream = progress.stream(*stream), "writing the file"),
+            Event::Finishing { stream } => {
+                if !was_finishing {
+                    info!(job, streams = progress.streams.len(), "writing the files");
+                }
+                debug!(job, stream = progress.stream(*stream), "writing the file");
+            }
             Event::Stopping { reason } => info!(job, reason = %reason, "stopping; pages in flight are being finished"),
             Event::RunEnded(report) => {
                 let outcome = outcome_word(report.outcome);
@@ -216,6 +246,13 @@ mod tests {
         for (quiet, verbose, mode, expected) in table {
             assert_eq!(level(quiet, verbose, mode), expected);
         }
+    }
+
+    #[test]
+    fn pages_are_told_from_vv_on_at_a_level_that_a_release_build_has() {
+        let told = |verbose| targets(level(0, verbose, ProgressMode::Plain)).would_enable(PAGES, &Level::DEBUG);
+        assert_eq!([told(0), told(1), told(2), told(3)], [false, false, true, true]);
+        assert!(Level::DEBUG <= tracing::level_filters::STATIC_MAX_LEVEL, "compiled out");
     }
 
     #[test]

@@ -6,10 +6,12 @@ pub mod finding;
 pub mod log;
 pub mod numbers;
 pub mod progress;
+pub mod redactor;
 pub mod report;
 pub mod screen;
 mod show;
 pub mod status;
+mod voice;
 
 use std::sync::Arc;
 
@@ -17,6 +19,8 @@ pub(crate) use block::{fetched_bytes, waits};
 pub use finding::{Finding, Grade};
 use harvester_actors::events::{Event, Listener};
 pub use log::LogListener;
+pub(crate) use redactor::Redacting;
+pub use redactor::Redactor;
 pub use screen::{ProgressMode, Screen};
 pub use show::ProgressListener;
 pub use status::{Status, StatusListener};

@@ -96,13 +96,15 @@ impl Progress {
                 self.resumed = resumed_run.is_some();
                 self.run_id = resumed_run.clone().unwrap_or_default();
             }
+            // Who waits is told by the log; nothing has progressed.
+            Event::SourceWaitedFor { .. } => {}
             Event::SourceIdentified(source) => self.source = Some(source.clone()),
             Event::PlanMade { run_id, plan, committed } => {
                 self.run_id.clone_from(run_id);
                 self.take_plan(plan);
-                for (partition, counts, is_finished) in committed {
-                    self.count(*partition, counts);
-                    self.partitions_finished += u64::from(*is_finished);
+                for committed in committed {
+                    self.count(committed.partition, &committed.counts, committed.pages);
+                    self.partitions_finished += u64::from(committed.is_finished);
                 }
                 if self.phase == Phase::Starting {
                     self.phase = Phase::Running;
@@ -111,7 +113,7 @@ impl Progress {
             Event::PlanGrown(plan) => self.take_plan(plan),
             Event::PageWritten(span) => {
                 self.held.remove(&span.partition);
-                self.count(span.partition, &span.counts);
+                self.count(span.partition, &span.counts, 1);
                 if self.role(span.partition) != PartitionRole::Listing {
                     self.rows_here += span.counts.fetched;
                 }
@@ -169,8 +171,8 @@ impl Progress {
         self.left_out.extend(plan.left_out.iter().map(|left| (left.stream.clone(), left.reason.clone())));
     }
 
-    /// Adds a page, or all committed pages of a partition, to its stream.
-    fn count(&mut self, partition: PartitionId, counts: &PageCounts) {
+    /// Adds pages of a partition to its stream.
+    fn count(&mut self, partition: PartitionId, counts: &PageCounts, pages: u64) {
         if self.role(partition) == PartitionRole::Listing {
             return;
         }
@@ -180,7 +182,7 @@ impl Progress {
         stream.bytes += counts.bytes;
         stream.filtered += counts.filtered;
         stream.rejected += counts.rejected;
-        stream.pages += 1;
+        stream.pages += pages;
     }
 
     /// What a partition's rows are for.
@@ -300,7 +302,7 @@ impl Progress {
 #[cfg(test)]
 pub(super) mod tests {
     use harvester_actors::{
-        events::Waiting,
+        events::{Committed, Waiting},
         failure::FailureClass,
         page::{FrameRange, Span},
         partition::{Next, Partition, Stream, StreamOrder},
@@ -425,12 +427,21 @@ pub(super) mod tests {
         let (half, _) = half_way();
         let mut progress = Progress::default();
         let counts = PageCounts { fetched: 500, kept: 500, ..PageCounts::default() };
-        let committed = vec![(PartitionId(0), counts, false), (PartitionId(1), counts, true)];
+        let committed = [(0, 5, false), (1, 1, true)].map(|(id, pages, is_finished)| Committed {
+            partition: PartitionId(id),
+            pages,
+            counts,
+            is_finished,
+        });
         let plan = Arc::clone(&half.plan);
         progress
             .hear(&Event::Recovered { resumed_run: Some("r".to_owned()), cut_bytes: 0, rebuilt: None }, Duration::ZERO);
+        let committed = committed.to_vec();
         progress.hear(&Event::PlanMade { run_id: "r".to_owned(), plan, committed }, Duration::ZERO);
-        assert_eq!((progress.rows(), progress.partitions_finished, progress.resumed), (1000, 1, true));
+        progress.hear(&page(0, 500), Duration::ZERO);
+        assert_eq!((progress.rows(), progress.partitions_finished, progress.resumed), (1500, 1, true));
+        let pages = |stream: &str| progress.streams[stream].pages;
+        assert_eq!((pages("organisationUnits"), pages("dataElements")), (6, 1));
         assert!(progress.rows_per_second(Duration::from_secs(5)) < 1.0);
     }
 

@@ -18,7 +18,7 @@ use crate::exit_code::{exit_code, is_resumable};
 pub const REPORT_FILE: &str = "report.json";
 /// Rows of the table at most; the JSON has all of them.
 const STREAMS_SHOWN_MAX: usize = 40;
-/// Things left out, and warnings, that are shown at most.
+/// Warnings that are shown at most.
 const NOTES_SHOWN_MAX: usize = 10;
 
 /// What the report refers to.
@@ -30,6 +30,8 @@ pub struct Context {
     pub command: String,
     /// The folder with the finished files, `{run}` still in it.
     pub directory: String,
+    /// `-v`: everything that was left out is listed, each with its reason.
+    pub is_verbose: bool,
 }
 
 /// The report of something that ended before a run began.
@@ -141,14 +143,15 @@ pub fn to_text(report: &Report, context: &Context, width: usize) -> String {
             report.peak_requests_per_second
         );
     }
-    let left_out = report.left_out.iter().map(|(stream, reason)| format!("left out: {stream} ({reason})"));
-    let warnings = report.warnings.iter().map(|warning| format!("note: {warning}"));
-    let notes: Vec<String> = left_out.chain(warnings).collect();
-    for note in notes.iter().take(NOTES_SHOWN_MAX) {
-        let _ = writeln!(text, "{note}");
+    let left_out: Vec<_> = report.left_out.iter().map(|(stream, why)| (stream.as_str(), why.as_str())).collect();
+    let how_to_list = format!("harvester status {} -v", context.job_file);
+    text.push_str(&left_out_lines(&left_out, context.is_verbose, &how_to_list));
+    for warning in report.warnings.iter().take(NOTES_SHOWN_MAX) {
+        let _ = writeln!(text, "note: {warning}");
     }
-    if notes.len() > NOTES_SHOWN_MAX {
-        let _ = writeln!(text, "and {} more; --json has all of them", count((notes.len() - NOTES_SHOWN_MAX) as u64));
+    if report.warnings.len() > NOTES_SHOWN_MAX {
+        let more = count((report.warnings.len() - NOTES_SHOWN_MAX) as u64);
+        let _ = writeln!(text, "and {more} more; --json has all of them");
     }
     text.push('\n');
     if let Some(error) = &report.error {
@@ -156,6 +159,19 @@ pub fn to_text(report: &Report, context: &Context, width: usize) -> String {
     }
     let _ = writeln!(text, "next: {}", next(report, context));
     text
+}
+
+/// What `["*"]` does not take, as lines: one line however many there are, unless each is wanted. Nothing for nothing.
+///
+/// - `left_out`: stream and reason.
+/// - `how_to_list`: the command that lists them.
+pub(crate) fn left_out_lines(left_out: &[(&str, &str)], is_verbose: bool, how_to_list: &str) -> String {
+    match left_out {
+        [_, _, ..] if !is_verbose => {
+            format!("left out: {} collections; which and why: {how_to_list}\n", count(left_out.len() as u64))
+        }
+        listed => listed.iter().map(|(stream, reason)| format!("left out: {stream} ({reason})\n")).collect(),
+    }
 }
 
 /// What to type next.
@@ -279,6 +295,7 @@ mod tests {
             job_file: "jobs/sl.toml".to_owned(),
             command: "harvester run jobs/sl.toml".to_owned(),
             directory: "out".to_owned(),
+            is_verbose: false,
         };
         let mut shown = String::new();
         for width in [40, 80] {
@@ -292,6 +309,16 @@ mod tests {
         let locked = without_run("x", Outcome::Locked, "state is held by process 1", "wait");
         writeln!(shown, "== locked\n{}", to_text(&locked, &context, 80)).unwrap();
         insta::assert_snapshot!("report", shown);
+    }
+
+    #[test]
+    fn what_was_left_out_is_one_line_unless_each_is_asked_for() {
+        let many = [("icons", "not kept in the database"), ("secrets", "403"), ("sections", "has no ids")];
+        let lines = |left_out: &[_], is_verbose| left_out_lines(left_out, is_verbose, "harvester status sl.toml -v");
+        assert_eq!(lines(&many, false), "left out: 3 collections; which and why: harvester status sl.toml -v\n");
+        assert_eq!(lines(&many, true).lines().count(), 3);
+        assert_eq!(lines(&many[1..2], false), "left out: secrets (403)\n");
+        assert_eq!(lines(&[], true), "");
     }
 
     #[test]

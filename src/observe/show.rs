@@ -90,7 +90,7 @@ impl Listener for ProgressListener {
             Showing::Block => {
                 self.screen.draw(&block(&self.job, &picture.progress, now, self.screen.columns().saturating_sub(1)));
             }
-            Showing::Line => self.screen.print(&plain_line(&self.job, &picture.progress, now)),
+            Showing::Line => self.screen.print_progress(&plain_line(&self.job, &picture.progress, now)),
             Showing::End => self.screen.clear(),
         }
         picture.shown = Some(now);

@@ -54,28 +54,30 @@ pub(crate) struct Finish<'a> {
 impl Finish<'_> {
     /// See `Sink::prepare`.
     pub(crate) fn prepare(&self, stream: StreamId) -> Result<PreparedStream, Failure> {
-        let (name, order) = match self.plan.streams.get(stream.0 as usize) {
-            Some(stream) => (stream.name.as_str(), stream.order),
+        let (name, order, has_watermark) = match self.plan.streams.get(stream.0 as usize) {
+            Some(stream) => (stream.name.as_str(), stream.order, stream.watermark.is_some()),
             None => return Err(Failure::new(FailureClass::Bug, "the plan has no such stream")),
         };
         harvester_actors::crash_point!("finish.before");
         let file = names::file_name(name);
         let path = self.out_dir.join(format!("{file}{PART_SUFFIX}"));
+        let create = |path| PartFile::create(path, has_watermark.then(Newest::default));
         let done = match order {
-            StreamOrder::Sorted => self.sorted(stream, PartFile::create(path)?)?,
+            StreamOrder::Sorted => self.sorted(stream, create(path)?)?,
             StreamOrder::Keyset => {
                 let straight = match self.has_rows(stream, PartitionRole::Repair)? {
                     true => None,
-                    false => self.concatenated(stream, PartFile::create(path.clone())?)?,
+                    false => self.concatenated(stream, create(path.clone())?)?,
                 };
                 match straight {
                     Some(done) => done,
-                    None => self.woven(stream, PartFile::create(path)?)?,
+                    None => self.woven(stream, create(path)?)?,
                 }
             }
         };
-        let sha256 = names::hex(&done.hasher.finalize());
-        Ok(PreparedStream { file, rows: done.rows, bytes: done.bytes, sha256, duplicates: done.duplicates })
+        let Done { hasher, rows, bytes, duplicates, newest } = done;
+        let sha256 = names::hex(&hasher.finalize());
+        Ok(PreparedStream { file, rows, bytes, sha256, duplicates, newest })
     }
 
     /// Whether any partition of this role has given a row.
@@ -274,6 +276,38 @@ fn last_updated(row: &[u8]) -> Option<&str> {
     times.updated_at.or(times.last_updated).map(RawValue::get).filter(|text| text.starts_with('"'))
 }
 
+/// The latest of the times at which rows were changed or deleted.
+#[derive(Debug, Default)]
+struct Newest(Option<String>);
+
+impl Newest {
+    /// Takes a row into account.
+    fn see(&mut self, row: &[u8]) {
+        #[derive(Deserialize)]
+        struct Times<'a> {
+            #[serde(borrow, default, rename = "lastUpdated")]
+            last_updated: Option<&'a RawValue>,
+            #[serde(borrow, default, rename = "updatedAt")]
+            updated_at: Option<&'a RawValue>,
+            #[serde(borrow, default, rename = "deletedAt")]
+            deleted_at: Option<&'a RawValue>,
+        }
+        let Ok(times) = serde_json::from_slice::<Times<'_>>(row) else { return };
+        let time = times.deleted_at.or(times.updated_at).or(times.last_updated).map(RawValue::get);
+        let Some(time) = time.and_then(|text| text.strip_prefix('"')?.strip_suffix('"')) else { return };
+        let is_later = self.0.as_deref().is_none_or(|newest| newest < time);
+        if is_later && is_local_time(time) {
+            self.0 = Some(time.to_owned());
+        }
+    }
+}
+
+/// Whether a text is a date and time without a zone; one with a zone cannot be compared with the server's own date.
+fn is_local_time(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_digit() || b"-:.T".contains(&byte))
+        && text.parse::<jiff::civil::DateTime>().is_ok()
+}
+
 /// What [`PartFile::put`] made of a row.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Put {
@@ -297,6 +331,8 @@ struct PartFile {
     rows: u64,
     bytes: u64,
     duplicates: u64,
+    /// When its newest row was changed, where somebody wants to know.
+    newest: Option<Newest>,
 }
 
 /// A file that is complete.
@@ -305,11 +341,12 @@ struct Done {
     rows: u64,
     bytes: u64,
     duplicates: u64,
+    newest: Option<String>,
 }
 
 impl PartFile {
     /// Begins the file, in place of an older one.
-    fn create(path: PathBuf) -> Result<Self, Failure> {
+    fn create(path: PathBuf, newest: Option<Newest>) -> Result<Self, Failure> {
         disk::create_dirs(disk::parent_of(&path)).map_err(|error| local("create", disk::parent_of(&path), &error))?;
         let file = disk::create_anew(&path).map_err(|error| local("create", &path, &error))?;
         Ok(PartFile {
@@ -322,6 +359,7 @@ impl PartFile {
             rows: 0,
             bytes: 0,
             duplicates: 0,
+            newest,
         })
     }
 
@@ -348,6 +386,9 @@ impl PartFile {
     }
 
     fn push_line(&mut self, row: &[u8]) {
+        if let Some(newest) = &mut self.newest {
+            newest.see(row);
+        }
         self.buffer.extend_from_slice(row);
         self.buffer.push(b'\n');
     }
@@ -367,7 +408,8 @@ impl PartFile {
         harvester_actors::crash_point!("finish.written");
         self.file.sync_all().map_err(|error| local("sync", &self.path, &error))?;
         harvester_actors::crash_point!("finish.synced");
-        Ok(Done { hasher: self.hasher, rows: self.rows, bytes: self.bytes, duplicates: self.duplicates })
+        let newest = self.newest.and_then(|newest| newest.0);
+        Ok(Done { hasher: self.hasher, rows: self.rows, bytes: self.bytes, duplicates: self.duplicates, newest })
     }
 }
 
@@ -385,6 +427,24 @@ mod tests {
         },
         *,
     };
+
+    #[test]
+    fn the_newest_row_is_found_by_times_that_can_be_compared() {
+        let mut newest = Newest::default();
+        for (row, expected) in [
+            (r#"{"id":"a"}"#, None),
+            (r#"{"id":"a","lastUpdated":7}"#, None),
+            (r#"{"id":"a","lastUpdated":"2024-01-02T00:00:00.000"}"#, Some("2024-01-02T00:00:00.000")),
+            (r#"{"id":"a","lastUpdated":"2024-01-01T00:00:00.000"}"#, Some("2024-01-02T00:00:00.000")),
+            (r#"{"id":"a","lastUpdated":"2024-01-03T00:00:00.000+0000"}"#, Some("2024-01-02T00:00:00.000")),
+            (r#"{"id":"a","lastUpdated":"2024-99-03T00:00:00.000"}"#, Some("2024-01-02T00:00:00.000")),
+            (r#"{"id":"a","lastUpdated":"zzz"}"#, Some("2024-01-02T00:00:00.000")),
+            (r#"{"uid":"a","deletedAt":"2024-01-04T00:00:00.000"}"#, Some("2024-01-04T00:00:00.000")),
+        ] {
+            newest.see(row.as_bytes());
+            assert_eq!(newest.0.as_deref(), expected, "{row}");
+        }
+    }
 
     /// A row whose key is its `id`.
     fn row(id: &str, time: u8) -> String {
