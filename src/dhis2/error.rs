@@ -110,6 +110,8 @@ pub struct Conflict {
     pub error_code: Option<String>,
 }
 
+/// What a message shows of a url.
+const URL_CHARS_MAX: usize = 300;
 /// Most conflicts kept.
 pub(crate) const CONFLICTS_MAX: usize = 20;
 /// How much of a message is looked at for words: what a database says may stand behind a long query.
@@ -380,10 +382,12 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0.detail)?;
-        if let Some(url) = &self.0.url {
-            write!(f, " (GET {url})")?;
+        let Some(url) = &self.0.url else { return Ok(()) };
+        // A list of ids may be as long as a request line; what is asked for stands in front.
+        match url.char_indices().nth(URL_CHARS_MAX) {
+            Some((end, _)) => write!(f, " (GET {}…)", &url[..end]),
+            None => write!(f, " (GET {url})"),
         }
-        Ok(())
     }
 }
 
@@ -465,6 +469,17 @@ mod tests {
         }
         assert_eq!(said(None, "SqlState: 57P01)").sql_state(), Some("57P01"));
         assert_eq!(said(None, "SqlState").sql_state(), None);
+    }
+
+    #[test]
+    fn a_message_shows_the_beginning_of_a_long_url() {
+        let url = format!("https://x.org/api/dataValueSets?{}", "orgUnit=ImspTQPwCqd&".repeat(400));
+        let error = Error::new(Kind::Status, "the server answers 414").about(&url, "");
+        assert_eq!(error.url(), Some(url.as_str()));
+        assert!(error.to_string().starts_with("the server answers 414 (GET https://x.org/api/dataValueSets?orgUnit="));
+        assert!(error.to_string().chars().count() < URL_CHARS_MAX + 50);
+        let short = Error::new(Kind::Status, "x").about("https://x.org/api/me", "");
+        assert_eq!(short.to_string(), "x (GET https://x.org/api/me)");
     }
 
     #[test]
