@@ -23,6 +23,19 @@ pub enum Event {
         /// The store was damaged, empty or behind and has been rebuilt from the spool; why.
         rebuilt: Option<String>,
     },
+    /// The source did not answer a question that comes before or between all fetching, and is asked again.
+    SourceWaitedFor {
+        /// What kind of failure.
+        class: FailureClass,
+        /// What happened.
+        message: String,
+        /// How often it has been asked, counted from 1.
+        attempts: u32,
+        /// How long until it is asked again.
+        delay: Duration,
+        /// How long until nobody asks any more and the run ends.
+        patience_left: Duration,
+    },
     /// The source has answered.
     SourceIdentified(SourceIdentity),
     /// The plan is fixed and durable (or was read from the checkpoint); what is already done is said per stream.

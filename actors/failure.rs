@@ -59,15 +59,27 @@ pub struct Failure {
     pub next: Option<String>,
     /// How long the server asked to be left alone.
     pub retry_after: Option<Duration>,
-    /// Whether the same failure of the same page a second time means that the page is too heavy (500, 504, no first
-    /// byte): proxies give up on what DHIS2 would still have finished.
-    pub heavy_if_repeated: bool,
+    /// What the same failure of the same page a second time says about the page's weight.
+    pub weight: Weight,
+}
+
+/// Whether a failure that repeats means that the page is too heavy: proxies give up on what DHIS2 would still have finished.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Weight {
+    /// No.
+    #[default]
+    Unsaid,
+    /// Only where other pages came in between (500; 504 or no first byte where the source may be gone): an outage, which fails
+    /// all pages alike, makes none of them smaller.
+    HeavyIfOthersCome,
+    /// Yes (504, no first byte, from a source that answers otherwise).
+    HeavyIfRepeated,
 }
 
 impl Failure {
     /// A failure of `class` with its message.
     pub fn new(class: FailureClass, message: impl Into<String>) -> Self {
-        Failure { class, message: message.into(), next: None, retry_after: None, heavy_if_repeated: false }
+        Failure { class, message: message.into(), next: None, retry_after: None, weight: Weight::Unsaid }
     }
 
     /// A failure of this machine.
@@ -82,10 +94,10 @@ impl Failure {
         self
     }
 
-    /// Marks it as a sign of weight when it repeats.
+    /// Says what it means for the page's weight when it repeats.
     #[must_use]
-    pub fn heavy_if_repeated(mut self) -> Self {
-        self.heavy_if_repeated = true;
+    pub fn with_weight(mut self, weight: Weight) -> Self {
+        self.weight = weight;
         self
     }
 

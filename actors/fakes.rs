@@ -17,7 +17,10 @@ use std::{
 use futures_core::future::{BoxFuture, LocalBoxFuture};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use serde_json::{Value, json};
-use tokio::sync::{Notify, watch};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
 
 use crate::{
     checkpoint::{Batch, Checkpoint, RunHeader},
@@ -30,6 +33,7 @@ use crate::{
         Next, Partition, PartitionId, PartitionRole, Plan, Position, SourceIdentity, Stream, StreamId, StreamOrder,
     },
     planner::Patience,
+    reconcile::Recount,
     report::{Manifest, Outcome},
     sink::{Comparison, PreparedStream, Recovered, Sink, SpanIterator, SpanReader, SpoolEntry},
     source::{PageSize, Source},
@@ -431,12 +435,29 @@ impl Source for FakeSource {
         })
     }
 
-    fn listing(&self, selection: &Value) -> Option<Value> {
+    fn count<'a>(&'a self, selection: &'a Value) -> LocalBoxFuture<'a, Result<Recount, Failure>> {
+        Box::pin(async move {
+            self.life.source_thinks().await;
+            let count = self.life.call(&self.world.disk, || {
+                let truth = self.world.truth.lock().unwrap();
+                let rows = truth[selection["stream"].as_str().unwrap_or_default()].len() as u64;
+                Ok(Recount::Rows(rows + self.world.miscounts_by.load(Ordering::SeqCst)))
+            });
+            count.await.map_err(|failure| Failure::new(FailureClass::Transient, failure.message))
+        })
+    }
+
+    fn listing(&self, selection: &Value, _: u64) -> Option<Value> {
         Some(json!({"stream": selection["stream"], "listing": true}))
     }
 
-    fn repair(&self, selection: &Value, missing: &[String]) -> Vec<Value> {
-        vec![json!({"stream": selection["stream"], "ids": missing})]
+    fn repair(&self, selection: &Value, missing: &[String], vanished: &[String]) -> Vec<Value> {
+        let asked = [missing, vanished].into_iter().filter(|ids| !ids.is_empty());
+        asked.map(|ids| json!({"stream": selection["stream"], "ids": ids})).collect()
+    }
+
+    fn last_answer(&self) -> Option<Instant> {
+        None
     }
 
     fn close(&self) {
@@ -665,20 +686,33 @@ impl Sink for FakeSink {
     ) -> BoxFuture<'static, Result<Comparison, Failure>> {
         Box::pin(async move {
             let act = || {
-                let keys = |role| {
-                    let rows = self.rows_of(&plan, stream, role, &spans)?;
-                    Ok::<_, Failure>(rows.into_iter().map(|(key, _)| key).collect::<Vec<String>>())
+                let keys = |partition: &Partition| {
+                    let records = spans.spans(partition.id).map(|span| Ok(self.records(&span?)));
+                    let records = records.collect::<Result<Vec<_>, Failure>>()?;
+                    Ok::<_, Failure>(records.into_iter().flatten().map(|(key, _)| key).collect::<BTreeSet<String>>())
                 };
-                let mut rows = keys(PartitionRole::Rows)?;
-                rows.extend(keys(PartitionRole::Repair)?);
-                let mut listing = Vec::new();
-                for span in plan.newest_listing(stream).into_iter().flat_map(|listing| spans.spans(listing.id)) {
-                    listing.extend(self.records(&span?).into_iter().map(|(key, _)| key));
+                let newest = plan.newest_listing(stream).map(|listing| listing.id);
+                let (mut before, mut since) = (BTreeSet::new(), BTreeSet::new());
+                let (mut listed, mut listed_before) = (BTreeSet::new(), BTreeSet::new());
+                for partition in plan.partitions_of(stream) {
+                    let is_listing = partition.role == PartitionRole::Listing;
+                    let keys = keys(partition)?;
+                    match (is_listing, Some(partition.id) < newest) {
+                        (true, true) => listed_before.extend(keys),
+                        (true, false) => listed.extend(keys),
+                        (false, true) => before.extend(keys),
+                        (false, false) => since.extend(keys),
+                    }
                 }
-                let (have, listed): (BTreeSet<_>, BTreeSet<_>) = (rows.iter().collect(), listing.iter().collect());
+                let missing = listed.iter().filter(|key| !before.contains(*key) && !since.contains(*key));
+                let missing: Vec<String> = missing.cloned().collect();
+                let vanished: Vec<&String> = before.difference(&listed).collect();
                 Ok(Comparison {
-                    missing: listing.iter().filter(|key| !have.contains(key)).cloned().collect(),
-                    vanished: rows.iter().filter(|key| !listed.contains(key)).count() as u64,
+                    relisted: missing.iter().filter(|key| listed_before.contains(*key)).count() as u64,
+                    missing,
+                    vanished: vanished.len() as u64,
+                    returned: vanished.iter().filter(|key| since.contains(**key)).count() as u64,
+                    vanished_keys: vanished.into_iter().cloned().collect(),
                     nameless: 0,
                 })
             };

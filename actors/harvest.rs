@@ -14,7 +14,7 @@ use std::{
 
 use actix::prelude::*;
 use actix_rt::Arbiter;
-use harvester_pacing::Backoff;
+use futures_util::stream::{self, StreamExt};
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
@@ -26,8 +26,10 @@ use crate::{
     failure::{Failure, FailureClass},
     page::Reject,
     partition::{Partition, PartitionId, PartitionRole, Plan, Position, SourceIdentity, StreamId},
+    patience::{Wait, patiently},
     planner::{AddPartitions, CurrentSettlement, Patience, Planner, Settlement},
     rate_limiter::{CurrentPace, RateLimiter},
+    reconcile::{self, Known, Proof, Recount, Step},
     recovery,
     report::{Manifest, ManifestSource, ManifestStream, Outcome, Report, ReportError, StreamReport},
     reporter::{CurrentTold, Reporter, Teller},
@@ -94,8 +96,7 @@ pub async fn run(harvest: Harvest) -> Report {
         resumed: false,
         checkpoint: None,
         finished: BTreeMap::new(),
-        distrusted: BTreeSet::new(),
-        reconciled: BTreeMap::new(),
+        accounts: BTreeMap::new(),
         settlement: Settlement::default(),
         watermarks: BTreeMap::new(),
         harvest,
@@ -137,20 +138,40 @@ impl From<Failure> for End {
     }
 }
 
-/// How often a process lists a stream anew because what was listed did not come.
-const RELISTINGS_MAX: u32 = 1;
+/// How a stream stands with the server's numbers.
+#[derive(Clone, Debug, Default)]
+struct Account {
+    /// Whether its numbers agree only because a row came twice.
+    is_distrusted: bool,
+    /// What the server counts now.
+    recount: Option<Recount>,
+    /// What the last comparison with a listing found, where there is one.
+    listed: Option<Listed>,
+    /// Listings beyond the first, made by this process.
+    relistings: u32,
+    /// What became of it; `None` as long as something may still follow.
+    verdict: Option<Step>,
+    /// Why it could not be compared.
+    unproved: Option<Failure>,
+}
 
-/// What a reconciliation found.
+/// What a comparison with a listing found.
 #[derive(Clone, Copy, Debug, Default)]
-struct Reconciled {
+struct Listed {
     /// Rows that came into being meanwhile.
     appeared: u64,
     /// Rows that went away meanwhile.
     vanished: u64,
-    /// Rows that the newest listing has and that do not come.
-    missing: u64,
-    /// Listings beyond the first, made by this process.
-    relistings: u32,
+}
+
+impl Account {
+    /// What showed that nothing is missing.
+    fn proof(&self) -> Proof {
+        match self.verdict {
+            Some(Step::Proved(proof)) => proof,
+            _ => Proof::None,
+        }
+    }
 }
 
 /// A run under way.
@@ -167,10 +188,8 @@ struct Run {
     checkpoint: Option<Checkpoint>,
     /// Files that are prepared.
     finished: BTreeMap<StreamId, PreparedStream>,
-    /// Streams whose numbers do not add up although there are as many rows as announced.
-    distrusted: BTreeSet<StreamId>,
-    /// Streams whose numbers were explained.
-    reconciled: BTreeMap<StreamId, Reconciled>,
+    /// How each stream stands with the server's numbers.
+    accounts: BTreeMap<StreamId, Account>,
     /// What became of partitions that did not finish.
     settlement: Settlement,
     /// From where the next incremental run goes on, once this one is published.
@@ -211,12 +230,32 @@ impl Run {
             fetched?;
 
             let taken = self.prepare().await?;
-            match self.first_mismatch(&taken)? {
-                None => return self.publish(&taken).await,
-                // A row that came twice may hide one that did not come. Only a listing tells.
-                Some((stream, _)) if !self.reconciled.contains_key(&stream) && self.distrusted.insert(stream) => {}
-                Some((_, mismatch)) => return Err(End::Mismatch(mismatch)),
+            // A row that came twice may hide one that did not come. Only a listing tells.
+            if self.distrust(&taken) {
+                continue;
             }
+            if let Some(mismatch) = self.first_mismatch(&taken)? {
+                return Err(End::Mismatch(mismatch));
+            }
+            self.same_source().await?;
+            return self.publish(&taken).await;
+        }
+    }
+
+    /// Refuses to publish what another source may have sent: one that took the place of the first without an outage.
+    async fn same_source(&self) -> Result<(), End> {
+        let identity = self.patiently(|run| run.source.identify()).await?;
+        self.is_source_of_run(&identity)
+    }
+
+    /// Refuses a source that is not the one the run began with.
+    fn is_source_of_run(&self, identity: &SourceIdentity) -> Result<(), End> {
+        match self.known()?.header.source.difference(identity) {
+            None => Ok(()),
+            Some(difference) => Err(End::Failed(
+                Failure::new(FailureClass::Changed, difference)
+                    .with_next("check the url; run again with --restart to begin anew with the source as it is now"),
+            )),
         }
     }
 
@@ -237,13 +276,7 @@ impl Run {
     /// Fixes what the run is: reads it from the checkpoint, or plans it and makes the plan durable.
     async fn begin(&mut self, identity: &SourceIdentity) -> Result<(), End> {
         match &self.checkpoint {
-            Some(checkpoint) => {
-                if let Some(difference) = checkpoint.header.source.difference(identity) {
-                    return Err(End::Failed(Failure::new(FailureClass::Changed, difference).with_next(
-                        "check the url; run again with --restart to begin anew with the source as it is now",
-                    )));
-                }
-            }
+            Some(_) => self.is_source_of_run(identity)?,
             None => {
                 let plan = self.patiently(|run| run.source.plan(identity)).await?;
                 if let Some(fault) = plan.fault() {
@@ -289,27 +322,25 @@ impl Run {
         Ask: Fn(&'a Harvest) -> F,
         F: Future<Output = Result<T, Failure>>,
     {
-        let patience = self.harvest.patience;
-        let mut backoff = Backoff::new(patience.seed);
-        let began = Instant::now();
-        let mut garbled = 0;
-        loop {
-            let failure = match self.unless_stopped(ask(&self.harvest)).await? {
-                Ok(answer) => return Ok(answer),
-                Err(failure) => failure,
-            };
-            match failure.class {
-                FailureClass::Transient => {}
-                FailureClass::Garbled if garbled < crate::planner::GARBLED_MAX => garbled += 1,
-                FailureClass::Garbled => return Err(End::Refused(failure)),
-                _ => return Err(End::Failed(failure)),
-            }
-            let delay = backoff.next(failure.retry_after);
-            if began.elapsed() + delay > patience.outage && failure.class == FailureClass::Transient {
-                return Err(End::Failed(failure));
-            }
-            self.unless_stopped(tokio::time::sleep(delay)).await?;
-        }
+        self.unless_stopped(self.asked(ask)).await?.map_err(|failure| match failure.class {
+            FailureClass::Garbled => End::Refused(failure),
+            _ => End::Failed(failure),
+        })
+    }
+
+    /// Asks the source until it answers, or has been gone for too long.
+    async fn asked<'a, T, F, Ask>(&'a self, ask: Ask) -> Result<T, Failure>
+    where
+        Ask: Fn(&'a Harvest) -> F,
+        F: Future<Output = Result<T, Failure>>,
+    {
+        let harvest = &self.harvest;
+        let tell = |Wait { failure, attempts, delay, patience_left }: Wait<'_>| {
+            let Failure { class, message, .. } = failure.clone();
+            self.teller.tell(Event::SourceWaitedFor { class, message, attempts, delay, patience_left });
+        };
+        let last_answer = || harvest.source.last_answer();
+        patiently(harvest.patience, harvest.limiter.as_ref(), last_answer, tell, || ask(harvest)).await
     }
 
     /// Waits for `work`, or for somebody to ask for a stop.
@@ -347,9 +378,16 @@ impl Run {
         let optional = optional.map(|partition| partition.id).collect();
         let partitions = plan.partitions.iter().cloned().map(Arc::new).collect();
 
-        let planner =
-            Planner::new(partitions, &finished, optional, harvest.patience, self.teller.clone(), end_run.clone())
-                .start();
+        let planner = Planner::new(
+            partitions,
+            &finished,
+            optional,
+            harvest.patience,
+            Arc::clone(&harvest.source),
+            self.teller.clone(),
+            end_run.clone(),
+        )
+        .start();
         let checkpointer = Checkpointer::new(
             Arc::clone(&harvest.sink),
             Arc::clone(&harvest.store),
@@ -388,6 +426,7 @@ impl Run {
         let checkpoint = pipeline.checkpointer.send(CurrentCheckpoint).await;
         self.checkpoint = Some(checkpoint.map_err(|_| bug("the checkpointer is gone"))??);
         self.settlement = pipeline.planner.send(CurrentSettlement).await.map_err(|_| bug("the planner is gone"))?;
+        self.set_unproved_apart();
         if let Some(failure) = failure {
             return Err(End::Failed(failure));
         }
@@ -408,49 +447,62 @@ impl Run {
     async fn grow(&mut self, pipeline: &Pipeline, partitions: Vec<Partition>) -> Result<(), End> {
         pipeline.writer.send(GrowPlan(partitions.clone())).await.map_err(|_| bug("the writer is gone"))??;
         pipeline.planner.send(AddPartitions(partitions.clone())).await.map_err(|_| bug("the planner is gone"))?;
+        for partition in &partitions {
+            self.finished.remove(&partition.stream);
+        }
         let mut plan = self.known()?.header.plan.clone();
         plan.partitions.extend(partitions);
         self.teller.tell(Event::PlanGrown(Arc::new(plan)));
         Ok(())
     }
 
-    /// What is to be fetched for the numbers of each stream to be explained: a listing where they differ from the server's,
-    /// what a listing has and we have not, and a newer listing where that did not come either: it may be gone by now.
+    /// A listing that cannot be had leaves rows unproved, not lost.
+    fn set_unproved_apart(&mut self) {
+        let Some(checkpoint) = &self.checkpoint else { return };
+        let partitions = &checkpoint.header.plan.partitions;
+        let is_row = |id: &PartitionId| partitions[id.0 as usize].role == PartitionRole::Rows;
+        for (id, failure) in self.settlement.lost.extract_if(.., |id, _| !is_row(id)) {
+            self.accounts.entry(partitions[id.0 as usize].stream).or_default().unproved.get_or_insert(failure);
+        }
+    }
+
+    /// What is to be fetched for each stream to be proved complete: see [`reconcile`].
     async fn explain(&mut self) -> Result<Vec<Partition>, End> {
         let plan = Arc::new(self.known()?.header.plan.clone());
+        self.recount(&plan).await?;
         let mut more: Vec<Partition> = Vec::new();
         for (stream, of_plan) in streams_in(&plan) {
-            let repairs = plan.partitions_of(stream).filter(|partition| partition.role == PartitionRole::Repair);
-            let newest_repair = repairs.map(|repair| repair.id).max();
             let Some(first) = plan.partitions_of(stream).next() else { continue };
-            if !self.is_whole(stream) {
+            if !self.is_whole(stream) || self.accounts.get(&stream).is_some_and(|account| account.unproved.is_some()) {
                 continue;
             }
-            let (role, selections) = match plan.newest_listing(stream) {
-                None if self.is_as_announced(stream, of_plan) => continue,
-                None => (PartitionRole::Listing, Vec::from_iter(self.harvest.source.listing(&first.selection))),
-                Some(listing) => {
-                    let Comparison { missing, vanished, nameless } = self.compare(&plan, stream).await?;
-                    let is_repaired = newest_repair > Some(listing.id);
-                    let reconciled = self.reconciled.entry(stream).or_default();
-                    reconciled.vanished = vanished;
-                    reconciled.missing = (missing.len() as u64).saturating_sub(nameless);
-                    if !is_repaired {
-                        reconciled.appeared += reconciled.missing;
-                    }
-                    let Reconciled { appeared, relistings, .. } = *reconciled;
-                    self.teller.tell(Event::Reconciled { stream, appeared, vanished });
-                    if reconciled.missing == 0 {
-                        continue;
-                    } else if !is_repaired {
-                        (PartitionRole::Repair, self.harvest.source.repair(&first.selection, &missing))
-                    } else if relistings < RELISTINGS_MAX {
-                        reconciled.relistings += 1;
-                        (PartitionRole::Listing, Vec::from_iter(self.harvest.source.listing(&first.selection)))
-                    } else {
-                        continue;
-                    }
+            let comparison = match plan.newest_listing(stream) {
+                Some(_) => Some(self.compare(&plan, stream).await?),
+                None => None,
+            };
+            let step = reconcile::next_step(&self.facts(&plan, stream, comparison.as_ref()));
+            let rows = self.stream_counts(stream).rows.max(of_plan.expected_rows.unwrap_or(0));
+            let account = self.accounts.entry(stream).or_default();
+            account.verdict = Some(step);
+            if let Some(Comparison { missing, vanished, nameless, .. }) = &comparison {
+                let listed = account.listed.get_or_insert_default();
+                listed.vanished = *vanished;
+                if step == Step::Ask {
+                    listed.appeared += (missing.len() as u64).saturating_sub(*nameless);
                 }
+                let Listed { appeared, vanished } = *listed;
+                self.teller.tell(Event::Reconciled { stream, appeared, vanished });
+            }
+            let source = &self.harvest.source;
+            let (role, selections) = match (step, &comparison) {
+                (Step::Ask, Some(Comparison { missing, vanished_keys, .. })) => {
+                    (PartitionRole::Repair, source.repair(&first.selection, missing, vanished_keys))
+                }
+                (Step::List, _) => {
+                    account.relistings += u32::from(comparison.is_some());
+                    (PartitionRole::Listing, Vec::from_iter(source.listing(&first.selection, rows)))
+                }
+                _ => continue,
             };
             let word = if role == PartitionRole::Listing { "listing" } else { "repair" };
             for selection in selections {
@@ -462,11 +514,58 @@ impl Run {
         Ok(more)
     }
 
-    /// Whether a stream has as many rows as the server had counted, and nobody doubts it.
-    fn is_as_announced(&self, stream: StreamId, of_plan: &crate::partition::Stream) -> bool {
+    /// What is known of a stream.
+    fn facts<'a>(&self, plan: &Plan, stream: StreamId, comparison: Option<&'a Comparison>) -> Known<'a> {
         let counts = self.stream_counts(stream);
-        let is_equal = of_plan.expected_rows.is_none_or(|expected| expected == counts.rows + counts.rejected);
-        is_equal && !self.distrusted.contains(&stream)
+        let account = self.accounts.get(&stream);
+        let of_stream = || plan.partitions_of(stream);
+        let newest_repair = of_stream().filter(|partition| partition.role == PartitionRole::Repair).last();
+        let newest_listing = plan.newest_listing(stream).map(|listing| listing.id);
+        let source = &self.harvest.source;
+        Known {
+            expected: plan.streams[stream.0 as usize].expected_rows,
+            rows: counts.rows + counts.rejected,
+            miscounted: self.partition_states(stream).map(|state| state.counts.miscounted).sum(),
+            is_distrusted: account.is_some_and(|account| account.is_distrusted),
+            recount: account.and_then(|account| account.recount).unwrap_or(Recount::NotAsked),
+            can_list: of_stream().next().is_some_and(|first| source.listing(&first.selection, 0).is_some()),
+            comparison,
+            is_asked: newest_repair.map(|repair| repair.id) > newest_listing,
+            relistings: account.map_or(0, |account| account.relistings),
+        }
+    }
+
+    /// Asks how many rows there are now, of every stream for which that decides.
+    async fn recount(&mut self, plan: &Plan) -> Result<(), End> {
+        let mut asked: Vec<(StreamId, &serde_json::Value)> = Vec::new();
+        for (stream, _) in streams_in(plan) {
+            let is_listed = plan.newest_listing(stream).is_some();
+            let is_asked = || reconcile::next_step(&self.facts(plan, stream, None)) == Step::Recount;
+            if let Some(first) = plan.partitions_of(stream).next()
+                && !is_listed
+                && self.is_whole(stream)
+                && is_asked()
+            {
+                asked.push((stream, &first.selection));
+            }
+        }
+        let run = &*self;
+        let counting = |(stream, selection)| async move {
+            match run.asked(move |harvest| harvest.source.count(selection)).await {
+                Ok(recount) => Ok((stream, recount)),
+                // What cannot be counted is listed.
+                Err(failure) if outcome_of(failure.class) == Outcome::Refused => Ok((stream, Recount::Refused)),
+                Err(failure) => Err(failure),
+            }
+        };
+        let at_once = self.harvest.fetchers.max(1) as usize;
+        let counting = stream::iter(asked).map(counting).buffer_unordered(at_once).collect::<Vec<_>>();
+        let counted = self.unless_stopped(counting).await?;
+        for counted in counted {
+            let (stream, recount) = counted?;
+            self.accounts.entry(stream).or_default().recount = Some(recount);
+        }
+        Ok(())
     }
 
     /// Compares a stream with its newest listing.
@@ -500,13 +599,13 @@ impl Run {
         {
             return Err(End::Refused(lost.clone()));
         }
-        for stream in &taken {
-            self.teller.tell(Event::Finishing { stream: *stream });
+        for stream in taken.iter().filter(|stream| !self.finished.contains_key(stream)).copied().collect::<Vec<_>>() {
+            self.teller.tell(Event::Finishing { stream });
             let spans = Arc::clone(&self.harvest.store).reader();
-            let preparing = Arc::clone(&self.harvest.sink).prepare(*stream, Arc::clone(&plan), spans);
+            let preparing = Arc::clone(&self.harvest.sink).prepare(stream, Arc::clone(&plan), spans);
             let prepared = self.unless_stopped(preparing).await??;
             crash_point!("finish.prepared");
-            self.finished.insert(*stream, prepared);
+            self.finished.insert(stream, prepared);
         }
         Ok(taken)
     }
@@ -527,10 +626,25 @@ impl Run {
         Ok(())
     }
 
-    /// The first stream that does not add up, and what of it.
-    fn first_mismatch(&self, taken: &[StreamId]) -> Result<Option<(StreamId, String)>, End> {
+    /// Whether there are streams whose total proves nothing, since a row came twice. They are listed, and prepared again.
+    fn distrust(&mut self, taken: &[StreamId]) -> bool {
+        let mut found = false;
+        for stream in taken {
+            let account = self.accounts.entry(*stream).or_default();
+            let is_doubled = self.finished.get(stream).is_some_and(|prepared| prepared.duplicates > 0);
+            if is_doubled && account.proof() == Proof::Total && !account.is_distrusted {
+                account.is_distrusted = true;
+                self.finished.remove(stream);
+                found = true;
+            }
+        }
+        found
+    }
+
+    /// The first stream that does not add up, as a sentence.
+    fn first_mismatch(&self, taken: &[StreamId]) -> Result<Option<String>, End> {
         let plan = &self.known()?.header.plan;
-        Ok(taken.iter().find_map(|stream| Some((*stream, self.mismatch(plan, *stream)?))))
+        Ok(taken.iter().find_map(|stream| self.mismatch(plan, *stream)))
     }
 
     /// What does not add up in a stream, as a sentence.
@@ -543,22 +657,29 @@ impl Run {
         if fetched != accounted {
             return Some(format!("{fetched} rows of {name} were fetched, {accounted} are accounted for"));
         }
-        if let Some(Reconciled { missing: missing @ 1.., .. }) = self.reconciled.get(&stream) {
-            return Some(format!("{missing} of the rows of {name} that the server lists it does not send"));
+        let account = self.accounts.get(&stream)?;
+        if let Some(failure) = &account.unproved {
+            return Some(format!("whether all rows of {name} are there cannot be shown: {failure}"));
         }
-        let expected = plan.streams[stream.0 as usize].expected_rows?;
-        let explained = self.reconciled.contains_key(&stream) || !self.is_whole(stream);
-        if !explained && prepared.rows + counts.rejected != expected {
-            return Some(format!("the server announced {expected} rows of {name}, {} were fetched", prepared.rows));
+        match account.verdict? {
+            Step::Proved(_) => None,
+            Step::Missing(rows) => Some(format!("{rows} of the rows of {name} that the server lists it does not send")),
+            Step::Contradicted(rows) => Some(format!(
+                "the server contradicts itself: it sends {rows} rows of {name} that it did not list, so other rows may be \
+                 missing; perhaps several servers answer at this url, and not all of them are up to date"
+            )),
+            Step::Recount | Step::List | Step::Ask => {
+                Some(format!("whether all rows of {name} are there cannot be shown: the server does not list them"))
+            }
         }
-        None
     }
 
     /// How many rows fewer than the server had counted there are, as sentences: its listing is believed, but not silently.
     fn unseen(&self) -> Vec<String> {
         let Some(checkpoint) = &self.checkpoint else { return Vec::new() };
         let sentence = |(stream, of_plan): (StreamId, &crate::partition::Stream)| {
-            let (prepared, _) = (self.finished.get(&stream)?, self.reconciled.get(&stream)?);
+            let prepared = self.finished.get(&stream)?;
+            self.accounts.get(&stream)?.listed?;
             let unseen = of_plan.expected_rows?.checked_sub(prepared.rows + self.stream_counts(stream).rejected)?;
             (unseen > 0).then(|| {
                 format!(
@@ -652,6 +773,7 @@ impl Run {
                     filtered: counts.filtered,
                     rejected: counts.rejected,
                     expected: of_plan.expected_rows,
+                    proof: self.accounts.get(stream).map_or(Proof::None, Account::proof),
                     complete,
                 },
             );
@@ -701,9 +823,9 @@ impl Run {
                     report.bytes = prepared.bytes;
                     report.duplicates = prepared.duplicates;
                 }
-                if let Some(reconciled) = self.reconciled.get(&stream) {
-                    report.appeared = Some(reconciled.appeared);
-                    report.vanished = Some(reconciled.vanished);
+                if let Some(listed) = self.accounts.get(&stream).and_then(|account| account.listed) {
+                    report.appeared = Some(listed.appeared);
+                    report.vanished = Some(listed.vanished);
                 }
                 rejected |= report.rejected > 0;
                 streams.insert(of_plan.name.clone(), report);

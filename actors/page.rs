@@ -19,6 +19,15 @@ pub struct PageCounts {
     pub rejected: u64,
     /// Bytes of the kept rows as NDJSON, line ends included.
     pub bytes: u64,
+    /// By how many rows what the server says of its pages contradicts what it sends: 0 where it says nothing.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub miscounted: u64,
+}
+
+/// Whether nothing need be written.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands out references")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 impl PageCounts {
@@ -29,6 +38,7 @@ impl PageCounts {
         self.filtered += other.filtered;
         self.rejected += other.rejected;
         self.bytes += other.bytes;
+        self.miscounted += other.miscounted;
     }
 }
 

@@ -20,10 +20,10 @@ use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
     events::Event,
-    failure::{Failure, FailureClass},
+    failure::{Failure, FailureClass, Weight},
     partition::{Partition, PartitionId},
     reporter::Teller,
-    source::PageSize,
+    source::{PageSize, Source},
     supervisor::EndRun,
 };
 
@@ -139,8 +139,8 @@ pub struct Trouble {
     pub attempts: u32,
     /// Of these, answers that were whole but wrong.
     pub garbled: u32,
-    /// Whether it has already failed in a way that means too much weight when repeated.
-    pub heavy: bool,
+    /// Since when it has failed in a way that can mean too much weight when repeated.
+    pub heavy_since: Option<Instant>,
     /// How often its pages have been halved.
     pub size: PageSize,
     /// Its waits.
@@ -150,14 +150,14 @@ pub struct Trouble {
 impl Trouble {
     /// No trouble yet. `seed` makes its waits its own.
     pub fn new(seed: u64) -> Self {
-        Trouble { attempts: 0, garbled: 0, heavy: false, size: PageSize::default(), backoff: Backoff::new(seed) }
+        Trouble { attempts: 0, garbled: 0, heavy_since: None, size: PageSize::default(), backoff: Backoff::new(seed) }
     }
 
     /// A page has come: what the one before it suffered no longer matters. Its size does.
     fn forget(&mut self) {
         self.attempts = 0;
         self.garbled = 0;
-        self.heavy = false;
+        self.heavy_since = None;
         self.backoff.reset();
     }
 }
@@ -177,23 +177,35 @@ pub enum Fate {
     EndRun(Failure),
 }
 
+/// How the source has been lately.
+#[derive(Clone, Copy, Debug)]
+pub struct Lately {
+    /// The present moment.
+    pub now: Instant,
+    /// When it last gave a page.
+    pub last_page: Instant,
+    /// How long it has answered nothing at all.
+    pub silence: Duration,
+}
+
 /// Decides what becomes of a partition whose page failed, and keeps account in `trouble`.
 ///
-/// `silence` is how long nothing from this source has succeeded; `optional` that the partition may be left out.
-pub fn fate(trouble: &mut Trouble, failure: Failure, silence: Duration, optional: bool, patience: Patience) -> Fate {
+/// `optional` says that the partition may be left out.
+pub fn fate(trouble: &mut Trouble, failure: Failure, lately: Lately, optional: bool, patience: Patience) -> Fate {
     trouble.attempts += 1;
     let mut class = failure.class;
-    if class == FailureClass::Transient && failure.heavy_if_repeated {
-        if trouble.heavy {
+    if class == FailureClass::Transient && failure.weight != Weight::Unsaid {
+        let since = *trouble.heavy_since.get_or_insert(lately.now);
+        let others_came = lately.last_page > since || !harvester_pacing::control!("outage-weight");
+        if since < lately.now && (failure.weight == Weight::HeavyIfRepeated || others_came) {
             class = FailureClass::TooHeavy;
         }
-        trouble.heavy = true;
     }
     match class {
         FailureClass::Transient => {}
         FailureClass::TooHeavy if trouble.size.halvings < HALVINGS_MAX => {
             trouble.size.halvings += 1;
-            trouble.heavy = false;
+            trouble.heavy_since = None;
         }
         // As small as it gets, but a passing cause is still possible.
         FailureClass::TooHeavy if failure.class == FailureClass::Transient => {}
@@ -215,7 +227,7 @@ pub fn fate(trouble: &mut Trouble, failure: Failure, silence: Duration, optional
     if failure.retry_after.is_some_and(|wait| wait > patience.outage) {
         return Fate::EndRun(failure);
     }
-    if trouble.attempts > patience.retries && silence >= patience.outage {
+    if trouble.attempts > patience.retries && lately.silence >= patience.outage {
         return Fate::EndRun(failure);
     }
     if trouble.attempts >= ATTEMPTS_MAX {
@@ -244,8 +256,10 @@ pub struct Planner {
     askers: VecDeque<(FetcherId, oneshot::Sender<Option<Lease>>)>,
     /// What became of those that did not finish.
     settlement: Settlement,
-    /// When something from this source last succeeded.
-    last_success: Instant,
+    /// When a page last came.
+    last_page: Instant,
+    /// Who knows when it last answered anything.
+    source: Arc<dyn Source>,
     /// Whether no more leases are given.
     stopped: bool,
     /// How patient it is.
@@ -263,6 +277,7 @@ impl Planner {
         finished: &BTreeSet<PartitionId>,
         optional: BTreeSet<PartitionId>,
         patience: Patience,
+        source: Arc<dyn Source>,
         teller: Teller,
         supervisor: Recipient<EndRun>,
     ) -> Self {
@@ -277,7 +292,8 @@ impl Planner {
             deaths: HashMap::new(),
             askers: VecDeque::new(),
             settlement: Settlement::default(),
-            last_success: Instant::now(),
+            last_page: Instant::now(),
+            source,
             stopped: false,
             patience,
             teller,
@@ -325,11 +341,12 @@ impl Planner {
     fn settle(&mut self, id: PartitionId, failure: Failure, untouched: bool, ctx: &mut Context<Self>) {
         let seed = self.patience.seed ^ (u64::from(id.0) << 32);
         let trouble = self.trouble.entry(id).or_insert_with(|| Trouble::new(seed));
-        let silence = self.last_success.elapsed();
+        let last_answer = self.source.last_answer().map_or(self.last_page, |answer| answer.max(self.last_page));
+        let lately = Lately { now: Instant::now(), last_page: self.last_page, silence: last_answer.elapsed() };
         let optional = untouched && self.optional.contains(&id);
         let class = failure.class;
         let message = failure.message.clone();
-        match fate(trouble, failure, silence, optional, self.patience) {
+        match fate(trouble, failure, lately, optional, self.patience) {
             Fate::Again(delay) => {
                 let attempt = trouble.attempts;
                 self.teller.tell(Event::PartitionReturned { partition: id, class, message, attempt, delay });
@@ -375,7 +392,7 @@ impl Handler<PageArrived> for Planner {
     type Result = ();
 
     fn handle(&mut self, PageArrived(id): PageArrived, _: &mut Self::Context) {
-        self.last_success = Instant::now();
+        self.last_page = Instant::now();
         if let Some(trouble) = self.trouble.get_mut(&id) {
             trouble.forget();
         }
@@ -386,7 +403,7 @@ impl Handler<PartitionFinished> for Planner {
     type Result = ();
 
     fn handle(&mut self, PartitionFinished(id): PartitionFinished, _: &mut Self::Context) {
-        self.last_success = Instant::now();
+        self.last_page = Instant::now();
         self.leased.remove(&id);
         self.trouble.remove(&id);
         self.teller.tell(Event::PartitionFinished(id));
@@ -469,11 +486,19 @@ mod tests {
     const PATIENCE: Patience = Patience { retries: 6, outage: Duration::from_secs(600), seed: 1 };
     const LONG: Duration = Duration::from_secs(601);
 
+    /// A source of which pages come.
+    fn good() -> Lately {
+        let now = Instant::now();
+        Lately { now, last_page: now + LONG, silence: Duration::ZERO }
+    }
+
     /// The fates of one page that fails in the same way again and again, until something other than `Again` comes.
     fn fates(failure: &Failure, silence: Duration, optional: bool) -> (u32, Fate, u32) {
+        let mut lately = Lately { silence, ..good() };
         let mut trouble = Trouble::new(7);
         for attempt in 1.. {
-            let fate = fate(&mut trouble, failure.clone(), silence, optional, PATIENCE);
+            lately.now += Duration::from_secs(1);
+            let fate = fate(&mut trouble, failure.clone(), lately, optional, PATIENCE);
             if !matches!(fate, Fate::Again(_)) {
                 return (attempt, fate, trouble.size.halvings);
             }
@@ -514,16 +539,24 @@ mod tests {
     }
 
     #[test]
-    fn a_page_that_times_out_twice_is_halved_and_then_has_new_luck() {
-        let failure = Failure::new(FailureClass::Transient, "504").heavy_if_repeated();
-        let mut trouble = Trouble::new(7);
-        let halvings: Vec<u32> = (0..6)
-            .map(|_| {
-                assert!(matches!(fate(&mut trouble, failure.clone(), Duration::ZERO, false, PATIENCE), Fate::Again(_)));
+    fn a_page_that_fails_twice_is_halved_where_it_is_the_pages_own_fault_and_then_has_new_luck() {
+        let outage = Lately { last_page: good().now, silence: Duration::from_secs(9), ..good() };
+        for (weight, mut lately, halvings) in [
+            (Weight::HeavyIfRepeated, good(), [0, 1, 1, 2, 2, 3]),
+            (Weight::HeavyIfRepeated, outage, [0, 1, 1, 2, 2, 3]),
+            (Weight::HeavyIfOthersCome, good(), [0, 1, 1, 2, 2, 3]),
+            (Weight::HeavyIfOthersCome, outage, [0; 6]),
+            (Weight::Unsaid, good(), [0; 6]),
+        ] {
+            let failure = Failure::new(FailureClass::Transient, "504").with_weight(weight);
+            let mut trouble = Trouble::new(7);
+            let halved = halvings.map(|_| {
+                lately.now += Duration::from_secs(1);
+                assert!(matches!(fate(&mut trouble, failure.clone(), lately, false, PATIENCE), Fate::Again(_)));
                 trouble.size.halvings
-            })
-            .collect();
-        assert_eq!(halvings, [0, 1, 1, 2, 2, 3]);
+            });
+            assert_eq!(halved, halvings, "{weight:?}, {lately:?}");
+        }
     }
 
     #[test]
@@ -531,7 +564,7 @@ mod tests {
         let asked = |seconds| {
             let failure = Failure::new(FailureClass::Transient, "503");
             let failure = failure.with_retry_after(Some(Duration::from_secs(seconds)));
-            fate(&mut Trouble::new(7), failure, Duration::ZERO, false, PATIENCE)
+            fate(&mut Trouble::new(7), failure, good(), false, PATIENCE)
         };
         assert!(matches!(asked(90), Fate::Again(delay) if delay >= Duration::from_secs(90)));
         assert!(matches!(asked(601), Fate::EndRun(_)));

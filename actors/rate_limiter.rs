@@ -20,13 +20,17 @@
 //! other. First come, first served; an asker that is gone when its turn comes takes nothing with it.
 //!
 //! It owns the window, the bucket, the concurrency controller and the breaker (all in `harvester-pacing`), and shares
-//! nothing: two jobs of one origin in one process share the *actor* ([`RateLimiter::for_origin`]). It does not retry, does not
+//! nothing: two jobs of one origin in one process share the *actor* ([`RateLimiter::for_origin`]), each for as long as it holds
+//! its [`Share`]. The limits in force are the lowest of those that live. It does not retry, does not
 //! know what a request is for, and never ends a run: how long an outage may last is the supervisor's to say.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -92,9 +96,29 @@ enum News {
 /// Another job wants to share this budget. Sent before the job gets the address.
 #[derive(Message)]
 #[rtype(result = "()")]
-struct ShareBudget {
-    settings: RateLimiterSettings,
-    probe: Arc<dyn SourceProbe>,
+struct ShareBudget(Sharer);
+
+/// A job's share has ended. Sent by [`Share`] when it is dropped.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "()")]
+struct ShareEnded(ShareId);
+
+/// Which share; unique in this process.
+type ShareId = u64;
+
+/// A job's part in the budget of an origin, for as long as it is held: when it is dropped, also by a panic, the job's limits are
+/// no longer in force, and its probe is never asked again.
+#[must_use = "a share that is dropped has ended"]
+pub struct Share {
+    limiter: Addr<RateLimiter>,
+    _ends: LastWill<ShareEnded>,
+}
+
+impl Share {
+    /// The limiter of the origin.
+    pub fn limiter(&self) -> &Addr<RateLimiter> {
+        &self.limiter
+    }
 }
 
 /// The limiter is gone: the run is ending.
@@ -192,8 +216,8 @@ pub struct RateLimiter {
     concurrency: Concurrency,
     /// Whether at all.
     breaker: Breaker,
-    /// Who finds out whether the source is back, the next to be asked first.
-    probes: VecDeque<Arc<dyn SourceProbe>>,
+    /// The jobs that share the budget; first the one whose probe is asked next whether the source is back.
+    sharers: VecDeque<Sharer>,
     /// Until when the server wants to be left alone.
     retry_after: Option<Instant>,
     /// Until when a predecessor's requests may count.
@@ -210,6 +234,22 @@ pub struct RateLimiter {
     alarm: Option<(Instant, SpawnHandle)>,
     /// What jitter is drawn from.
     random: SmallRng,
+}
+
+/// A job that shares the budget.
+struct Sharer {
+    id: ShareId,
+    settings: RateLimiterSettings,
+    /// What finds out whether the source is back.
+    probe: Arc<dyn SourceProbe>,
+}
+
+impl Sharer {
+    /// A sharer with a name of its own.
+    fn new(settings: RateLimiterSettings, probe: Arc<dyn SourceProbe>) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Sharer { id: NEXT.fetch_add(1, Ordering::Relaxed), settings, probe }
+    }
 }
 
 /// Somebody who waits for a turn.
@@ -246,13 +286,19 @@ enum Permit {
 impl RateLimiter {
     /// A limiter of its own. Two for one origin would send twice as much: see [`RateLimiter::for_origin`].
     pub fn new(settings: RateLimiterSettings, probe: Arc<dyn SourceProbe>) -> Self {
+        Self::of(Sharer::new(settings, probe))
+    }
+
+    /// The limiter of one job.
+    fn of(sharer: Sharer) -> Self {
+        let settings = sharer.settings;
         RateLimiter {
             window: Window::new(settings.requests_per_second),
             bucket: bucket(settings.requests_per_second),
             permit: Permit::None,
             concurrency: Concurrency::new(settings.in_flight),
             breaker: Breaker::default(),
-            probes: VecDeque::from([probe]),
+            sharers: VecDeque::from([sharer]),
             retry_after: None,
             cold_until: settings.cold_start.then(|| Instant::now() + COLD_START_WAIT),
             waiting: VecDeque::new(),
@@ -264,26 +310,50 @@ impl RateLimiter {
         }
     }
 
-    /// The limiter of `origin` in this process: the one that lives, or a new one on the caller's arbiter.
+    /// A share of the limiter of `origin` in this process: of the one that lives, or of a new one on the caller's arbiter.
     ///
-    /// Where one lives, the lower of each limit holds from now on, and as long as it lives. It lives as long as anybody holds
-    /// its address, and no longer than its arbiter: call this on an arbiter that outlives the jobs.
+    /// Where one lives, the lower of each limit holds from now on, and as long as both shares are held. It lives as long as
+    /// anybody holds its address, and no longer than its arbiter: call this on an arbiter that outlives the jobs.
     ///
     /// - `origin`: scheme, host and port, in one spelling.
-    pub fn for_origin(origin: &str, settings: RateLimiterSettings, probe: Arc<dyn SourceProbe>) -> Addr<Self> {
+    pub fn for_origin(origin: &str, settings: RateLimiterSettings, probe: Arc<dyn SourceProbe>) -> Share {
         static LIMITERS: Mutex<BTreeMap<String, WeakAddr<RateLimiter>>> = Mutex::new(BTreeMap::new());
         // Nothing in here panics half way; a poisoned map is a whole one.
         let mut limiters = LIMITERS.lock().unwrap_or_else(PoisonError::into_inner);
         limiters.retain(|_, limiter| limiter.upgrade().is_some_and(|limiter| limiter.connected()));
         if let Some(limiter) = limiters.get(origin).and_then(WeakAddr::upgrade) {
+            let sharer = Sharer::new(settings, Arc::clone(&probe));
+            let id = sharer.id;
             // An address that is new has a place in the mailbox; a refusal means that the limiter has just died.
-            if limiter.try_send(ShareBudget { settings, probe: Arc::clone(&probe) }).is_ok() {
-                return limiter;
+            if limiter.try_send(ShareBudget(sharer)).is_ok() {
+                return share(limiter, id);
             }
         }
-        let limiter = RateLimiter::new(settings, probe).start();
+        let sharer = Sharer::new(settings, probe);
+        let id = sharer.id;
+        let limiter = RateLimiter::of(sharer).start();
         limiters.insert(origin.to_owned(), limiter.downgrade());
-        limiter
+        share(limiter, id)
+    }
+
+    /// Puts the lowest limits of all sharers in force; without any, those that were.
+    fn keep_limits(&mut self, ctx: &mut Context<Self>) {
+        let limits = self.sharers.iter().map(|sharer| sharer.settings);
+        let Some(lowest) = limits.reduce(|one, other| RateLimiterSettings {
+            requests_per_second: one.requests_per_second.min(other.requests_per_second),
+            in_flight: one.in_flight.min(other.in_flight),
+            ..one
+        }) else {
+            return;
+        };
+        self.concurrency.change_ceiling(lowest.in_flight);
+        if self.window.requests_per_second() != lowest.requests_per_second.max(1) {
+            self.window.change(lowest.requests_per_second);
+            self.bucket = bucket(self.window.requests_per_second());
+            if let Permit::Awaited(asked) = std::mem::replace(&mut self.permit, Permit::None) {
+                ctx.cancel_future(asked);
+            }
+        }
     }
 
     /// Grants as many turns as the gates let through, and sees to it that somebody comes back when they let through more.
@@ -383,10 +453,10 @@ impl RateLimiter {
     fn begin_probe(&mut self, now: Instant, ctx: &mut Context<Self>) {
         // A probe that may not be sent yet would only use up its time.
         let paused = self.retry_after.is_some_and(|until| until > now);
+        let Some(probe) = self.sharers.front().map(|sharer| Arc::clone(&sharer.probe)) else { return };
         if paused || !self.breaker.probe_begins(now) {
             return;
         }
-        let Some(probe) = self.probes.front().map(Arc::clone) else { return };
         // A task of its own: a probe that panics is a probe that failed, not the end of the limiter.
         let answer = actix_rt::spawn(async move { tokio::time::timeout(PROBE_MAX, probe.probe()).await });
         let ended = async move { matches!(answer.await, Ok(Ok(true))) }.into_actor(self);
@@ -402,9 +472,9 @@ impl RateLimiter {
                 self.concurrency.restart(now);
             }
             tracing::debug!(outage_s = outage.as_secs(), "the source answers again");
-        } else {
+        } else if !self.sharers.is_empty() {
             // Another job's probe may have the better connection, or still have one.
-            self.probes.rotate_left(1);
+            self.sharers.rotate_left(1);
         }
         self.breaker.probe_ended(now, answered);
         self.grant_turns(ctx);
@@ -523,20 +593,33 @@ impl Handler<CurrentPace> for RateLimiter {
 impl Handler<ShareBudget> for RateLimiter {
     type Result = ();
 
-    fn handle(&mut self, ShareBudget { settings, probe }: ShareBudget, ctx: &mut Self::Context) {
-        self.window.lower(settings.requests_per_second);
-        self.concurrency.lower(settings.in_flight);
-        self.bucket = bucket(self.window.requests_per_second());
-        if let Permit::Awaited(asked) = std::mem::replace(&mut self.permit, Permit::None) {
-            ctx.cancel_future(asked);
-        }
-        if settings.cold_start {
+    fn handle(&mut self, ShareBudget(sharer): ShareBudget, ctx: &mut Self::Context) {
+        if sharer.settings.cold_start {
             self.cold_until = Some(Instant::now() + COLD_START_WAIT);
         }
-        // The newest first: the others may belong to jobs that have ended.
-        self.probes.push_front(probe);
+        // The newest first: the connections of the others are older.
+        self.sharers.push_front(sharer);
+        self.keep_limits(ctx);
         self.grant_turns(ctx);
     }
+}
+
+impl Handler<ShareEnded> for RateLimiter {
+    type Result = ();
+
+    fn handle(&mut self, ShareEnded(ended): ShareEnded, ctx: &mut Self::Context) {
+        if harvester_pacing::control!("share-end") {
+            self.sharers.retain(|sharer| sharer.id != ended);
+        }
+        self.keep_limits(ctx);
+        self.grant_turns(ctx);
+    }
+}
+
+/// A share by this name.
+fn share(limiter: Addr<RateLimiter>, id: ShareId) -> Share {
+    let ends = LastWill::new(limiter.clone().recipient(), ShareEnded(id));
+    Share { limiter, _ends: ends }
 }
 
 /// The reply to [`NextTurn`]: gives up its place in the queue when the asker is gone.
@@ -623,7 +706,7 @@ mod scenarios;
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::sync::atomic::AtomicU32;
 
     use super::*;
 
@@ -864,11 +947,12 @@ mod tests {
         let lower = RateLimiterSettings { requests_per_second: 20, in_flight: 4, ..SETTINGS };
         let two = RateLimiter::for_origin(origin, lower, Scripted::with([]));
         let other = RateLimiter::for_origin("https://other.example.org", settings, Scripted::with([]));
-        assert_eq!(one, two);
-        assert_ne!(one, other);
+        assert_eq!(one.limiter(), two.limiter());
+        assert_ne!(one.limiter(), other.limiter());
+        let (one, two) = (one.limiter(), two.limiter());
 
         let sends = Arc::new(Mutex::new(Vec::new()));
-        let tasks: Vec<_> = [&one, &two, &one, &two, &one, &two]
+        let tasks: Vec<_> = [one, two, one, two, one, two]
             .map(|limiter| {
                 let (limiter, sends) = (limiter.clone(), Arc::clone(&sends));
                 actix_rt::spawn(async move {
@@ -890,7 +974,7 @@ mod tests {
         }
         let took = (*sends.last().unwrap() - sends[0]).as_secs_f64();
         assert!(180.0 / took >= 0.94 * 20.0, "{took}");
-        let pace = pace(&one).await;
+        let pace = pace(one).await;
         assert_eq!((pace.limit_per_second, pace.sent, pace.peak_requests_per_second), (20, 180, 20));
         assert!(pace.concurrency_limit <= 4);
     }
@@ -904,7 +988,8 @@ mod tests {
             let settings = RateLimiterSettings { in_flight: 1, ..SETTINGS };
             let _ = told.send(RateLimiter::for_origin(origin, settings, Scripted::with([])));
         });
-        let first = heard.await.unwrap();
+        let share = heard.await.unwrap_or_else(|_| panic!("no share"));
+        let first = share.limiter().clone();
         let held = turn(&first).await;
         let waiting = actix_rt::spawn({
             let first = first.clone();
@@ -920,8 +1005,93 @@ mod tests {
         drop(held);
 
         let second = RateLimiter::for_origin(origin, SETTINGS, Scripted::with([]));
-        assert_ne!(first, second);
-        drop(turn(&second).await);
+        assert_ne!(&first, second.limiter());
+        drop(turn(second.limiter()).await);
+    }
+
+    /// Sends as fast as the limiter lets it, eight at a time, each answered after `wait`; when each send left.
+    async fn saturate(limiter: &Addr<RateLimiter>, sends: u32, wait: Duration) -> Vec<Instant> {
+        let left = Arc::new(Mutex::new(Vec::new()));
+        let tasks: Vec<_> = (0..8)
+            .map(|_| {
+                let (limiter, left) = (limiter.clone(), Arc::clone(&left));
+                actix_rt::spawn(async move {
+                    for _ in 0..sends / 8 {
+                        let turn = turn(&limiter).await;
+                        left.lock().unwrap().push(Instant::now());
+                        tokio::time::sleep(wait).await;
+                        turn.end(TurnOutcome::Answered, wait);
+                    }
+                })
+            })
+            .collect();
+        for task in tasks {
+            task.await.unwrap();
+        }
+        std::mem::take(&mut *left.lock().unwrap())
+    }
+
+    #[actix::test]
+    async fn a_limit_that_a_second_job_lowered_comes_back_when_that_job_ends() {
+        tokio::time::pause();
+        let origin = "https://raised.example.org";
+        let settings = RateLimiterSettings { requests_per_second: 50, in_flight: 8, ..SETTINGS };
+        let lower = RateLimiterSettings { requests_per_second: 10, in_flight: 2, ..SETTINGS };
+        let one = RateLimiter::for_origin(origin, settings, Scripted::with([]));
+        let two = RateLimiter::for_origin(origin, lower, Scripted::with([]));
+        let three = RateLimiter::for_origin(origin, settings, Scripted::with([]));
+        let mut sends = saturate(one.limiter(), 40, ms(10)).await;
+        assert!(sends.windows(11).all(|ten| ten[10] - ten[0] >= ms(1050)), "the lower limit holds while both live");
+        drop(three);
+        let pace_of_both = pace(one.limiter()).await;
+        assert_eq!(pace_of_both.limit_per_second, 10, "the end of another one raises nothing");
+        assert!(pace_of_both.concurrency_limit <= 2);
+        drop(two);
+        let after = saturate(one.limiter(), 400, ms(10)).await;
+        let took = (*after.last().unwrap() - after[0]).as_secs_f64();
+        sends.extend(after);
+        assert!(sends.windows(51).all(|fifty| fifty[50] - fifty[0] >= ms(1050)), "never above the higher one");
+        assert!(400.0 / took >= 0.94 * 50.0, "{took} s");
+        saturate(one.limiter(), 400, ms(100)).await;
+        let pace = pace(one.limiter()).await;
+        assert_eq!(pace.limit_per_second, 50);
+        assert!(pace.concurrency_limit > 2, "{}", pace.concurrency_limit);
+    }
+
+    #[actix::test]
+    async fn the_probe_of_a_job_that_has_ended_is_never_asked_and_nothing_keeps_it() {
+        tokio::time::pause();
+        let origin = "https://probed.example.org";
+        let (of_one, of_two) = (Scripted::with([Answer::No, Answer::Yes]), Scripted::with([Answer::Yes]));
+        let one = RateLimiter::for_origin(origin, SETTINGS, Arc::<Scripted>::clone(&of_one));
+        let two = RateLimiter::for_origin(origin, SETTINGS, Arc::<Scripted>::clone(&of_two));
+        // Ends as a job does that panics.
+        let died = actix_rt::spawn(async move {
+            let _two = two;
+            panic!("as the test wants it");
+        });
+        assert!(died.await.is_err());
+        outage(one.limiter()).await;
+        drop(turn(one.limiter()).await);
+        assert_eq!((of_one.asked(), of_two.asked()), (2, 0));
+        assert_eq!(Arc::strong_count(&of_two), 1);
+    }
+
+    #[actix::test]
+    async fn a_budget_without_jobs_keeps_its_limits_until_the_next_one_brings_its_own() {
+        tokio::time::pause();
+        let origin = "https://later.example.org";
+        let slow = RateLimiterSettings { requests_per_second: 5, in_flight: 1, ..SETTINGS };
+        let first = RateLimiter::for_origin(origin, slow, Scripted::with([]));
+        let limiter = first.limiter().clone();
+        drop(first);
+        assert_eq!(pace(&limiter).await.limit_per_second, 5);
+        outage(&limiter).await;
+        let probe = Scripted::with([Answer::Yes]);
+        let fast = RateLimiter::for_origin(origin, SETTINGS, Arc::<Scripted>::clone(&probe));
+        assert_eq!(fast.limiter(), &limiter);
+        drop(turn(&limiter).await);
+        assert_eq!((pace(&limiter).await.limit_per_second, probe.asked()), (1000, 1));
     }
 
     #[actix::test]

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::reconcile::Proof;
+
 /// How a command ended. The exit code is a function of this alone (`src/exit_code.rs`).
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -92,6 +94,9 @@ pub struct ManifestStream {
     pub rejected: u64,
     /// Rows the server announced.
     pub expected: Option<u64>,
+    /// What showed that nothing is missing.
+    #[serde(default)]
+    pub proof: Proof,
     /// Whether nothing of it was rejected or lost.
     pub complete: bool,
 }

@@ -113,13 +113,22 @@ pub struct Recovered {
 /// The difference between what was fetched and what the server lists.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Comparison {
-    /// Keys that the server lists and that were not fetched, in the listing's order.
+    /// Keys that the newest listing has and that were not fetched, in its order.
     pub missing: Vec<String>,
-    /// How many rows were fetched that the server no longer lists.
+    /// How many of these an earlier listing had as well: they have been asked for before, and are listed again.
+    pub relisted: u64,
+    /// How many rows were fetched before the newest listing and are not in it.
     pub vanished: u64,
+    /// Some of these keys, at most [`VANISHED_KEYS_MAX`].
+    pub vanished_keys: Vec<String>,
+    /// How many of these came again since, when they were asked for by their keys: the listing was not the truth.
+    pub returned: u64,
     /// How many rows were rejected that do not say which they are: so many of the missing ones are known after all.
     pub nameless: u64,
 }
+
+/// Keys of vanished rows that are looked at again: enough to find out a listing that left rows out.
+pub const VANISHED_KEYS_MAX: usize = 600;
 
 /// One file that only lacks its final name.
 #[derive(Clone, Debug, Eq, PartialEq)]

@@ -1,11 +1,13 @@
 //! The port to where rows come from.
 
 use futures_core::future::LocalBoxFuture;
+use tokio::time::Instant;
 
 use crate::{
     failure::Failure,
     page::Page,
     partition::{Partition, Plan, Position, SourceIdentity},
+    reconcile::Recount,
 };
 
 /// Where rows come from. One value serves all fetchers, on all arbiters; its futures stay on the arbiter that asked.
@@ -30,12 +32,24 @@ pub trait Source: Send + Sync {
         size: PageSize,
     ) -> LocalBoxFuture<'a, Result<Page, Failure>>;
 
-    /// The selection of a partition that lists the keys a stream has now, for a comparison with what was fetched;
-    /// `None` where this kind of data has no such listing. `selection` is that of the stream's first partition.
-    fn listing(&self, selection: &serde_json::Value) -> Option<serde_json::Value>;
+    /// Counts the rows a stream has now. `selection` is that of the stream's first partition.
+    ///
+    /// Called once in a start for each stream whose numbers agree, behind its last row: the count must be a fresh one.
+    fn count<'a>(&'a self, selection: &'a serde_json::Value) -> LocalBoxFuture<'a, Result<Recount, Failure>>;
 
-    /// The selections of partitions that fetch the rows with these keys, in the given order. Pure, like `listing`.
-    fn repair(&self, selection: &serde_json::Value, missing: &[String]) -> Vec<serde_json::Value>;
+    /// The selection of a partition that lists the keys a stream has now, for a comparison with what was fetched;
+    /// `None` where this kind of data has no such listing. `selection` is that of the stream's first partition, `rows` about
+    /// how many keys there are. A listing is fetched whole or fails: it never ends before the server's own count of it.
+    fn listing(&self, selection: &serde_json::Value, rows: u64) -> Option<serde_json::Value>;
+
+    /// The selections of partitions that fetch the rows with these keys. Pure, like `listing`.
+    ///
+    /// `missing` are wanted, each once. `vanished` should be gone: a source that is more than one server would know them again,
+    /// some of it, so that they are better asked for in several small requests than in one.
+    fn repair(&self, selection: &serde_json::Value, missing: &[String], vanished: &[String]) -> Vec<serde_json::Value>;
+
+    /// When the source last answered anything, a probe included; `None` when it has not, or nobody knows.
+    fn last_answer(&self) -> Option<Instant>;
 
     /// Lets no further request leave: those that wait for their turn fail at once, those under way may end. For good.
     fn close(&self);

@@ -11,11 +11,12 @@ use harvester_actors::{
     failure::{Failure, FailureClass},
     harvest::outcome_of,
     partition::Plan,
+    patience::{self, Wait},
+    planner::Patience,
     source::Source,
 };
-use harvester_pacing::Backoff;
 use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
-use tokio::{sync::watch, time::Instant};
+use tokio::sync::watch;
 use url::Url;
 
 use crate::{
@@ -69,13 +70,13 @@ pub(crate) fn get(request: GetRequest, write: &mut Write<'_>) -> Result<(), Fail
             &request.credentials,
             false,
         )?;
-        let patience = request.limits.outage;
+        let outage = request.limits.outage;
         let stop = request.stop.clone();
         let asked = async {
             if request.all {
-                all_rows(&connected.client, &request.path, patience, write).await
+                all_rows(&connected, &request.path, outage, write).await
             } else {
-                raw(&connected.client, &request.path, patience, write).await
+                raw(&connected, &request.path, outage, write).await
             }
         };
         unless_stopped(stop, asked).await.unwrap_or(Ok(()))
@@ -83,8 +84,8 @@ pub(crate) fn get(request: GetRequest, write: &mut Write<'_>) -> Result<(), Fail
 }
 
 /// One answer, as it is.
-async fn raw(client: &Client, path: &str, patience: Duration, write: &mut Write<'_>) -> Result<(), Failure> {
-    let mut response = patiently(patience, || client.get(path).raw().send()).await?;
+async fn raw(connected: &Connected, path: &str, outage: Duration, write: &mut Write<'_>) -> Result<(), Failure> {
+    let mut response = patiently(connected, outage, || connected.client.get(path).raw().send()).await?;
     loop {
         match response.chunk().await.map_err(|error| classify(&error, Contact::Later))? {
             Some(bytes) if write(bytes).is_break() => return Ok(()),
@@ -95,13 +96,14 @@ async fn raw(client: &Client, path: &str, patience: Duration, write: &mut Write<
 }
 
 /// All rows of a collection, page by page. A page is handed on when it is whole.
-async fn all_rows(client: &Client, path: &str, patience: Duration, write: &mut Write<'_>) -> Result<(), Failure> {
+async fn all_rows(connected: &Connected, path: &str, outage: Duration, write: &mut Write<'_>) -> Result<(), Failure> {
+    let client = &connected.client;
     let usage = |message: String| Failure::new(FailureClass::Rejected, message);
     let relative = Url::parse("http://localhost/").and_then(|base| base.join(path));
     let relative = relative.map_err(|error| usage(format!("`{path}` is no path: {error}")))?;
     // Whoever asks has made sure that it is one name.
     let collection = relative.path().trim_matches('/').trim_end_matches(".json").to_owned();
-    let version = patiently(patience, || client.system_info()).await?.version;
+    let version = patiently(connected, outage, || client.system_info()).await?.version;
     let (mut fields, mut filters, mut extra) = (None, Vec::new(), Vec::new());
     for (name, value) in relative.query_pairs() {
         match name.as_ref() {
@@ -127,7 +129,7 @@ async fn all_rows(client: &Client, path: &str, patience: Duration, write: &mut W
             extra: &extra,
             ..MetadataList::new(&collection)
         };
-        let page = patiently_later(patience, || page(client, &list)).await?;
+        let page = patiently(connected, outage, || page(client, &list)).await?;
         if page.rows == 0 || write(&page.lines).is_break() || !is_paged {
             return Ok(());
         }
@@ -183,10 +185,11 @@ pub(crate) fn plan(
     actix::System::new().block_on(async {
         let extracts = job.extracts.iter().map(|wanted| extract(wanted).map_err(|refusal| refusal.into_failure()));
         let extracts = extracts.collect::<Result<Vec<_>, _>>()?;
-        let source = connected(job, credentials)?.source(extracts, job.limits.in_flight, Default::default());
+        let connected = connected(job, credentials)?;
+        let source = connected.source(extracts, job.limits.in_flight, Default::default());
         let planned = async {
-            let identity = repeated(job.limits.outage, || source.identify()).await?;
-            repeated(job.limits.outage, || source.plan(&identity)).await
+            let identity = repeated(&connected, job.limits.outage, || source.identify()).await?;
+            repeated(&connected, job.limits.outage, || source.plan(&identity)).await
         };
         unless_stopped(stop, planned)
             .await
@@ -206,7 +209,7 @@ pub(crate) fn check(job: &Job, credentials: &Credentials) -> Vec<Finding> {
             Err(failure) => return bad("source", failure),
         };
         let client = &connected.client;
-        let info = match patiently(job.limits.outage, || client.system_info()).await {
+        let info = match patiently(&connected, job.limits.outage, || client.system_info()).await {
             Ok(info) => info,
             Err(failure) if failure.class == FailureClass::Denied => return bad("login", failure),
             Err(failure) => return bad("source", failure),
@@ -229,7 +232,7 @@ pub(crate) fn check(job: &Job, credentials: &Credentials) -> Vec<Finding> {
         }
         let now_utc = TimeZone::UTC.to_datetime(Timestamp::now());
         findings.extend(info.server_date.as_ref().and_then(|date| clock(date, now_utc)));
-        match patiently_later(job.limits.outage, || client.me()).await {
+        match patiently(&connected, job.limits.outage, || client.me()).await {
             Ok(me) => {
                 let name = me.username.clone().or(me.id.clone()).unwrap_or_else(|| "somebody".to_owned());
                 findings.push(Finding::good("login", format!("logged in as {name}")));
@@ -290,40 +293,29 @@ fn connected(job: &Job, credentials: &Credentials) -> Result<Connected, Failure>
     Connected::with_limits(&job.source.url, job.source.ca_file.as_deref(), &job.limits, credentials, false)
 }
 
-/// Sends a request until it succeeds, fails for good, or `patience` is over.
-async fn patiently<T, F>(patience: Duration, request: impl Fn() -> F) -> Result<T, Failure>
+/// Sends a request until it succeeds, fails for good, or the source has been gone for `outage`.
+async fn patiently<T, F>(connected: &Connected, outage: Duration, request: impl Fn() -> F) -> Result<T, Failure>
 where
     F: Future<Output = Result<T, Error>>,
 {
-    repeated(patience, || async { request().await.map_err(|error| classify(&error, Contact::First)) }).await
+    repeated(connected, outage, || async {
+        let contact = if connected.last_answer().is_some() { Contact::Later } else { Contact::First };
+        request().await.map_err(|error| classify(&error, contact))
+    })
+    .await
 }
 
-/// The same once the server has answered: what would be a mistake in the address at first is a passing trouble then.
-async fn patiently_later<T, F>(patience: Duration, request: impl Fn() -> F) -> Result<T, Failure>
-where
-    F: Future<Output = Result<T, Error>>,
-{
-    repeated(patience, || async { request().await.map_err(|error| classify(&error, Contact::Later)) }).await
-}
-
-/// Tries until it succeeds, fails for good, or `patience` is over.
-async fn repeated<T, F>(patience: Duration, attempt: impl Fn() -> F) -> Result<T, Failure>
+/// Tries until it succeeds, fails for good, or the source has been gone for `outage`.
+async fn repeated<T, F>(connected: &Connected, outage: Duration, attempt: impl Fn() -> F) -> Result<T, Failure>
 where
     F: Future<Output = Result<T, Failure>>,
 {
-    let began = Instant::now();
-    let mut backoff = Backoff::new(u64::from(std::process::id()));
-    loop {
-        let failure = match attempt().await {
-            Err(failure) if failure.class == FailureClass::Transient => failure,
-            ended => return ended,
-        };
-        let delay = backoff.next(failure.retry_after);
-        if began.elapsed() + delay > patience {
-            return Err(failure);
-        }
-        tokio::time::sleep(delay).await;
-    }
+    let patience = Patience { retries: 0, outage, seed: u64::from(std::process::id()) };
+    let tell = |Wait { failure, delay, patience_left, .. }: Wait<'_>| {
+        let (delay_s, gives_up_in_s) = (delay.as_secs_f64(), patience_left.as_secs());
+        tracing::warn!(delay_s, gives_up_in_s, "waiting for the source: {failure}");
+    };
+    patience::patiently(patience, Some(connected.limiter()), || connected.last_answer(), tell, attempt).await
 }
 
 /// Does `work` unless somebody asks for a stop before it is done.

@@ -1,9 +1,7 @@
 //! From a job to a harvest: picks source, sink and store, and is the only file that knows all kinds.
 
 use std::{
-    fs::{self, DirBuilder},
-    io,
-    os::unix::fs::DirBuilderExt,
+    fs, io,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -15,12 +13,12 @@ use harvester_actors::{
     failure::{Failure, FailureClass},
     harvest::{self, Harvest},
     planner::Patience,
-    rate_limiter::{RateLimiter, RateLimiterSettings},
+    rate_limiter::{RateLimiter, RateLimiterSettings, Share},
     report::{Outcome, Report, ReportError},
     supervisor::Stop,
 };
 use jiff::Timestamp;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 pub(crate) use crate::ask::{GetRequest, check, get, plan};
 use crate::{
@@ -35,7 +33,7 @@ use crate::{
         StopReason,
         lock::{LockError, StateLock},
     },
-    sinks::{FilesSettings, FilesSink},
+    sinks::{self, FilesSettings, FilesSink},
 };
 
 /// How long requests of a predecessor may still count: the window of the rate limiter.
@@ -147,10 +145,10 @@ impl Prepared {
     fn new(request: &RunRequest) -> Result<Self, Refusal> {
         let job = &request.job;
         let folder = state_folder(&request.state_dir, &job.name);
-        let mut builder = DirBuilder::new();
-        builder.recursive(true).mode(0o700);
-        let at = |error: io::Error| Refusal::storage(format!("cannot make `{}`: {error}", folder.display()));
-        builder.create(&folder).map_err(at)?;
+        // A folder whose name is not durable takes with it whatever is synced inside.
+        sinks::create_dirs(&folder)
+            .and_then(|()| sinks::sync_dir(&request.state_dir))
+            .map_err(|error| Refusal::storage(format!("cannot make `{}`: {error}", folder.display())))?;
         let lock = StateLock::take(&folder).map_err(|error| match error {
             LockError::Held { .. } => Refusal {
                 outcome: Outcome::Locked,
@@ -192,19 +190,20 @@ impl Prepared {
     /// Runs the job within its folder.
     async fn run(mut self, request: RunRequest) -> Report {
         let job = request.job.clone();
-        let (harvest, probe) = match self.harvest(request) {
+        // The share of the origin's budget ends with the run.
+        let (harvest, probe, _share) = match self.harvest(request) {
             Ok(harvest) => harvest,
             Err(refusal) => return refusal.report(job.name),
         };
         let source = Arc::clone(&harvest.source);
-        let report = harvest::run(harvest).await;
+        let mut report = harvest::run(harvest).await;
         source.close();
-        self.remember(&job, &report, probe.system_id());
+        self.remember(&job, &mut report, probe.system_id());
         report
     }
 
     /// Wires everything up.
-    fn harvest(&self, request: RunRequest) -> Result<(Harvest, Arc<OutageProbe>), Refusal> {
+    fn harvest(&self, request: RunRequest) -> Result<(Harvest, Arc<OutageProbe>, Share), Refusal> {
         let job = request.job;
         let connected = Connected::new(&job, &request.credentials, self.cold_start)?;
         let extracts = job.extracts.iter().map(extract).collect::<Result<Vec<_>, _>>()?;
@@ -224,7 +223,7 @@ impl Prepared {
             source: Arc::new(source),
             sink: Arc::new(sink),
             store: Arc::new(store),
-            limiter: Some(connected.limiter),
+            limiter: Some(connected.share.limiter().clone()),
             listener: request.listener,
             stop: stops(request.stop),
             fetchers: job.limits.in_flight,
@@ -236,17 +235,34 @@ impl Prepared {
             },
             job: job.name,
         };
-        Ok((harvest, connected.probe))
+        Ok((harvest, connected.probe, connected.share))
     }
 
-    /// Writes down what the next run needs to know.
-    fn remember(&mut self, job: &Job, report: &Report, system_id: Option<String>) {
+    /// Writes down what the next run needs to know. A run of which that cannot be written is not complete.
+    fn remember(&mut self, job: &Job, report: &mut Report, system_id: Option<String>) {
         self.record.clean_end_at = Some(Timestamp::now().to_string());
         if report.outcome == Outcome::Complete {
             self.record.complete(job, system_id, report.watermarks.clone());
         }
         if let Err(error) = self.record.save(&self.folder) {
-            tracing::warn!(%error, "cannot write what is to be remembered of this job");
+            let file = self.folder.join(crate::job_record::FILE);
+            let message =
+                format!("what is to be remembered of this job cannot be written to `{}`: {error}", file.display());
+            match report.outcome {
+                Outcome::Complete if harvester_pacing::control!("record-sync") => {
+                    report.outcome = Outcome::Storage;
+                    report.error = Some(ReportError {
+                        class: FailureClass::Local.as_str().to_owned(),
+                        message,
+                        next:
+                            "the files are published and whole; repair the disk before the next run, which may fetch \
+                               what is there already"
+                                .to_owned(),
+                    });
+                }
+                // It did not end well anyhow, and says why.
+                _ => report.warnings.push(message),
+            }
         }
     }
 }
@@ -281,8 +297,8 @@ fn check_sink(job: &Job, sink: &FilesSink) -> Result<(), Failure> {
 
 /// A client behind the limiter of its origin.
 pub(crate) struct Connected {
-    /// Who owns the budget.
-    pub(crate) limiter: Addr<RateLimiter>,
+    /// The job's share of the budget; what is held by the client alone is none.
+    share: Share,
     /// The client.
     pub(crate) client: Client,
     /// The same behind the gate of probes.
@@ -328,15 +344,26 @@ impl Connected {
             cold_start,
             seed: u64::from(std::process::id()),
         };
-        let limiter = RateLimiter::for_origin(client.origin(), settings, Arc::clone(&probe) as _);
+        let share = RateLimiter::for_origin(client.origin(), settings, Arc::clone(&probe) as _);
+        let limiter = share.limiter().clone();
         let gate = SourceGate::new();
         Ok(Connected {
             probe_client: client.with_gate(Arc::new(LimiterGate::new(limiter.clone(), true, &gate))),
-            client: client.with_gate(Arc::new(LimiterGate::new(limiter.clone(), false, &gate))),
-            limiter,
+            client: client.with_gate(Arc::new(LimiterGate::new(limiter, false, &gate))),
+            share,
             gate,
             probe,
         })
+    }
+
+    /// Who owns the budget.
+    pub(crate) fn limiter(&self) -> &Addr<RateLimiter> {
+        self.share.limiter()
+    }
+
+    /// When the source last answered anything.
+    pub(crate) fn last_answer(&self) -> Option<Instant> {
+        self.gate.last_answer()
     }
 
     /// A source over this client.

@@ -8,16 +8,18 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{self, File, OpenOptions},
+    fs::{self, File},
     io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
 use jiff::{SignedDuration, Timestamp, civil::DateTime, tz::TimeZone};
 use serde::{Deserialize, Serialize};
 
-use crate::job::{Job, differences};
+use crate::{
+    job::{Job, differences},
+    sinks,
+};
 
 /// The file's name within the job's state folder.
 pub(crate) const FILE: &str = "job.json";
@@ -164,7 +166,7 @@ impl JobRecord {
     /// When the disk fails; the old record stays.
     pub(crate) fn save(&self, folder: &Path) -> io::Result<()> {
         let part = folder.join("job.json.part");
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part)?;
+        let mut file = sinks::create_anew(&part)?;
         file.write_all(&serde_json::to_vec_pretty(self)?)?;
         file.sync_all()?;
         fs::rename(&part, folder.join(FILE))?;

@@ -110,3 +110,26 @@ fn what_verify_finds_is_what_was_changed() {
     std::fs::remove_file(&file).unwrap();
     place.ends(&["verify", "job.toml"]).assert_code(4, "missing");
 }
+
+#[test]
+fn verify_never_says_ok_to_the_files_of_another_job_or_of_another_server() {
+    let server = stand_in().org_units(60).start().unwrap();
+    let place = Place::new();
+    place.job(server.url(), "", METADATA).run().assert_code(0, "run");
+    let job = std::fs::read_to_string(place.file("job.toml")).unwrap();
+    place.write("other.toml", &job.replace("name = \"job\"", "name = \"other\""));
+    let moved = job.replace(server.url(), "https://elsewhere.example.org/dhis");
+    place.write("moved.toml", &moved);
+    for (file, words) in
+        [("other.toml", "belongs to the job `job`"), ("moved.toml", "comes from another source, http://")]
+    {
+        for directory in [None, Some("out")] {
+            let directory: Vec<_> = directory.iter().flat_map(|directory| ["--directory", directory]).collect();
+            let ended = place.ends(&[&["verify", file], &directory[..]].concat());
+            ended.assert_code(4, file);
+            assert!(ended.stderr.contains(words) && ended.stderr.contains("next:"), "{file}: {ended:#?}");
+            assert!(!ended.stdout.contains("ok"), "{file}: {ended:#?}");
+        }
+    }
+    place.ends(&["verify", "job.toml"]).assert_code(0, "its own");
+}

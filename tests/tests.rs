@@ -18,6 +18,8 @@ mod jobs;
 mod kills;
 /// Gentle with a server in trouble.
 mod kind;
+/// Whatever this machine does to a run: 0 exactly, or the right code and a plain start completes it.
+mod local;
 /// All of metadata: every collection, every version, whatever comes and goes.
 mod metadata;
 /// Packets lost, swallowed, refused.

@@ -284,9 +284,9 @@ impl Concurrency {
         self.strain.clear();
     }
 
-    /// Lowers the ceiling. A higher one changes nothing.
-    pub fn lower(&mut self, ceiling: u32) {
-        self.ceiling = self.ceiling.min(ceiling.max(1));
+    /// Changes the ceiling: a lower one holds at once, below a higher one the limit grows as ever. A ceiling of 0 counts as 1.
+    pub fn change_ceiling(&mut self, ceiling: u32) {
+        self.ceiling = ceiling.max(1);
         if self.limit > self.ceiling {
             self.set_limit(self.ceiling);
         }
@@ -802,16 +802,19 @@ mod tests {
     }
 
     #[test]
-    fn it_starts_over_gently_after_an_outage_and_keeps_a_lowered_ceiling() {
+    fn it_starts_over_gently_after_an_outage_and_keeps_to_a_changed_ceiling() {
         let mut quick = Loop::new(8, 8, 1, |_, _| answers(ms(10)));
         quick.run(100);
         assert_eq!(quick.controller.limit(), 8);
         quick.controller.restart(quick.now);
         assert_eq!(quick.controller.limit(), 2);
-        quick.controller.lower(4);
-        quick.controller.lower(6);
+        quick.controller.change_ceiling(4);
         quick.run(200);
         assert_eq!(quick.limits[100..].iter().max(), Some(&4));
+        quick.controller.change_ceiling(6);
+        assert_eq!(quick.controller.limit(), 4, "it grows from there");
+        quick.run(400);
+        assert_eq!(quick.controller.limit(), 6);
     }
 
     #[test]

@@ -123,9 +123,10 @@ impl Window {
         self.left(u64::MAX, now);
     }
 
-    /// Lowers the limit and keeps the past. A higher limit changes nothing.
-    pub fn lower(&mut self, requests_per_second: u32) {
-        self.requests_per_second = self.requests_per_second.min(requests_per_second.max(1));
+    /// Changes the limit and keeps the past: a lower one holds at once, a higher one from the next send on. A limit of 0 counts
+    /// as 1.
+    pub fn change(&mut self, requests_per_second: u32) {
+        self.requests_per_second = requests_per_second.max(1);
     }
 
     /// N.
@@ -233,14 +234,27 @@ mod tests {
         let mut window = Window::new(10);
         let mut sent = send_all(&mut window, start, &[0; 8]);
         let now = *sent.last().unwrap();
-        window.lower(3);
-        window.lower(5);
+        window.change(3);
         assert_eq!(window.requests_per_second(), 3);
         assert_eq!(window.wait(now), WINDOW - (now - sent[5]));
         let after = send_all(&mut window, now, &[0; 20]);
         assert_eq!(most_within(&after, WINDOW), 3);
         sent.extend(after);
         assert_eq!(most_within(&sent, WINDOW), 8);
+    }
+
+    #[test]
+    fn a_raised_limit_lets_no_more_through_than_the_new_one_and_nearly_as_many() {
+        for (low, high) in [(1, 10), (3, 50), (20, 200)] {
+            let mut window = Window::new(low);
+            let mut sent = send_all(&mut window, Instant::now(), &[0; 20]);
+            let raised_at = *sent.last().unwrap();
+            window.change(high);
+            sent.extend(send_all(&mut window, raised_at, &vec![0; 5 * high as usize]));
+            assert_eq!(most_within(&sent, WINDOW), high as usize);
+            let took = (*sent.last().unwrap() - raised_at).as_secs_f64();
+            assert!(took <= 5.0 * 1.05 + 1.05 / f64::from(low), "{low} to {high}: {took} s");
+        }
     }
 
     #[test]

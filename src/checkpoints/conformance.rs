@@ -84,7 +84,14 @@ fn span(partition: u32, seq: u32, to: u64, next: Next) -> Span {
         partition: PartitionId(partition),
         seq,
         next,
-        counts: PageCounts { fetched: 5, kept: 3, filtered: 1, rejected: 1, bytes: 300 + u64::from(seq) },
+        counts: PageCounts {
+            fetched: 5,
+            kept: 3,
+            filtered: 1,
+            rejected: 1,
+            bytes: 300 + u64::from(seq),
+            miscounted: 0,
+        },
         rejects: vec![Reject {
             partition: format!("organisationUnits/{partition}"),
             class: "too_large".to_owned(),

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! sled 0.34 does not fsync on Linux (`flush` is a `sync_file_range`; after power cuts it lost acknowledged commits or
-//! came up empty). So one function writes, [`commit_durable`], which syncs every file and folder of the database itself.
+//! came up empty). So one function writes, [`SledStore::commit_durable`], which syncs every file and folder of the database itself.
 //!
 //! sled may panic on damage, on open and later; it is called behind a guard. It may also come up with an older state,
 //! or without some values: [`Progress`](super::format::Progress) says what the values must add up to, and a load reads all of
@@ -18,7 +18,7 @@ use std::{
     collections::BTreeMap,
     fs::{self, DirBuilder, File},
     io,
-    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
     panic::{self, AssertUnwindSafe},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, Once, PoisonError, mpsc},
@@ -52,6 +52,9 @@ const LOCK_PAUSE: Duration = Duration::from_millis(10);
 const FLUSH_PATIENCE: Duration = Duration::from_secs(5);
 const FLUSHES_MAX: u32 = 24;
 
+/// What to do about a store that fails while the spool is whole.
+const REBUILT: &str = "run the same command: the store is rebuilt from the spool";
+
 /// A [`CheckpointStore`] in a folder. All its work happens on blocking threads.
 #[derive(Debug)]
 pub struct SledStore {
@@ -74,10 +77,20 @@ enum State {
 #[derive(Clone, Debug)]
 struct Opened {
     db: Db,
+    /// The folder that was opened.
+    folder: FolderId,
     /// The unfinished run.
     run_id: Option<String>,
     progress: Progress,
     partitions: BTreeMap<PartitionId, PartitionState>,
+}
+
+/// Device and inode of a folder: what is still the same after somebody has put another one in its place.
+type FolderId = (u64, u64);
+
+/// Which folder a path leads to.
+fn folder_id(dir: &Path) -> io::Result<FolderId> {
+    fs::metadata(dir).map(|found| (found.dev(), found.ino()))
 }
 
 impl State {
@@ -118,8 +131,8 @@ impl SledStore {
         }
         let loaded = guarded(|| {
             let db = open_db(&self.dir).map_err(|error| self.fault(error))?;
-            let (opened, checkpoint) = read_all(db).map_err(|fault| self.damaged(fault))?;
-            Ok((opened, checkpoint))
+            let folder = folder_id(&self.dir).map_err(|error| local("read", &self.dir, &error))?;
+            read_all(db, folder).map_err(|fault| self.damaged(fault))
         });
         match loaded.unwrap_or_else(|()| Err(self.damaged(Fault::Damaged("sled panicked over it".to_owned())))) {
             Ok((opened, checkpoint)) => {
@@ -161,17 +174,19 @@ impl SledStore {
         for partition in &partitions {
             put(&mut batch, plan_key(partition.id), partition)?;
         }
-        let db = guarded(|| {
-            let db = open_db(&self.dir).map_err(|error| self.fault(error))?;
-            commit_durable(&db, &self.dir, batch).map_err(|error| self.fault(error))?;
-            Ok(db)
+        let (db, folder) = guarded(|| {
+            let db = open_db(&self.dir).map_err(|error| self.lost(error))?;
+            let folder = folder_id(&self.dir).map_err(io)?;
+            self.commit_durable(&db, folder, batch)?;
+            Ok((db, folder))
         })
         .unwrap_or_else(|()| Err(self.panicked()))?;
         File::open(parent).and_then(|parent| parent.sync_all()).map_err(|error| local("sync", parent, &error))?;
         harvester_actors::crash_point!("store.begin.synced");
         remove_dir(&old).map_err(|error| local("remove", &old, &error))?;
         harvester_actors::crash_point!("store.begin.after");
-        *state = State::Open(Opened { db, run_id: Some(header.run_id), progress, partitions: BTreeMap::new() });
+        let run_id = Some(header.run_id);
+        *state = State::Open(Opened { db, folder, run_id, progress, partitions: BTreeMap::new() });
         Ok(())
     }
 
@@ -212,7 +227,7 @@ impl SledStore {
         }
         progress.spool_len = progress.spool_len.max(batch.spool_len);
         put(&mut writes, PROGRESS.to_vec(), &progress)?;
-        let done = guarded(|| commit_durable(&opened.db, &self.dir, writes).map_err(|error| self.fault(error)));
+        let done = guarded(|| self.commit_durable(&opened.db, opened.folder, writes));
         match done.unwrap_or_else(|()| Err(self.panicked())) {
             Ok(()) => {
                 opened.progress = progress;
@@ -235,7 +250,7 @@ impl SledStore {
         let mut writes = sled::Batch::default();
         writes.remove(HEADER);
         put(&mut writes, ENDED.to_vec(), &run_id)?;
-        let done = guarded(|| commit_durable(&opened.db, &self.dir, writes).map_err(|error| self.fault(error)));
+        let done = guarded(|| self.commit_durable(&opened.db, opened.folder, writes));
         match done.unwrap_or_else(|()| Err(self.panicked())) {
             Ok(()) => {
                 opened.run_id = None;
@@ -253,11 +268,36 @@ impl SledStore {
             return Ok(None);
         }
         let db = self.opened(&mut state)?.db.clone();
-        let found = guarded(|| db.get(ENDED).map_err(|error| self.fault(error)));
+        let found = guarded(|| db.get(ENDED).map_err(|error| self.lost(error)));
         match found.unwrap_or_else(|()| Err(self.panicked()))? {
             Some(value) => unseal(ENDED, &value).map(Some).map_err(|fault| self.damaged(fault)),
             None => Ok(None),
         }
+    }
+
+    /// Writes a batch, all or nothing, and returns when it is on the disk. The only function that writes.
+    ///
+    /// - `folder`: where the database was opened.
+    fn commit_durable(&self, db: &Db, folder: FolderId, batch: sled::Batch) -> Result<(), Failure> {
+        harvester_actors::crash_point!("store.commit.before");
+        db.apply_batch(batch).map_err(|error| self.lost(error))?;
+        harvester_actors::crash_point!("store.commit.apply");
+        flush(db).map_err(|error| self.lost(error))?;
+        harvester_actors::crash_point!("store.commit.flush");
+        // sled writes on into files that nobody will ever open again.
+        if harvester_pacing::control!("store-folder") && folder_id(&self.dir).ok() != Some(folder) {
+            return Err(Failure::local(format!(
+                "the checkpoint store `{}` was removed or replaced while the run was using it",
+                self.dir.display()
+            ))
+            .with_next("leave it alone while a run goes on, and run the same command: what is missing is rebuilt"));
+        }
+        if harvester_pacing::control!("store-fsync") {
+            sync_tree(&self.dir).map_err(|error| local("sync", &self.dir, &error))?;
+        }
+        harvester_actors::crash_point!("store.commit.fsync");
+        harvester_actors::crash_point!("store.commit.after");
+        Ok(())
     }
 
     /// The open database.
@@ -269,7 +309,16 @@ impl SledStore {
         }
     }
 
-    /// What an error of sled means: this machine failed, or the stored bytes are wrong.
+    /// What an error of sled means that comes up while a run goes on. The spool has everything, so a start rebuilds what is
+    /// wrong with the store; and this process cannot go on without it.
+    fn lost(&self, error: sled::Error) -> Failure {
+        match self.fault(error) {
+            Failure { class: FailureClass::Damaged, message, .. } => Failure::local(message).with_next(REBUILT),
+            failure => failure,
+        }
+    }
+
+    /// What an error of sled means when a store is opened: this machine failed, or the stored bytes are wrong.
     fn fault(&self, error: sled::Error) -> Failure {
         match &error {
             sled::Error::Io(cause) if is_lock(cause) => {
@@ -315,7 +364,7 @@ impl SledStore {
     /// sled panicked while it wrote.
     fn panicked(&self) -> Failure {
         Failure::local(format!("the checkpoint store `{}` failed: sled panicked", self.dir.display()))
-            .with_next("run the same command: the store is rebuilt from the spool when it is damaged")
+            .with_next(REBUILT)
     }
 }
 
@@ -397,21 +446,6 @@ fn remove_dir(dir: &Path) -> io::Result<()> {
     }
 }
 
-/// Writes a batch, all or nothing, and returns when it is on the disk. The only function that writes.
-fn commit_durable(db: &Db, dir: &Path, batch: sled::Batch) -> sled::Result<()> {
-    harvester_actors::crash_point!("store.commit.before");
-    db.apply_batch(batch)?;
-    harvester_actors::crash_point!("store.commit.apply");
-    flush(db)?;
-    harvester_actors::crash_point!("store.commit.flush");
-    if harvester_pacing::control!("store-fsync") {
-        sync_tree(dir)?;
-    }
-    harvester_actors::crash_point!("store.commit.fsync");
-    harvester_actors::crash_point!("store.commit.after");
-    Ok(())
-}
-
 /// Flushes, without waiting for a flush that never returns.
 ///
 /// When a write of one of sled's threads fails, sled 0.34 sometimes leaves who waits in `flush` asleep for ever: about one
@@ -462,7 +496,7 @@ fn sync_tree(dir: &Path) -> io::Result<()> {
 }
 
 /// Reads and checks everything: the checkpoint of an unfinished run, and what later commits need to know.
-fn read_all(db: Db) -> Result<(Opened, Option<Checkpoint>), Fault> {
+fn read_all(db: Db, folder: FolderId) -> Result<(Opened, Option<Checkpoint>), Fault> {
     let sled = |error: sled::Error| Fault::Damaged(error.to_string());
     let wrong = |what: &str| Fault::Damaged(what.to_owned());
     let get = |key: &[u8]| db.get(key).map_err(sled);
@@ -471,7 +505,7 @@ fn read_all(db: Db) -> Result<(Opened, Option<Checkpoint>), Fault> {
         if ended.is_none() && db.iter().next().is_some() {
             return Err(wrong("there are values of a run, but not its header"));
         }
-        let opened = Opened { db, run_id: None, progress: Progress::default(), partitions: BTreeMap::new() };
+        let opened = Opened { db, folder, run_id: None, progress: Progress::default(), partitions: BTreeMap::new() };
         return Ok((opened, None));
     };
     let mut header: RunHeader = unseal(HEADER, &header)?;
@@ -521,7 +555,7 @@ fn read_all(db: Db) -> Result<(Opened, Option<Checkpoint>), Fault> {
     }
     replayed.spool_len = progress.spool_len;
     let run_id = Some(replayed.header.run_id.clone());
-    Ok((Opened { db, run_id, progress, partitions }, Some(replayed)))
+    Ok((Opened { db, folder, run_id, progress, partitions }, Some(replayed)))
 }
 
 thread_local! {
@@ -598,11 +632,9 @@ impl SpanReader for SledStore {
         let dir = self.dir.clone();
         Box::new((0..pages).map(move |seq| {
             let key = span_key(partition, seq);
+            // The spool has it all, and a start looks at every value: damage that shows only now is rebuilt by the next one.
             let damaged = |why: String| {
-                Failure::new(
-                    FailureClass::Damaged,
-                    format!("the checkpoint store `{}` is damaged: {why}", dir.display()),
-                )
+                Failure::local(format!("the checkpoint store `{}` is damaged: {why}", dir.display())).with_next(REBUILT)
             };
             match guarded(|| db.get(&key)) {
                 Ok(Ok(Some(value))) => unseal(&key, &value).map_err(|fault| damaged(format!("{fault:?}"))),

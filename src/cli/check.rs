@@ -16,6 +16,8 @@ use crate::{
     exit_code::exit_code,
     job::{AVAILABLE, Job},
     observe::{Finding, Grade, numbers::bytes},
+    service::open_files::OpenFiles,
+    sinks,
 };
 
 /// Examples below the help.
@@ -54,12 +56,19 @@ pub(super) fn check(args: &CheckArgs, door: &Door) -> u8 {
         findings.push(Finding::note("job", warning.clone(), "use https"));
     }
     findings.extend(places(&job, door));
+    let too_few = too_few(&OpenFiles::raised_for(job.limits.in_flight));
+    let can_ask = too_few.is_none();
+    findings.extend(too_few);
     match door.credentials(&job) {
         Ok((credentials, warning)) => {
             let from = job.source.credentials.describe();
             findings.push(Finding::good("secret", format!("comes from {from}")));
             findings.extend(warning.map(|warning| Finding::note("secret", warning, "")));
-            findings.extend(assemble::check(&job, &credentials));
+            if can_ask {
+                findings.extend(assemble::check(&job, &credentials));
+            } else {
+                findings.push(Finding::note("source", "not asked: that takes more open files", ""));
+            }
         }
         Err(stuck) => findings.push(bad("secret", &stuck)),
     }
@@ -87,6 +96,7 @@ fn places(job: &Job, door: &Door) -> Vec<Finding> {
             let folder = assemble::state_folder(&state_dir, &job.name);
             findings.push(writable(&folder));
             findings.extend(space("state", &folder));
+            findings.extend(far_away(&folder));
             findings.push(checkpoint_health::look(job, &folder));
         }
         Err(stuck) => findings.push(bad("state", &stuck)),
@@ -109,8 +119,8 @@ fn nearest(path: &Path) -> PathBuf {
 /// Whether a file can be made in the state folder, or in the nearest one above it.
 fn writable(folder: &Path) -> Finding {
     let nearest = nearest(folder);
-    match tempfile::Builder::new().prefix(".harvester-check-").tempfile_in(&nearest) {
-        Ok(_) => Finding::good("state", format!("{} can be written to", folder.display())),
+    match sinks::probe(&nearest) {
+        Ok(()) => Finding::good("state", format!("{} can be written to", folder.display())),
         Err(error) => Finding::bad(
             "state",
             Outcome::Storage,
@@ -138,6 +148,37 @@ fn space(subject: &'static str, folder: &Path) -> Option<Finding> {
         }
         _ => Finding::good(subject, message),
     })
+}
+
+/// What is wrong where a run could not have as many open files as it needs.
+fn too_few(files: &OpenFiles) -> Option<Finding> {
+    (!files.are_enough()).then(|| Finding::bad("files", Outcome::Storage, files.message(), files.next()))
+}
+
+/// A note where the state is kept on another machine.
+fn far_away(folder: &Path) -> Option<Finding> {
+    let nearest = nearest(folder);
+    let kind = network_file_system(u32::try_from(rustix::fs::statfs(&nearest).ok()?.f_type & 0xffff_ffff).ok()?)?;
+    Some(Finding::note(
+        "state",
+        format!("{} is on a network file system ({kind})", nearest.display()),
+        "keep the state on a local disk with --state-dir DIR: there, locks hold and what is synced stays",
+    ))
+}
+
+/// What a file system is called that may lie on another machine; `None` for local ones.
+///
+/// - `magic`: as `statfs` tells it; source: linux `include/uapi/linux/magic.h`, and `fs/smb/common/smbfsctl.h`.
+fn network_file_system(magic: u32) -> Option<&'static str> {
+    match magic {
+        0x6969 => Some("NFS"),
+        0x517b | 0xff53_4d42 | 0xfe53_4d42 => Some("CIFS"),
+        0x6573_5546 => Some("FUSE, like sshfs"),
+        0x0102_1997 => Some("9P"),
+        0x5346_414f | 0x6b41_4653 => Some("AFS"),
+        0x00c3_6400 => Some("Ceph"),
+        _ => None,
+    }
 }
 
 /// One line for each finding, and one more with what to do.
@@ -182,5 +223,23 @@ mod tests {
         assert_eq!(finding.outcome, Outcome::Storage, "{finding:?}");
         assert!(!finding.message.contains(".harvester-check-"), "{finding:?}");
         assert!(space("state", folder.path()).is_some());
+    }
+
+    #[test]
+    fn only_file_systems_of_other_machines_are_noted() {
+        let magics = [
+            ("ext4", 0xef53, None),
+            ("xfs", 0x5846_5342, None),
+            ("btrfs", 0x9123_683e, None),
+            ("tmpfs", 0x0102_1994, None),
+            ("overlay", 0x794c_7630, None),
+            ("nfs4", 0x6969, Some("NFS")),
+            ("smb3", 0xfe53_4d42, Some("CIFS")),
+            ("fuse.sshfs", 0x6573_5546, Some("FUSE, like sshfs")),
+        ];
+        for (name, magic, kind) in magics {
+            assert_eq!(network_file_system(magic), kind, "{name}");
+        }
+        assert_eq!(far_away(Path::new("/proc/self")), None);
     }
 }

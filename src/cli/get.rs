@@ -18,7 +18,7 @@ use crate::{
     assemble::{self, GetRequest},
     exit_code,
     job::{CredentialSource, Credentials, Limits, SecretSource, base_url},
-    service::Signals,
+    service::{Signals, open_files},
 };
 
 /// Examples below the help.
@@ -105,6 +105,10 @@ pub(super) fn get(args: &GetArgs, door: &Door) -> u8 {
             &format!("`{}` is no collection that --all could walk", before_query.escape_debug()),
             "leave --all away: the answer then comes as it is",
         );
+    }
+    // One question after the other.
+    if let Err(failure) = open_files::ensure(1) {
+        return door.fail(&failure.into());
     }
     let signals = Signals::install(None, || {}).unwrap_or_else(|_| Signals::silent());
     let mut stdout = io::stdout().lock();

@@ -19,7 +19,7 @@ use crate::{
         log::LogFormat,
         report::{self, Context},
     },
-    service::{Signals, systemd::SystemdListener},
+    service::{Signals, open_files, systemd::SystemdListener},
 };
 
 /// Examples below the help.
@@ -76,6 +76,7 @@ pub(super) fn run(args: &RunArgs, door: &Door) -> u8 {
 pub(super) fn prepare(path: &Path, door: &Door) -> Result<(Job, Credentials), Stuck> {
     let job = door.job(path)?;
     job.runnable(&AVAILABLE).map_err(|mistakes| Stuck::mistakes(&mistakes))?;
+    open_files::ensure(job.limits.in_flight)?;
     let (credentials, warning) = door.credentials(&job)?;
     for warning in job.warnings.iter().chain(&warning) {
         tracing::warn!("{warning}");

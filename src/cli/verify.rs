@@ -12,7 +12,7 @@ use harvester_actors::report::Outcome;
 use super::door::{Door, Stuck};
 use crate::{
     observe::numbers::{bytes, plural},
-    sinks::{self, Verification},
+    sinks::{self, Verification, Whose},
 };
 
 /// Examples below the help.
@@ -21,7 +21,7 @@ Examples:
   harvester verify jobs/metadata.toml
   harvester verify jobs/metadata.toml --directory out/20260101T000000Z
 
-Exit 0 when every file is what manifest.json says, 4 when one differs or a newer run is half published.";
+Exit 0 when every file is what manifest.json says, 4 when one differs or is another job's, or a newer run is half published.";
 
 /// What `verify` takes.
 #[derive(Args, Debug)]
@@ -46,20 +46,32 @@ pub(super) fn verify(args: &VerifyArgs, door: &Door) -> u8 {
             format!("harvester run {}", args.job.display()),
         )
     };
-    let folder = match args.directory.clone().or_else(|| newest(&job.sink.directory)) {
+    let folder = match args.directory.clone().or_else(|| newest(&job.sink.directory, &job.name)) {
         Some(folder) => folder,
         None => return door.fail(&nothing(&job.sink.directory)),
     };
     if !folder.is_dir() {
         return door.fail(&nothing(&folder));
     }
-    let verification = match sinks::verify(&folder) {
+    let verification = match sinks::verify(&folder, Whose { job: &job.name, url: &job.source.url }) {
         Ok(verification) => verification,
         Err(failure) => return door.fail(&failure.into()),
     };
     let written = door.text(&text(&verification));
     if verification.is_good() {
         return written;
+    }
+    if let Some(foreign) = verification.findings.iter().find(|finding| finding.problem.is_foreign()) {
+        let file = folder.join(&foreign.file);
+        return door.fail(&Stuck::new(
+            Outcome::Mismatch,
+            format!("{} {}, and this is `{}` from {}", file.display(), foreign.problem, job.name, job.source.url),
+            format!(
+                "say where this job's files are with --directory DIR, or fetch them into a `sink.directory` of their own: \
+                 harvester run {}",
+                args.job.display()
+            ),
+        ));
     }
     let what = match verification.findings.len() {
         1 => format!("1 file in {} is", folder.display()),
@@ -87,8 +99,8 @@ fn text(verification: &Verification) -> String {
     text
 }
 
-/// The folder of the newest run, where each has one of its own: run ids sort by time.
-fn newest(directory: &Path) -> Option<PathBuf> {
+/// The folder of the job's newest run, where each has one of its own: run ids sort by time.
+fn newest(directory: &Path, job: &str) -> Option<PathBuf> {
     let mut parts: Vec<Component<'_>> = directory.components().collect();
     let is_pattern = |part: &Component<'_>| part.as_os_str().to_string_lossy().contains("{run}");
     let Some(at) = parts.iter().position(is_pattern) else { return Some(directory.to_owned()) };
@@ -108,7 +120,10 @@ fn newest(directory: &Path) -> Option<PathBuf> {
         })
         .collect();
     runs.sort_unstable();
-    Some(PathBuf::from(directory.to_string_lossy().replace("{run}", runs.last()?)))
+    let folder = |run: &String| PathBuf::from(directory.to_string_lossy().replace("{run}", run));
+    // Other jobs may have their runs beside ours; where there is none but theirs, whoever looks there says so.
+    let newest = runs.iter().rev().map(folder).find(|folder| !sinks::is_of_another_job(folder, job));
+    newest.or_else(|| runs.last().map(folder))
 }
 
 #[cfg(test)]
@@ -119,13 +134,37 @@ mod tests {
     fn the_newest_run_is_found_and_nothing_else_is_taken_for_one() {
         let folder = tempfile::tempdir().unwrap();
         let pattern = folder.path().join("x-{run}").join("out");
-        assert_eq!(newest(&pattern), None);
+        assert_eq!(newest(&pattern, "a"), None);
         for name in
             ["x-20260101T000000Z", "x-20270101T000000Z", "x-latest", "x-20280101T000000Z-old", "y-20290101T000000Z"]
         {
             fs::create_dir(folder.path().join(name)).unwrap();
         }
-        assert_eq!(newest(&pattern), Some(folder.path().join("x-20270101T000000Z/out")));
-        assert_eq!(newest(Path::new("out")), Some("out".into()));
+        assert_eq!(newest(&pattern, "a"), Some(folder.path().join("x-20270101T000000Z/out")));
+        assert_eq!(newest(Path::new("out"), "a"), Some("out".into()));
+    }
+
+    #[test]
+    fn the_newest_run_of_another_job_in_the_same_folder_is_not_this_ones() {
+        let folder = tempfile::tempdir().unwrap();
+        for (run, job, name) in [
+            ("20260101T000000Z", "a", "manifest.json"),
+            ("20260102T000000Z", "b", "manifest.json"),
+            ("20260103T000000Z", "b", "manifest.json.part"),
+            ("20260104T000000Z", "a", "manifest.json.part"),
+            ("20260105T000000Z", "b", "manifest.json"),
+        ] {
+            let dir = folder.path().join(run);
+            fs::create_dir(&dir).unwrap();
+            let manifest = format!(
+                r#"{{"version":1,"job":"{job}","run_id":"{run}","source":{{"url":"http://x","systemId":null,"version":"2.40"}},
+                "started_at":"","finished_at":"","complete":true,"watermarks":{{}},"streams":{{}}}}"#
+            );
+            fs::write(dir.join(name), manifest).unwrap();
+        }
+        let pattern = folder.path().join("{run}");
+        for (job, run) in [("a", "20260104T000000Z"), ("b", "20260105T000000Z"), ("c", "20260105T000000Z")] {
+            assert_eq!(newest(&pattern, job), Some(folder.path().join(run)), "{job}");
+        }
     }
 }

@@ -3,7 +3,8 @@
 //! All threads of a client share one session: the cookie the server gave (so it need not check the password each time,
 //! nor open a session per request), and what is known about the credentials. Until a first answer shows that they are
 //! accepted, requests go one by one; once they are refused, nothing is sent any more. So sixteen workers with a wrong
-//! password make one failed login, not sixteen, and do not lock the account.
+//! password make one failed login, not sixteen, and do not lock the account. Credentials that were accepted before may be
+//! refused by a database hiccup: then only pings are sent, as seldom as the caller likes, until one is answered.
 //!
 //! Source: dhis2-core security configuration 2.25 to 2.43: sessions and `JSESSIONID`, lockout after 4 or 5 failures.
 
@@ -18,7 +19,10 @@ use std::{
 use awc::http::header::{HeaderMap, HeaderValue, SET_COOKIE};
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 
-use crate::error::{Error, Kind};
+use crate::{
+    error::{Error, Kind},
+    redaction::Redaction,
+};
 
 /// A text that is never shown: it prints as `***`.
 #[derive(Clone, Eq, PartialEq)]
@@ -116,7 +120,11 @@ struct State {
     /// Counts replaced credentials, so that a late refusal of the old ones does not condemn the new.
     generation: u64,
     cookie: Option<String>,
+    /// These credentials have been accepted some time.
+    accepted: bool,
     refused: Option<Refusal>,
+    /// What no text of the server may show.
+    redaction: Redaction,
 }
 
 impl fmt::Debug for State {
@@ -152,12 +160,26 @@ pub(crate) struct Pass<'a> {
 }
 
 impl Session {
-    pub(crate) fn new(authorization: Option<HeaderValue>) -> Self {
-        Session {
-            state: Mutex::new(State { authorization, generation: 0, cookie: None, refused: None }),
-            trial: tokio::sync::Mutex::new(()),
-            proven: AtomicBool::new(false),
+    /// # Errors
+    /// Settings: the credentials cannot be sent.
+    pub(crate) fn new(credentials: Option<&Credentials>) -> Result<Self, Error> {
+        let mut redaction = Redaction::default();
+        if let Some(credentials) = credentials {
+            redaction.add_credentials(credentials);
         }
+        let authorization = credentials.map(Credentials::header).transpose()?;
+        let state = State { authorization, generation: 0, cookie: None, accepted: false, refused: None, redaction };
+        Ok(Session { state: Mutex::new(state), trial: tokio::sync::Mutex::new(()), proven: AtomicBool::new(false) })
+    }
+
+    /// What no text of the server may show: credentials, those before them, the session's cookie.
+    pub(crate) fn redaction(&self) -> Redaction {
+        let state = self.lock();
+        let mut redaction = state.redaction.clone();
+        if let Some((_, value)) = state.cookie.as_deref().and_then(|cookie| cookie.split_once('=')) {
+            redaction.add(value);
+        }
+        redaction
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -167,13 +189,13 @@ impl Session {
 
     /// Waits until this request may try the credentials. Refused credentials are an error at once.
     ///
-    /// - `wait`: a probe does not. The one that is on trial may be held up at the gate until the probe has answered.
-    pub(crate) async fn enter(&self, with_cookie: bool, wait: bool) -> Result<Pass<'_>, Error> {
-        self.check()?;
+    /// - `is_probe`: does not wait, since the one that is on trial may be held up at the gate until the probe has answered.
+    pub(crate) async fn enter(&self, with_cookie: bool, is_probe: bool) -> Result<Pass<'_>, Error> {
+        self.check(is_probe)?;
         let mut trial = None;
-        if wait && !self.proven.load(Ordering::Acquire) {
+        if !is_probe && !self.proven.load(Ordering::Acquire) {
             let guard = self.trial.lock().await;
-            self.check()?;
+            self.check(is_probe)?;
             if !self.proven.load(Ordering::Acquire) {
                 trial = Some(guard);
             }
@@ -187,14 +209,32 @@ impl Session {
         })
     }
 
-    /// Refused credentials are an error.
-    pub(crate) fn check(&self) -> Result<(), Error> {
-        self.lock().refused.as_ref().map_or(Ok(()), |refused| Err(refused.error()))
+    /// Which credentials are in use.
+    pub(crate) fn generation(&self) -> u64 {
+        self.lock().generation
     }
 
-    /// The credentials were accepted.
-    pub(crate) fn prove(&self, generation: u64) {
-        if !self.proven.load(Ordering::Relaxed) && self.lock().generation == generation {
+    /// Refused credentials are an error; not for a probe that finds out whether they are accepted again.
+    pub(crate) fn check(&self, is_probe: bool) -> Result<(), Error> {
+        let state = self.lock();
+        match &state.refused {
+            Some(_) if is_probe && state.accepted => Ok(()),
+            Some(refused) => Err(refused.error()),
+            None => Ok(()),
+        }
+    }
+
+    /// The credentials were accepted. A probe that says so lifts a refusal; another request may have been let in before that.
+    pub(crate) fn prove(&self, generation: u64, is_probe: bool) {
+        if self.proven.load(Ordering::Relaxed) && !is_probe {
+            return;
+        }
+        let mut state = self.lock();
+        if state.generation == generation {
+            state.accepted = true;
+            if is_probe {
+                state.refused = None;
+            }
             self.proven.store(true, Ordering::Release);
         }
     }
@@ -209,7 +249,7 @@ impl Session {
         }
     }
 
-    /// The credentials were refused for good.
+    /// The credentials were refused: for good, or until a probe is answered where they had been accepted.
     pub(crate) fn refuse(&self, generation: u64, refusal: Refusal) {
         let mut state = self.lock();
         if state.generation == generation {
@@ -218,11 +258,18 @@ impl Session {
     }
 
     /// Other credentials from now on; what was known about the old ones is forgotten.
-    pub(crate) fn replace(&self, authorization: Option<HeaderValue>) {
+    ///
+    /// # Errors
+    /// Settings: they cannot be sent.
+    pub(crate) fn replace(&self, credentials: &Credentials) -> Result<(), Error> {
+        let authorization = Some(credentials.header()?);
         let mut state = self.lock();
         let generation = state.generation + 1;
-        *state = State { authorization, generation, cookie: None, refused: None };
+        let mut redaction = std::mem::take(&mut state.redaction);
+        redaction.add_credentials(credentials);
+        *state = State { authorization, generation, cookie: None, accepted: false, refused: None, redaction };
         self.proven.store(false, Ordering::Release);
+        Ok(())
     }
 
     /// Takes the session cookie out of an answer's head.
@@ -271,7 +318,7 @@ mod tests {
         let token = Credentials::Token("d2pat_canary".into());
         let bearer = Credentials::Bearer("jwt.canary".into());
         for credentials in [basic, token, bearer] {
-            let session = Session::new(Some(credentials.header().unwrap()));
+            let session = Session::new(Some(&credentials)).unwrap();
             session.lock().cookie = Some("JSESSIONID=canary".into());
             let shown =
                 format!("{credentials:?} {:?} {session:?} {}", credentials.header().unwrap(), Secret::new("canary"));
@@ -293,21 +340,21 @@ mod tests {
 
     #[tokio::test]
     async fn what_comes_late_for_old_credentials_does_not_touch_the_new() {
-        let session = Session::new(None);
-        let old = session.enter(true, true).await.unwrap();
-        session.replace(Some(Credentials::Token("new".into()).header().unwrap()));
+        let session = Session::new(None).unwrap();
+        let old = session.enter(true, false).await.unwrap();
+        session.replace(&Credentials::Token("new".into())).unwrap();
         let mut headers = HeaderMap::new();
         headers.insert(SET_COOKIE, HeaderValue::from_static("JSESSIONID=old"));
         session.take_cookies(&headers, old.generation);
-        session.prove(old.generation);
+        session.prove(old.generation, false);
         session.refuse(old.generation, Refusal { status: 401, what: "x".into() });
         let generation = old.generation;
         drop(old);
         assert!(!session.proven.load(Ordering::SeqCst));
-        let new = session.enter(true, true).await.unwrap();
+        let new = session.enter(true, false).await.unwrap();
         assert_eq!((new.cookie.clone(), new.generation), (None, generation + 1));
         session.refuse(new.generation, Refusal { status: 401, what: "x".into() });
-        assert!(session.check().is_err());
+        assert!(session.check(false).is_err() && session.check(true).is_err());
     }
 
     #[test]

@@ -18,11 +18,13 @@ use url::Url;
 
 use crate::{
     auth::{Credentials, Session},
-    error::{Error, Kind, said},
+    error::{Error, Kind},
     gate::{Gate, OWN_REQUESTS_PER_SECOND, OwnGate},
     handle::Handle,
+    redaction::{Redaction, said},
     request::Request,
-    wire::{Dial, Target, tls_config},
+    trust::tls_config,
+    wire::{Dial, Target},
 };
 
 /// How often a client alone sends a failed request again.
@@ -193,7 +195,7 @@ impl ClientBuilder {
     pub fn build(self) -> Result<Client, Error> {
         let base = Base::parse(&self.url)?;
         let tls = if base.https { Some(tls_config(self.ca_file.as_deref())?) } else { None };
-        let authorization = self.credentials.as_ref().map(Credentials::header).transpose()?;
+        let session = Session::new(self.credentials.as_ref())?;
         let user_agent = HeaderValue::try_from(self.user_agent)
             .map_err(|_| Error::new(Kind::Settings, "the user agent has characters that no header can carry"))?;
         let target =
@@ -205,7 +207,7 @@ impl ClientBuilder {
             target,
             limits: self.limits,
             user_agent,
-            session: Session::new(authorization),
+            session,
             sent: Arc::default(),
             request_id_prefix: format!("h{:012x}", rand::random::<u64>() >> 16),
             request_ids: AtomicU64::new(0),
@@ -299,8 +301,7 @@ impl Client {
     /// # Errors
     /// Settings: they cannot be sent.
     pub fn replace_credentials(&self, credentials: &Credentials) -> Result<(), Error> {
-        self.shared.session.replace(Some(credentials.header()?));
-        Ok(())
+        self.shared.session.replace(credentials)
     }
 
     /// A GET request for a path below `/api`, which may have a query: `dataElements`, `/dataElements?page=2` and
@@ -483,7 +484,7 @@ impl Base {
     }
 
     /// What to say about a redirect: where to, and what to set.
-    pub(crate) fn redirect_advice(&self, location: &str) -> String {
+    pub(crate) fn redirect_advice(&self, location: &str, redaction: &Redaction) -> String {
         let here = Url::parse(&format!("{}/api/", self.url));
         let there = here.and_then(|here| here.join(location));
         let Ok(there) = there else { return "the server redirects without saying where".to_owned() };
@@ -491,8 +492,9 @@ impl Base {
         let context = there.path().find("/api/").map_or("", |at| &there.path()[..at]);
         let advised = format!("{origin}{context}");
         if advised == self.url {
-            format!("the server redirects to another path of its own: `{}`", said(there.path()))
+            format!("the server redirects to another path of its own: `{}`", redaction.clean(there.path()))
         } else {
+            let (origin, advised) = (redaction.clean(&origin), redaction.clean(&advised));
             format!("the server redirects to {origin}: set url to {advised}")
         }
     }
@@ -606,7 +608,7 @@ mod tests {
             ("https://u:p@new.org/", "the server redirects to https://new.org: set url to https://new.org"),
             ("http://[", "the server redirects without saying where"),
         ] {
-            assert_eq!(base.redirect_advice(location), advice);
+            assert_eq!(base.redirect_advice(location, &Redaction::default()), advice);
         }
     }
 

@@ -2,12 +2,17 @@
 //!
 //! It says what happened and decides nothing: whether to try again is the asker's business. What the server said is kept
 //! as data. It never holds a secret or a row: the url has no credentials, a body is quoted only as far as it is a DHIS2
-//! message or the title of a page.
+//! message or the title of a page, and what the server says has passed the client's redaction.
 
-use std::{error::Error as StdError, fmt, time::Duration};
+use std::{borrow::Cow, error::Error as StdError, fmt, time::Duration};
 
 use harvester_pacing::TurnOutcome;
-use serde::Deserialize;
+use serde::{
+    Deserialize, Deserializer as _,
+    de::{IgnoredAny, MapAccess, Visitor},
+};
+
+use crate::redaction::Redaction;
 
 /// What happened.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -25,6 +30,8 @@ pub enum Kind {
     Connect,
     /// Nobody listens there.
     Refused,
+    /// This process, or this machine, has no file descriptor left for a connection: nothing is known of the server.
+    OutOfFiles,
     /// No connection within the connect timeout.
     ConnectTimeout,
     /// No trusted TLS connection: certificate, protocol.
@@ -65,7 +72,7 @@ pub enum Kind {
     HandleClosed,
 }
 
-/// What a DHIS2 server said in the body of a refusal (a WebMessage). Bounded in length.
+/// What a DHIS2 server said in the body of a refusal (a WebMessage): short single lines, our secrets masked.
 ///
 /// Source: dhis2-core `WebMessage` (2.25 to 2.43); `errorCode` from 2.34.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -78,6 +85,18 @@ pub struct ServerMessage {
     pub error_code: Option<String>,
     /// `response.conflicts`, the first of them.
     pub conflicts: Vec<Conflict>,
+    /// `message` at full length, for looking for words; not for people, since it may quote a query with its values.
+    whole: Whole,
+}
+
+/// A text that is looked at and never shown.
+#[derive(Clone, Default, Eq, PartialEq)]
+struct Whole(Option<String>);
+
+impl fmt::Debug for Whole {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Whole").field(&self.0.as_ref().map(String::len)).finish()
+    }
 }
 
 /// One conflict of a refused request.
@@ -91,68 +110,124 @@ pub struct Conflict {
     pub error_code: Option<String>,
 }
 
-/// Longest text kept of what a server says, in characters.
-const SAID_CHARS_MAX: usize = 500;
 /// Most conflicts kept.
-const CONFLICTS_MAX: usize = 20;
-
-/// Cuts what a server says to a bounded single line.
-pub(crate) fn said(text: &str) -> String {
-    let mut kept: String =
-        text.trim().chars().take(SAID_CHARS_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect();
-    if text.trim().chars().nth(SAID_CHARS_MAX).is_some() {
-        kept.push('…');
-    }
-    kept
-}
+pub(crate) const CONFLICTS_MAX: usize = 20;
+/// How much of a message is looked at for words: what a database says may stand behind a long query.
+const WHOLE_CHARS_MAX: usize = 16_000;
 
 impl ServerMessage {
-    /// Reads a message out of a body; none when it is not a JSON object.
-    pub(crate) fn parse(body: &[u8]) -> Option<Self> {
-        #[derive(Deserialize)]
-        #[serde(rename_all = "camelCase")]
-        struct Said {
-            #[serde(default)]
-            status: Text,
-            #[serde(default)]
-            message: Text,
-            #[serde(default)]
-            error_code: Text,
-            #[serde(default)]
-            response: Option<serde_json::Value>,
-            #[serde(default)]
-            conflicts: Option<serde_json::Value>,
+    /// Reads a message out of a body; none when it does not begin as a JSON object.
+    ///
+    /// A body that ends too early, since only its beginning is read, still tells what it said by then: code and message
+    /// come before the long lists.
+    pub(crate) fn parse(body: &[u8], redaction: &Redaction) -> Option<Self> {
+        let mut message = ServerMessage::default();
+        let mut deserializer = serde_json::Deserializer::from_slice(body);
+        let visitor = MessageVisitor { message: &mut message, redaction };
+        match deserializer.deserialize_map(visitor).and_then(|()| deserializer.end()) {
+            Ok(()) => Some(message),
+            Err(error) if error.is_eof() && message != ServerMessage::default() => Some(message),
+            Err(_) => None,
         }
-        // serde would take a list for the object's members in order.
-        if body.trim_ascii_start().first() != Some(&b'{') {
-            return None;
+    }
+
+    /// Whether the server could not run the query that it made of a request: its own mistake, which the same request meets
+    /// again, while a plainer one (without order, total or deleted rows) may pass.
+    ///
+    /// Source: 2.40.13, 2.42.7 and 2.43.2, asked: E7145, SQL states of class 42, `ambiguous`, `unique result`,
+    /// `No entity found`. Not a table of analytics that does not exist yet (E7144, state 42P01).
+    pub fn is_query_error(&self) -> bool {
+        if self.error_code.as_deref() == Some("E7144") {
+            return false;
         }
-        let said: Said = serde_json::from_slice(body).ok()?;
-        let list = said.conflicts.or_else(|| said.response.and_then(|mut r| r.get_mut("conflicts").map(|c| c.take())));
-        let conflicts = list.as_ref().and_then(|list| list.as_array()).map_or_else(Vec::new, |list| {
-            let text =
-                |of: &serde_json::Value, key: &str| of.get(key).and_then(|text| text.as_str()).map(crate::error::said);
-            list.iter()
-                .take(CONFLICTS_MAX)
-                .map(|one| Conflict {
-                    object: text(one, "object"),
-                    value: text(one, "value"),
-                    error_code: text(one, "errorCode"),
-                })
-                .collect()
-        });
-        Some(ServerMessage { status: said.status.0, message: said.message.0, error_code: said.error_code.0, conflicts })
+        let message = self.whole_message();
+        let said = ["is ambiguous", "did not return a unique result", "No entity found for query"];
+        self.error_code.as_deref() == Some("E7145")
+            || self.sql_state().is_some_and(|state| state.starts_with("42") && state != "42P01")
+            || said.iter().any(|words| message.contains(words))
+    }
+
+    /// The message at full length, for looking for words. Not for people: it may quote a query with its values.
+    pub fn whole_message(&self) -> &str {
+        self.whole.0.as_deref().or(self.message.as_deref()).unwrap_or_default()
+    }
+
+    /// The five characters behind `SqlState:` in the message (2.38 and later).
+    pub fn sql_state(&self) -> Option<&str> {
+        let message = self.whole_message();
+        let from = message.to_ascii_lowercase().find("sqlstate")? + "sqlstate".len();
+        let state = message[from..].trim_start_matches([':', '=', ' ', '[', '`']).get(..5)?;
+        state.bytes().all(|byte| byte.is_ascii_digit() || byte.is_ascii_uppercase()).then_some(state)
+    }
+}
+
+/// Fills a message member by member, so that a body which is cut still says something.
+struct MessageVisitor<'a> {
+    message: &'a mut ServerMessage,
+    redaction: &'a Redaction,
+}
+
+impl<'de> Visitor<'de> for MessageVisitor<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let MessageVisitor { message, redaction } = self;
+        while let Some(name) = map.next_key::<Cow<'de, str>>()? {
+            match name.as_ref() {
+                "status" => message.status = redaction.clean_some(map.next_value::<Text>()?.0),
+                "errorCode" => message.error_code = redaction.clean_some(map.next_value::<Text>()?.0),
+                "message" => {
+                    let text = map.next_value::<Text>()?.0;
+                    message.whole = Whole(text.as_ref().map(|text| redaction.clean_to(text, WHOLE_CHARS_MAX)));
+                    message.message = redaction.clean_some(text);
+                }
+                "response" => {
+                    let response = map.next_value::<serde_json::Value>()?;
+                    if let Some(conflicts) = response.get("conflicts") {
+                        message.conflicts = Conflict::list(conflicts, redaction);
+                    }
+                }
+                "conflicts" => message.conflicts = Conflict::list(&map.next_value::<serde_json::Value>()?, redaction),
+                _ => {
+                    map.next_value::<IgnoredAny>()?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Conflict {
+    /// Reads one conflict, of whatever endpoint.
+    pub(crate) fn of(value: &serde_json::Value, redaction: &Redaction) -> Self {
+        let text =
+            |names: &[&str]| names.iter().find_map(|name| value.get(name)?.as_str()).map(|text| redaction.clean(text));
+        Conflict {
+            object: text(&["object", "uid", "mainId"]),
+            value: text(&["value", "message"]),
+            error_code: text(&["errorCode"]),
+        }
+    }
+
+    fn list(value: &serde_json::Value, redaction: &Redaction) -> Vec<Self> {
+        let all = value.as_array().map(Vec::as_slice).unwrap_or_default();
+        all.iter().take(CONFLICTS_MAX).map(|one| Conflict::of(one, redaction)).collect()
     }
 }
 
 /// A text, or nothing where something else stands.
-#[derive(Default)]
 struct Text(Option<String>);
 
 impl<'de> Deserialize<'de> for Text {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let value = serde_json::Value::deserialize(deserializer)?;
-        Ok(Text(value.as_str().map(said)))
+        match serde_json::Value::deserialize(deserializer)? {
+            serde_json::Value::String(text) => Ok(Text(Some(text))),
+            _ => Ok(Text(None)),
+        }
     }
 }
 
@@ -280,9 +355,12 @@ impl Error {
                 _ => TurnOutcome::Answered,
             },
             Kind::Auth | Kind::Redirect => TurnOutcome::Answered,
-            Kind::Stopped | Kind::GateClosed | Kind::HandleClosed | Kind::Settings | Kind::InvalidUrl => {
-                TurnOutcome::Abandoned
-            }
+            Kind::Stopped
+            | Kind::GateClosed
+            | Kind::HandleClosed
+            | Kind::Settings
+            | Kind::InvalidUrl
+            | Kind::OutOfFiles => TurnOutcome::Abandoned,
             Kind::UnknownHost
             | Kind::Resolver
             | Kind::Tls
@@ -331,6 +409,11 @@ impl StdError for Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::redaction::TEXT_CHARS_MAX;
+
+    fn parse(body: &[u8]) -> Option<ServerMessage> {
+        ServerMessage::parse(body, &Redaction::default())
+    }
 
     #[test]
     fn a_web_message_is_kept_as_data_and_bounded() {
@@ -339,19 +422,63 @@ mod tests {
             r#"{{"httpStatus":"Conflict","httpStatusCode":409,"status":"ERROR","message":"bad\n{long}","errorCode":"E7131",
             "response":{{"conflicts":[{{"object":"period","value":"no such period","errorCode":"E7600"}},{{"object":5}}]}}}}"#
         );
-        let said = ServerMessage::parse(body.as_bytes()).unwrap();
+        let said = parse(body.as_bytes()).unwrap();
         assert_eq!(said.error_code.as_deref(), Some("E7131"));
         assert_eq!(said.conflicts.len(), 2);
         assert_eq!(said.conflicts[0].object.as_deref(), Some("period"));
         let message = said.message.unwrap();
-        assert!(message.starts_with("bad xxx") && message.chars().count() == SAID_CHARS_MAX + 1, "{message}");
+        assert!(message.starts_with("bad xxx") && message.chars().count() == TEXT_CHARS_MAX + 1, "{message}");
+    }
+
+    #[test]
+    fn a_message_that_is_cut_still_says_what_came_first() {
+        let body =
+            br#"{"httpStatus":"Conflict","status":"ERROR","message":"too long","errorCode":"E8002","response":{"conf"#;
+        let said = parse(body).unwrap();
+        assert_eq!((said.error_code.as_deref(), said.message.as_deref()), (Some("E8002"), Some("too long")));
+        for nothing in [&b""[..], b"{", b"{\"message\":\"to", b"{\"message\":\"x\"} {", b"{\"a\":1,}"] {
+            assert_eq!(parse(nothing), None, "{}", String::from_utf8_lossy(nothing));
+        }
+    }
+
+    #[test]
+    fn a_query_that_the_server_itself_could_not_run_is_told_from_other_refusals() {
+        let said = |code: Option<&str>, message: &str| ServerMessage {
+            error_code: code.map(str::to_owned),
+            message: Some(message.to_owned()),
+            ..ServerMessage::default()
+        };
+        for (code, message, is) in [
+            (Some("E7145"), "Query failed because of a syntax error (SqlState: 42601)", true),
+            (None, "ERROR: column reference \"created\" is ambiguous\n  Position: 1409", true),
+            (None, "query did not return a unique result: 990", true),
+            (None, "No entity found for query", true),
+            (None, "PreparedStatementCallback; bad SQL grammar; SqlState: 42703", true),
+            (Some("E7144"), "Query failed because a referenced table does not exist (SqlState: 42P01)", false),
+            (None, "FATAL: terminating connection (SqlState: 57P01)", false),
+            (None, "sqlstate: 4é601", false),
+            (Some("E7120"), "User: `x` is not allowed to view org unit: `y`", false),
+        ] {
+            assert_eq!(said(code, message).is_query_error(), is, "{message}");
+        }
+        assert_eq!(said(None, "SqlState: 57P01)").sql_state(), Some("57P01"));
+        assert_eq!(said(None, "SqlState").sql_state(), None);
+    }
+
+    #[test]
+    fn what_a_database_says_behind_a_long_query_is_found() {
+        let select = "select x ".repeat(300);
+        let body = format!(r#"{{"message":"bad SQL grammar [{select}]; ERROR: column reference is ambiguous"}}"#);
+        let said = parse(body.as_bytes()).unwrap();
+        assert!(said.is_query_error() && said.message.as_ref().unwrap().chars().count() == TEXT_CHARS_MAX + 1);
+        assert!(format!("{said:?}").len() < 500);
     }
 
     #[test]
     fn strange_bodies_are_no_message_and_strange_members_are_left_out() {
-        assert_eq!(ServerMessage::parse(b"<html>"), None);
-        assert_eq!(ServerMessage::parse(b"[1]"), None);
-        let said = ServerMessage::parse(br#"{"message":{"a":1},"status":null,"extra":[]}"#).unwrap();
+        assert_eq!(parse(b"<html>"), None);
+        assert_eq!(parse(b"[1]"), None);
+        let said = parse(br#"{"message":{"a":1},"status":null,"extra":[]}"#).unwrap();
         assert_eq!(said, ServerMessage::default());
     }
 }

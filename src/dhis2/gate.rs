@@ -22,6 +22,11 @@ pub struct GateClosed;
 ///
 /// Dropped without [`Turn::end`], it counts as abandoned.
 pub trait Turn {
+    /// Says what kind of request it is, at once when the turn is granted: what answers take is compared only within one class.
+    ///
+    /// - `class`: made of the kind of path, the page size and whether only ids are asked for; never 0.
+    fn of_class(&mut self, _class: u64) {}
+
     /// Says that the request leaves now: its first byte is being written. Between grant and this lie a wake-up and sometimes
     /// a new connection. Not called for a request that never left.
     fn left(&self) {}

@@ -127,7 +127,11 @@ impl Handle {
         let (batches, reader) = mpsc::channel(BATCHES_WAITING_MAX);
         let job: Job = Box::new(move |client| {
             Box::pin(async move {
-                let last = send_batches(&client, &path, &array, limits, &batches).await;
+                // A reader that went away takes its request with it, also before the first row.
+                let last = tokio::select! {
+                    last = send_batches(&client, &path, &array, limits, &batches) => last,
+                    () = batches.closed() => return,
+                };
                 let _ = batches.send(last.map(Batch::End)).await;
             })
         });
@@ -306,6 +310,30 @@ mod tests {
         // The request ends, so the server's writes fail and its loop runs to the end.
         while written.load(SeqCst) < 400_000_000 {
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_leaves_before_the_first_row_ends_the_request() {
+        use std::sync::{Arc, mpsc};
+        let (tell, told) = mpsc::channel();
+        let tell = Arc::new(std::sync::Mutex::new(tell));
+        // The server thinks; then it has begun to answer, but no row has come.
+        let server = Server::start(move |heard, out| {
+            tell.lock().unwrap().send("asked").unwrap();
+            if heard.number == 1 {
+                out.write(head(&["Content-Length: 1000"], r#"{"xs":["#));
+            }
+            out.wait_for_goodbye();
+            tell.lock().unwrap().send("gone").unwrap();
+            Then::Close
+        });
+        let handle = client(&server).handle().unwrap();
+        for _ in 0..2 {
+            let batches = handle.rows("xs", &["xs"], SplitLimits::default()).await.unwrap();
+            assert_eq!(told.recv().unwrap(), "asked");
+            drop(batches);
+            assert_eq!(told.recv_timeout(std::time::Duration::from_secs(20)).unwrap(), "gone");
         }
     }
 

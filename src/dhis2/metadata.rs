@@ -12,6 +12,7 @@ use crate::{
     client::Client,
     error::{Error, Kind},
     pager::Pager,
+    redaction::Redaction,
     request::{Request, Rows, path_segment},
     split::{Envelope, Row, RowFault, SplitLimits},
 };
@@ -264,6 +265,20 @@ pub struct Schema {
 }
 
 impl Schema {
+    /// Its names go into requests and messages.
+    fn clean(self, redaction: &Redaction) -> Self {
+        let clean = |text| redaction.clean_some(text);
+        Schema {
+            name: clean(self.name),
+            singular: clean(self.singular),
+            plural: clean(self.plural),
+            collection_name: clean(self.collection_name),
+            klass: clean(self.klass),
+            relative_api_endpoint: clean(self.relative_api_endpoint),
+            ..self
+        }
+    }
+
     /// The collection this schema stands for: the array's name and the path, where it has a list of its own.
     pub fn collection(&self) -> Option<(&str, &str)> {
         if !(self.persisted && self.identifiable_object) {
@@ -301,7 +316,8 @@ impl Client {
             let error = Error::new(Kind::Garbled, "the server says it knows no kind of object");
             return Err(error.about(&format!("{}/api/schemas", self.url()), ""));
         }
-        Ok(raw.schemas)
+        let redaction = self.shared.session.redaction();
+        Ok(raw.schemas.into_iter().map(|schema| schema.clean(&redaction)).collect())
     }
 
     /// The id at one place of a collection in order of ids, and how many objects there are.

@@ -383,11 +383,158 @@ async fn a_ping_goes_out_while_the_first_login_is_held_up_at_the_gate() {
         while barred.1.load(SeqCst) == 0 {
             tokio::task::yield_now().await;
         }
-        let pong = tokio::time::timeout(Duration::from_secs(5), outside.ping(None)).await.unwrap();
+        let pong = tokio::time::timeout(Duration::from_secs(5), outside.ping()).await.unwrap();
         barred.0.notify_one();
         let held_up = held_up.await.unwrap();
         assert_eq!((pong.is_err(), held_up.is_err()), (refused, refused));
-        // What the ping has learnt spares the other a failed login.
-        assert_eq!(server.heard().len(), if refused { 1 } else { 2 });
+        assert_eq!(server.heard().len(), 2);
     }
+}
+
+#[actix_rt::test]
+async fn a_401_to_a_ping_is_no_verdict_on_the_credentials() {
+    let server = Server::start(|heard, out| {
+        out.write(if heard.number == 0 { unauthorized() } else { json("1") });
+        Then::Keep
+    });
+    let client = client(&server);
+    let error = client.ping().await.unwrap_err();
+    assert_eq!((error.kind(), error.status()), (Kind::Auth, Some(401)));
+    read(&client).await.unwrap();
+    assert_eq!(server.heard().len(), 2);
+}
+
+#[actix_rt::test]
+async fn a_token_that_cannot_be_one_is_refused_with_400_and_tried_once() {
+    for (header, kind) in [("WWW-Authenticate: ApiToken", Kind::Auth), ("X-Other: ApiToken", Kind::Status)] {
+        let body = r#"{"status":"ERROR","message":"Checksum validation failed"}"#;
+        let server = Server::saying(answer("400 Bad Request", &["Content-Type: application/json", header], body));
+        let client = client(&server);
+        let error = read(&client).await.unwrap_err();
+        assert_eq!((error.kind(), error.status()), (kind, Some(400)));
+        assert!(error.to_string().contains("Checksum validation failed"), "{error}");
+        assert_eq!(read(&client).await.unwrap_err().kind(), kind);
+        assert_eq!(server.heard().len(), if kind == Kind::Auth { 1 } else { 2 });
+    }
+}
+
+#[actix_rt::test]
+async fn credentials_that_were_accepted_before_are_doubted_until_a_ping_is_answered() {
+    let server = Server::start(|heard, out| {
+        out.write(match heard.number {
+            0 | 5 => json("1"),
+            1 | 2 => unauthorized(),
+            3 => answer("200 OK", &["Content-Type: text/plain"], "back soon"),
+            4 => json("\"pong\""),
+            _ => panic!("one request too many"),
+        });
+        Then::Keep
+    });
+    let client = client(&server);
+    read(&client).await.unwrap();
+    for sent in [2, 2] {
+        let error = read(&client).await.unwrap_err();
+        assert_eq!((error.kind(), error.status(), server.heard().len()), (Kind::Auth, Some(401), sent));
+    }
+    // Only pings find out, and only one that is answered lifts it.
+    assert_eq!(client.ping().await.unwrap_err().status(), Some(401));
+    assert_eq!(client.ping().await.unwrap_err().kind(), Kind::Garbled);
+    assert!(read(&client).await.is_err());
+    client.ping().await.unwrap();
+    read(&client).await.unwrap();
+    assert_eq!(server.heard().len(), 6);
+}
+
+#[actix_rt::test]
+async fn credentials_that_were_never_accepted_are_not_even_tried_by_a_ping() {
+    let server = Server::saying(unauthorized());
+    let client = client(&server);
+    assert!(read(&client).await.is_err());
+    assert_eq!(client.ping().await.unwrap_err().kind(), Kind::Auth);
+    assert_eq!(server.heard().len(), 1);
+}
+
+/// What a server may say that it should not: the password, the whole header, what moves a terminal, and a lot of it.
+fn indiscreet() -> String {
+    let encoded = "canary%2Dpassword";
+    format!("\u{1b}[31m canary-password {BASIC} {encoded} \u{202e}\u{9b}2J {}", "x".repeat(5000))
+}
+
+#[actix_rt::test]
+async fn no_answer_makes_an_error_show_a_secret_or_move_a_terminal() {
+    let json_text = serde_json::to_string(&indiscreet()).unwrap();
+    let header_text: String = indiscreet().chars().filter(char::is_ascii).filter(|c| !c.is_control()).collect();
+    let message = format!(
+        r#"{{"status":{json_text},"message":{json_text},"errorCode":{json_text},"devMessage":{json_text},
+        "response":{{"conflicts":[{{"object":{json_text},"value":{json_text},"errorCode":{json_text}}}]}}}}"#
+    );
+    let page = format!("<html><title>{}</title>", indiscreet());
+    let as_json = "Content-Type: application/json";
+    let as_html = "Content-Type: text/html";
+    let location = format!("Location: /x/api/{}", header_text.replace(' ', "/"));
+    let elsewhere = format!("Location: https://canary-password.example.org/api/{}", &header_text[..0]);
+    let media = format!("Content-Type: {header_text}");
+    let encoding = format!("Content-Encoding: {header_text}");
+    let challenge = format!("WWW-Authenticate: {header_text}");
+    let retry_after = format!("Retry-After: {header_text}");
+    let answers = vec![
+        answer("409 Conflict", &[as_json], &message),
+        answer("401 Unauthorized", &[as_json, &challenge], &message),
+        answer("400 Bad Request", &[as_json, &challenge], &message),
+        answer("503 Service Unavailable", &[as_html, &retry_after], &page),
+        answer("200 OK", &[as_html], &page),
+        answer("302 Found", &[&location], ""),
+        answer("302 Found", &[&elsewhere], ""),
+        answer("200 OK", &[&media], "1"),
+        answer("200 OK", &[as_json, &encoding], "1"),
+        answer(&format!("418 {header_text}"), &[], ""),
+    ];
+    let count = answers.len();
+    let server = Server::start(move |heard, out| {
+        out.write(&answers[heard.number]);
+        Then::Keep
+    });
+    for number in 0..count {
+        // Another client each time: some of the answers end a login.
+        let error = read(&client(&server).with_retries(0)).await.unwrap_err();
+        let shown = format!("{error} {error:?} {:?}", error.server_message());
+        for secret in ["canary-password", "canary%2Dpassword", "cmVhZGVyOmNhbmFyeS1wYXNzd29yZA"] {
+            assert!(!shown.contains(secret), "{number}: {shown}");
+        }
+        assert!(!shown.chars().any(|c| c.is_control() || c == '\u{202e}'), "{number}: {shown:?}");
+        let said = error.server_message().cloned().unwrap_or_default();
+        let texts = [said.status, said.message, said.error_code, Some(error.to_string())];
+        assert!(texts.iter().flatten().all(|text| text.chars().count() < 500), "{number}: {shown}");
+    }
+}
+
+#[actix_rt::test]
+async fn what_a_server_says_about_itself_shows_no_secret_and_moves_no_terminal() {
+    let text = serde_json::to_string(&indiscreet()).unwrap();
+    let info = format!(
+        r#"{{"version":"2.40.1-canary-password\u001b[2J","revision":{text},"systemId":{text},"serverDate":{text},
+        "serverTimeZoneId":{text},"calendar":{text},"systemName":{text},"lastAnalyticsTableSuccess":{text}}}"#
+    );
+    let me =
+        format!(r#"{{"id":{text},"username":{text},"authorities":[{text}],"organisationUnits":[{{"id":{text}}}]}}"#);
+    let schemas = format!(
+        r#"{{"schemas":[{{"name":{text},"singular":{text},"plural":{text},"collectionName":{text},"klass":{text},"relativeApiEndpoint":{text}}}]}}"#
+    );
+    let answers = [json(&info), json(&me), json(&schemas), json(r#"{"version":"x canary-password\u001b[2J"}"#)];
+    let server = Server::start(move |heard, out| {
+        out.write(&answers[heard.number]);
+        Then::Keep
+    });
+    let client = client(&server).with_retries(0);
+    let info = client.system_info().await.unwrap();
+    assert_eq!(info.version.raw(), "2.40.1-*** [2J");
+    let mut shown = format!("{info:?} {}", info.version);
+    shown += &format!("{:?} {:?}", client.me().await.unwrap(), client.schemas().await.unwrap());
+    let error = client.system_info().await.unwrap_err();
+    shown += &format!("{error} {error:?}");
+    // Debug escapes what moves a terminal.
+    for secret in ["canary-password", "canary%2Dpassword", "cmVhZGVyOmNhbmFyeS1wYXNzd29yZA", "\\u{1b}", "\\u{202e}"] {
+        assert!(!shown.contains(secret), "{secret} in {shown}");
+    }
+    assert!(shown.len() < 20 * 400, "{}", shown.len());
 }

@@ -1,4 +1,4 @@
-//! What a server says about itself and about us: `/api/system/info`, `/api/ping`, `/api/me`.
+//! What a server says about itself and about us: `/api/system/info`, `/api/system/ping`, `/api/me`.
 
 use serde::Deserialize;
 
@@ -64,10 +64,6 @@ struct WithId {
     id: String,
 }
 
-fn ids(units: Option<Vec<WithId>>) -> Vec<String> {
-    units.unwrap_or_default().into_iter().map(|unit| unit.id).collect()
-}
-
 /// The `ping` body is `pong`, or the same as a JSON string; nobody sends more.
 const PONG_BYTES_MAX: usize = 64;
 
@@ -101,39 +97,49 @@ impl Client {
         let url = format!("{}/api/system/info", self.url());
         let raw: Raw = request.json().await?;
         let garbled = |text: &str| Error::new(Kind::Garbled, text).about(&url, "");
-        let version = raw.version.ok_or_else(|| garbled("the answer names no version: this is not DHIS2"))?;
+        let redaction = self.shared.session.redaction();
+        let clean = |text| redaction.clean_some(text);
+        let version = clean(raw.version).ok_or_else(|| garbled("the answer names no version: this is not DHIS2"))?;
         let version = version
             .parse()
             .map_err(|error| garbled("the answer names a version this program does not know").with_source(error))?;
         Ok(SystemInfo {
             version,
-            revision: raw.revision,
-            system_id: raw.system_id.filter(|id| !id.is_empty()),
-            server_date: raw.server_date,
-            server_time_zone_id: raw.server_time_zone_id,
-            calendar: raw.calendar,
-            system_name: raw.system_name,
-            last_analytics_table_success: raw.last_analytics_table_success,
+            revision: clean(raw.revision),
+            system_id: clean(raw.system_id).filter(|id| !id.is_empty()),
+            server_date: clean(raw.server_date),
+            server_time_zone_id: clean(raw.server_time_zone_id),
+            calendar: clean(raw.calendar),
+            system_name: clean(raw.system_name),
+            last_analytics_table_success: clean(raw.last_analytics_table_success),
         })
     }
 
-    /// Asks for a sign of life, the cheapest there is: `/api/ping` from 2.37, `/api/system/ping` before.
+    /// Asks `/api/system/ping` for a sign of life, the cheapest there is.
     ///
-    /// Fit for a probe: it does not wait for other requests of this client, whatever gate they stand at.
+    /// Never `/api/ping`: from 2.37 on it answers a success without a body, which a proxy may do as well.
     ///
-    /// - `version`: of the server, where it is known; without it the older path is taken, which all have.
+    /// Fit for a probe: it does not wait for other requests of this client, whatever gate they stand at, and a 401 to it is no
+    /// verdict on the credentials. When credentials that had been accepted are refused, nothing but pings is sent until
+    /// one is answered; how often to try is the caller's business.
     ///
     /// # Errors
-    /// Garbled when something else than `pong` comes back: whatever answers there is not the server.
-    pub async fn ping(&self, version: Option<&Version>) -> Result<(), Error> {
-        let path = if version.is_some_and(|version| version.minor() >= 37) { "ping" } else { "system/ping" };
+    /// Garbled or empty when something else than `pong` comes back: whatever answers there is not the server.
+    ///
+    /// Source: 2.40.13, 2.42.7 and 2.43.2, asked.
+    pub async fn ping(&self) -> Result<(), Error> {
+        let path = "system/ping";
+        let generation = self.shared.session.generation();
         let body = self.get(path).raw().probe().bytes(PONG_BYTES_MAX).await?;
-        if matches!(body.trim_ascii(), b"pong" | b"\"pong\"") {
-            Ok(())
-        } else {
-            let text = "the server answers a ping with something else than `pong`";
-            Err(Error::new(Kind::Garbled, text).about(&format!("{}/api/{path}", self.url()), ""))
-        }
+        let error = match body.trim_ascii() {
+            b"pong" | b"\"pong\"" => {
+                self.shared.session.prove(generation, true);
+                return Ok(());
+            }
+            b"" => Error::new(Kind::Empty, "the server answers a ping with nothing"),
+            _ => Error::new(Kind::Garbled, "the server answers a ping with something else than `pong`"),
+        };
+        Err(error.about(&format!("{}/api/{path}", self.url()), ""))
     }
 
     /// Reads `/api/me`: who we are, what we may, where.
@@ -167,10 +173,16 @@ impl Client {
         let fields = "id,username,userCredentials[username],authorities,organisationUnits[id],\
                       dataViewOrganisationUnits[id],teiSearchOrganisationUnits[id]";
         let raw: Raw = self.get("me").query("fields", fields).json().await?;
+        let redaction = self.shared.session.redaction();
+        let clean = |text| redaction.clean_some(text);
+        let ids = |units: Option<Vec<WithId>>| -> Vec<String> {
+            units.unwrap_or_default().into_iter().map(|unit| redaction.clean(&unit.id)).collect()
+        };
+        let username = raw.username.or_else(|| raw.user_credentials.and_then(|user| user.username));
         Ok(Me {
-            id: raw.id,
-            username: raw.username.or_else(|| raw.user_credentials.and_then(|user| user.username)),
-            authorities: raw.authorities,
+            id: clean(raw.id),
+            username: clean(username),
+            authorities: raw.authorities.map(|all| all.iter().map(|one| redaction.clean(one)).collect()),
             organisation_units: ids(raw.organisation_units),
             data_view_organisation_units: ids(raw.data_view_organisation_units),
             search_organisation_units: ids(raw.tei_search_organisation_units),
@@ -213,25 +225,30 @@ mod tests {
     }
 
     #[actix_rt::test]
-    async fn a_ping_takes_the_path_of_its_version_and_only_pong_counts() {
-        let server = Server::start(|heard, out| {
-            out.write(match heard.number {
-                0 => answer("200 OK", &["Content-Type: text/plain"], "pong"),
-                1 => json("\"pong\""),
-                2 => answer("200 OK", &["Content-Type: text/plain"], "pong\n"),
-                3 => answer("200 OK", &["Content-Type: text/plain"], "up"),
-                _ => answer("200 OK", &["Content-Type: text/html"], "pong"),
-            });
+    async fn a_ping_asks_system_ping_and_only_pong_counts() {
+        let text = |body: &str| answer("200 OK", &["Content-Type: text/plain"], body);
+        let as_json = |body: &str| answer("200 OK", &["Content-Type: application/json"], body);
+        let cases = vec![
+            // As 2.40 to 2.43 say it, and as older ones do.
+            (as_json("pong"), None),
+            (json("\"pong\""), None),
+            (text("pong\n"), None),
+            (text("up"), Some(Kind::Garbled)),
+            // What `/api/ping` answers from 2.37 on.
+            (answer("200 OK", &[], ""), Some(Kind::Empty)),
+            (answer("200 OK", &["Content-Type: text/html"], "pong"), Some(Kind::Html)),
+            (answer("503 Service Unavailable", &[], ""), Some(Kind::Status)),
+        ];
+        let answers: Vec<_> = cases.iter().map(|(answer, _)| answer.clone()).collect();
+        let server = Server::start(move |heard, out| {
+            out.write(&answers[heard.number]);
             Then::Keep
         });
         let client = client(&server);
-        client.ping(Some(&"2.36.1".parse().unwrap())).await.unwrap();
-        client.ping(Some(&"2.37.0".parse().unwrap())).await.unwrap();
-        client.ping(None).await.unwrap();
-        assert_eq!(client.ping(None).await.unwrap_err().kind(), Kind::Garbled);
-        assert_eq!(client.ping(None).await.unwrap_err().kind(), Kind::Html);
-        let paths: Vec<_> = server.heard().into_iter().map(|heard| heard.path).collect();
-        assert_eq!(paths[..3], ["/api/system/ping", "/api/ping", "/api/system/ping"]);
+        for (_, kind) in &cases {
+            assert_eq!(client.ping().await.map_err(|error| error.kind()).err(), *kind);
+        }
+        assert!(server.heard().iter().all(|heard| heard.path == "/api/system/ping"));
     }
 
     #[actix_rt::test]

@@ -53,6 +53,11 @@ impl Out {
         let _ = self.0.write_all(bytes.as_ref());
     }
 
+    /// Waits until the client has gone.
+    pub(crate) fn wait_for_goodbye(&mut self) {
+        let _ = self.0.read_to_end(&mut Vec::new());
+    }
+
     /// Lets time pass between two pieces.
     #[expect(clippy::disallowed_methods, reason = "a thread of the test server, not an arbiter")]
     pub(crate) fn pause(&mut self, ms: u64) {
@@ -236,15 +241,21 @@ pub(crate) struct CountingGate {
     pub(crate) turns: Arc<AtomicUsize>,
     pub(crate) left: Arc<AtomicUsize>,
     pub(crate) outcomes: Arc<Mutex<Vec<crate::gate::TurnOutcome>>>,
+    pub(crate) classes: Arc<Mutex<Vec<u64>>>,
 }
 
 struct CountedTurn {
+    classes: Arc<Mutex<Vec<u64>>>,
     left: Arc<AtomicUsize>,
     outcomes: Arc<Mutex<Vec<crate::gate::TurnOutcome>>>,
     ended: bool,
 }
 
 impl crate::gate::Turn for CountedTurn {
+    fn of_class(&mut self, class: u64) {
+        self.classes.lock().unwrap().push(class);
+    }
+
     fn left(&self) {
         self.left.fetch_add(1, Ordering::SeqCst);
     }
@@ -268,7 +279,12 @@ impl crate::gate::Gate for CountingGate {
         &self,
     ) -> futures_core::future::LocalBoxFuture<'_, Result<Box<dyn crate::gate::Turn>, crate::gate::GateClosed>> {
         self.turns.fetch_add(1, Ordering::SeqCst);
-        let turn = CountedTurn { left: Arc::clone(&self.left), outcomes: Arc::clone(&self.outcomes), ended: false };
+        let turn = CountedTurn {
+            classes: Arc::clone(&self.classes),
+            left: Arc::clone(&self.left),
+            outcomes: Arc::clone(&self.outcomes),
+            ended: false,
+        };
         Box::pin(async move { Ok(Box::new(turn) as Box<dyn crate::gate::Turn>) })
     }
 }

@@ -51,6 +51,44 @@ UQNl9a/1ik+KszLu3xAHbpot+T0k1609HAQBHlP3r1GHVroN2p3RtzLd
 -----END PRIVATE KEY-----
 ";
 
+/// A certificate for `localhost` and `127.0.0.1` that is its own authority, as `openssl req -x509` makes it.
+const SELF_SIGNED: &str = "\
+-----BEGIN CERTIFICATE-----
+MIIBmzCCAUGgAwIBAgIUJTRG50ummLyWBEBnUF1dJ/0XKdAwCgYIKoZIzj0EAwIw
+FDESMBAGA1UEAwwJbG9jYWxob3N0MCAXDTI2MTEyNDIxMDgwMloYDzIxMjYxMDMx
+MjEwODAyWjAUMRIwEAYDVQQDDAlsb2NhbGhvc3QwWTATBgcqhkjOPQIBBggqhkjO
+PQMBBwNCAASyWYSZXxR1CZzHWnY9bG1PP5kMC7+A4xs2b8SiS5/niTVUyqmqebs1
+Z9j4BVdKdm4vBJHKzuwhArqT2/2+RStJo28wbTAdBgNVHQ4EFgQUqvBHuYd4Hcd7
+PlV4DJGI3nuySHwwHwYDVR0jBBgwFoAUqvBHuYd4Hcd7PlV4DJGI3nuySHwwDwYD
+VR0TAQH/BAUwAwEB/zAaBgNVHREEEzARgglsb2NhbGhvc3SHBH8AAAEwCgYIKoZI
+zj0EAwIDSAAwRQIhAPabZ/X8xNZ7VPHjbjZlpAeisdDs/CeegF/snniT24hVAiBG
+ijAfQcbN/cs1V6qxUOCgeOzfq++b5emIEcSg7/lkJA==
+-----END CERTIFICATE-----
+";
+
+/// The same, of the year 2020.
+const SELF_SIGNED_EXPIRED: &str = "\
+-----BEGIN CERTIFICATE-----
+MIIBZTCCAQugAwIBAgIBATAKBggqhkjOPQQDAjAUMRIwEAYDVQQDDAlsb2NhbGhv
+c3QwHhcNMjAwMTAxMDAwMDAwWhcNMjEwMTAxMDAwMDAwWjAUMRIwEAYDVQQDDAls
+b2NhbGhvc3QwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNCAASyWYSZXxR1CZzHWnY9
+bG1PP5kMC7+A4xs2b8SiS5/niTVUyqmqebs1Z9j4BVdKdm4vBJHKzuwhArqT2/2+
+RStJo04wTDAPBgNVHRMBAf8EBTADAQH/MBoGA1UdEQQTMBGCCWxvY2FsaG9zdIcE
+fwAAATAdBgNVHQ4EFgQUqvBHuYd4Hcd7PlV4DJGI3nuySHwwCgYIKoZIzj0EAwID
+SAAwRQIhAK59opiFUpEXhLW8mlO1Uefvlw9ms06s3Pk81sVfqem4AiA3nZGQsSDP
+ZdW0NXUxulpiQMpZtyuakyLORirDfOMHdQ==
+-----END CERTIFICATE-----
+";
+
+/// The key of both: worth nothing outside these tests.
+const SELF_SIGNED_KEY: &str = "\
+-----BEGIN PRIVATE KEY-----
+MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgnwZyctg6a/CG0fGn
++qy1vQ8dxKUJdKNSTwcGFpwYjrGhRANCAASyWYSZXxR1CZzHWnY9bG1PP5kMC7+A
+4xs2b8SiS5/niTVUyqmqebs1Z9j4BVdKdm4vBJHKzuwhArqT2/2+RStJ
+-----END PRIVATE KEY-----
+";
+
 /// How the server ends after its answer.
 #[derive(Clone, Copy)]
 enum End {
@@ -64,8 +102,13 @@ enum End {
 
 /// A server that says `answer` to every request; returns its port.
 fn serve(answer: Vec<u8>, end: End) -> u16 {
-    let certificates = CertificateDer::pem_slice_iter(CERTIFICATE.as_bytes()).map(Result::unwrap).collect();
-    let key = PrivateKeyDer::from_pem_slice(KEY.as_bytes()).unwrap();
+    serve_as(CERTIFICATE, KEY, answer, end)
+}
+
+/// The same with another certificate.
+fn serve_as(certificate: &str, key: &str, answer: Vec<u8>, end: End) -> u16 {
+    let certificates = CertificateDer::pem_slice_iter(certificate.as_bytes()).map(Result::unwrap).collect();
+    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
     let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()
         .unwrap()
@@ -107,15 +150,14 @@ fn serve(answer: Vec<u8>, end: End) -> u16 {
     port
 }
 
-/// The authority in a file, for `ca_file`.
-fn authority() -> tempfile::NamedTempFile {
-    let mut file = tempfile::NamedTempFile::new().unwrap();
-    file.write_all(AUTHORITY.as_bytes()).unwrap();
-    file
+fn trusting(url: String) -> Client {
+    trusting_in(AUTHORITY, url)
 }
 
-fn trusting(url: String) -> Client {
-    let file = authority();
+/// A client with these certificates in its `ca_file`.
+fn trusting_in(certificates: &str, url: String) -> Client {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(certificates.as_bytes()).unwrap();
     Client::builder(url).ca_file(file.path()).retries(0).build().unwrap()
 }
 
@@ -161,6 +203,35 @@ async fn an_unknown_authority_and_a_wrong_name_are_told_apart_in_words() {
     let error = trusting(format!("https://127.0.0.2:{port}")).get("x").json::<serde_json::Value>().await.unwrap_err();
     assert_eq!(error.kind(), Kind::Tls);
     assert!(error.to_string().contains("is for another name"), "{error}");
+}
+
+#[actix_rt::test]
+async fn a_self_signed_certificate_in_ca_file_is_trusted_as_itself_and_for_its_name_and_time_only() {
+    let good = serve_as(SELF_SIGNED, SELF_SIGNED_KEY, json("[1,2]"), End::Stay);
+    let expired = serve_as(SELF_SIGNED_EXPIRED, SELF_SIGNED_KEY, json("[1,2]"), End::Stay);
+    let both = format!("{AUTHORITY}{SELF_SIGNED}");
+    for (ca_file, host, port, said) in [
+        (SELF_SIGNED, "localhost", good, None),
+        (SELF_SIGNED, "127.0.0.1", good, None),
+        (&both, "localhost", good, None),
+        (SELF_SIGNED, "127.0.0.2", good, Some("is for another name")),
+        // The same key and name in another certificate is another certificate.
+        (SELF_SIGNED, "localhost", expired, Some("has expired")),
+        (SELF_SIGNED_EXPIRED, "localhost", expired, Some("has expired")),
+        (SELF_SIGNED_EXPIRED, "localhost", good, Some("ca_file")),
+        (AUTHORITY, "localhost", good, Some("is signed by itself (set ca_file to it, if it is the right one)")),
+    ] {
+        let client = trusting_in(ca_file, format!("https://{host}:{port}"));
+        let read = client.get("x").json::<Vec<u8>>().await;
+        match said {
+            None => assert_eq!(read.unwrap(), [1, 2]),
+            Some(said) => {
+                let error = read.unwrap_err();
+                assert_eq!(error.kind(), Kind::Tls, "{error}");
+                assert!(error.to_string().contains(said), "{error}");
+            }
+        }
+    }
 }
 
 #[actix_rt::test]

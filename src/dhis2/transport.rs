@@ -8,7 +8,11 @@
 //! repeated once, through the gate: a request on a kept connection that the server had closed, and a request whose
 //! session had ended.
 
-use std::{rc::Rc, time::Duration};
+use std::{
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    rc::Rc,
+    time::Duration,
+};
 
 use awc::{
     ClientResponse,
@@ -26,8 +30,10 @@ use tokio::time::Instant;
 use crate::{
     auth::{Pass, Refusal},
     client::{Client, Limits},
-    error::{Error, Kind, ServerMessage, said},
+    error::{Error, Kind, ServerMessage},
     inflate::{InflateError, InflateLimits, Inflater},
+    redaction::Redaction,
+    uid::Uid,
     wire::{SharedTurn, TRACE, Trace},
 };
 
@@ -51,6 +57,27 @@ pub(crate) struct Call {
     pub(crate) want: Want,
     /// A sign of life is asked for: it does not wait for a login that is on trial.
     pub(crate) is_probe: bool,
+}
+
+impl Call {
+    /// What kind of request it is, for comparing how long answers take: endpoint, page size, whether only ids are wanted. Ids,
+    /// keys and the place in a list do not count.
+    fn class(&self) -> u64 {
+        let (path, query) = self.path.split_once('?').unwrap_or((&self.path, ""));
+        let mut hasher = DefaultHasher::new();
+        for (position, segment) in path.split('/').enumerate() {
+            // Endpoints are named by their first two segments at most; an id is as good as another.
+            let counts = position < 2 && segment.parse::<Uid>().is_err();
+            if counts { segment } else { "*" }.hash(&mut hasher);
+        }
+        for parameter in query.split('&') {
+            if parameter.starts_with("pageSize=") || matches!(parameter, "paging=false" | "fields=id") {
+                parameter.hash(&mut hasher);
+            }
+        }
+        // 0 is the class of what nobody knows.
+        hasher.finish().max(1)
+    }
 }
 
 /// A turn in hand. Dropped without [`Held::end`], it counts as abandoned.
@@ -103,7 +130,7 @@ pub(crate) async fn send(client: &Client, call: &Call) -> Result<Answer, Error> 
     let session = &client.shared.session;
     let mut with_cookie = true;
     loop {
-        let pass = session.enter(with_cookie, !call.is_probe).await?;
+        let pass = session.enter(with_cookie, call.is_probe).await?;
         let mut reply = exchange(client, call, &pass).await?;
         let verdict = judge(client, call, &mut reply).await;
         // The session that comes with a refusal belongs to nobody.
@@ -112,7 +139,10 @@ pub(crate) async fn send(client: &Client, call: &Call) -> Result<Answer, Error> 
         }
         match verdict {
             Verdict::Good => {
-                session.prove(pass.generation);
+                // What a probe is answered is looked at first: a proxy may say 200 to anything.
+                if !call.is_probe {
+                    session.prove(pass.generation, false);
+                }
                 return Ok(reply.into_answer());
             }
             Verdict::Login(refusal) => {
@@ -124,7 +154,10 @@ pub(crate) async fn send(client: &Client, call: &Call) -> Result<Answer, Error> 
                         with_cookie = false;
                     }
                     _ => {
-                        session.refuse(pass.generation, refusal.clone());
+                        // A ping during an outage proves nothing against the credentials.
+                        if !call.is_probe {
+                            session.refuse(pass.generation, refusal.clone());
+                        }
                         return Err(refusal.error().about(&reply.url, &reply.request_id));
                     }
                 }
@@ -132,8 +165,8 @@ pub(crate) async fn send(client: &Client, call: &Call) -> Result<Answer, Error> 
             Verdict::Bad(error) => {
                 // Whoever refuses with a message of DHIS2 has let us in first.
                 let known = matches!(error.status(), Some(400 | 403 | 404 | 409)) && error.server_message().is_some();
-                if known {
-                    session.prove(pass.generation);
+                if known && !call.is_probe {
+                    session.prove(pass.generation, false);
                 }
                 reply.held.end(error.turn_outcome());
                 return Err(error.about(&reply.url, &reply.request_id));
@@ -149,6 +182,8 @@ struct Reply {
     held: Held,
     url: String,
     request_id: String,
+    /// What passes it may be shown.
+    redaction: Redaction,
 }
 
 impl Reply {
@@ -161,7 +196,7 @@ impl Reply {
     }
 
     fn into_answer(self) -> Answer {
-        let content_type = self.header(header::CONTENT_TYPE);
+        let content_type = self.redaction.clean_some(self.header(header::CONTENT_TYPE));
         let status = self.status().as_u16();
         let Reply { body, held, url, request_id, .. } = self;
         Answer { status, content_type, url, request_id, held, body }
@@ -193,13 +228,14 @@ async fn exchange(client: &Client, call: &Call, pass: &Pass<'_>) -> Result<Reply
     let url = shared.base.url_of(&call.path);
     let mut repeated = false;
     loop {
-        let turn = client.gate.turn().await.map_err(|closed| {
+        let mut turn = client.gate.turn().await.map_err(|closed| {
             Error::new(Kind::GateClosed, "no more requests are let through").with_source(closed).about(&url, "")
         })?;
+        turn.of_class(call.class());
         let turn = SharedTurn::new(turn);
         let mut held = Held { turn: turn.clone(), spent: Duration::ZERO };
         // The wait may have been long: what is known by now?
-        if let Err(refused) = shared.session.check() {
+        if let Err(refused) = shared.session.check(call.is_probe) {
             held.end(TurnOutcome::Abandoned);
             return Err(refused.about(&url, ""));
         }
@@ -210,8 +246,9 @@ async fn exchange(client: &Client, call: &Call, pass: &Pass<'_>) -> Result<Reply
         held.spent = begun.elapsed();
         match head {
             Ok(head) => {
-                let body = Body::new(head, &shared.limits);
-                return Ok(Reply { body, trace, held, url, request_id });
+                let redaction = shared.session.redaction();
+                let body = Body::new(head, &shared.limits, &redaction);
+                return Ok(Reply { body, trace, held, url, request_id, redaction });
             }
             Err(error) if trace.is_stale() && matches!(error.kind(), Kind::Reset | Kind::Cut) && !repeated => {
                 // No fault of the server's: it had closed an idle connection while the request was on its way.
@@ -357,11 +394,23 @@ async fn judge(client: &Client, call: &Call, reply: &mut Reply) -> Verdict {
             Error::new(Kind::NoLength, "the answer does not say how long it is (neither length nor chunks)")
                 .with_status(status.as_u16()),
         ),
+        100..=199 => {
+            // Only 101 gets here; what follows belongs to no protocol of ours.
+            reply.trace.poison();
+            let text = format!("the server answers {} to a plain request", status.as_u16());
+            Verdict::Bad(Error::new(Kind::Garbled, text).with_status(status.as_u16()))
+        }
+        206 => {
+            reply.small_body(limits.error_body_bytes_max).await;
+            let text = "the answer is a part (206), although the whole was asked for";
+            Verdict::Bad(Error::new(Kind::Garbled, text).with_status(status.as_u16()))
+        }
         200..=299 => judge_success(call, reply, limits).await,
-        401 => {
-            let said = ServerMessage::parse(&reply.small_body(limits.error_body_bytes_max).await);
+        // A token that cannot be one is answered 400, and the header says what it is about (2.42, 2.43).
+        400 | 401 if status == StatusCode::UNAUTHORIZED || reply.header(header::WWW_AUTHENTICATE).is_some() => {
+            let said = ServerMessage::parse(&reply.small_body(limits.error_body_bytes_max).await, &reply.redaction);
             let why = said.and_then(|said| said.message).unwrap_or_else(|| "Unauthorized".to_owned());
-            login(&format!("the server does not accept the credentials (401 {why})"))
+            login(&format!("the server does not accept the credentials ({} {why})", status.as_u16()))
         }
         301 | 302 | 303 | 307 | 308 => {
             let location = reply.header(header::LOCATION).unwrap_or_default();
@@ -371,7 +420,7 @@ async fn judge(client: &Client, call: &Call, reply: &mut Reply) -> Verdict {
             if lower.contains("login") || lower.contains("logout.action") {
                 login("the server sends us to its login page: it does not accept the credentials")
             } else {
-                let text = client.shared.base.redirect_advice(&location);
+                let text = client.shared.base.redirect_advice(&location, &reply.redaction);
                 Verdict::Bad(Error::new(Kind::Redirect, text).with_status(status.as_u16()))
             }
         }
@@ -382,7 +431,7 @@ async fn judge(client: &Client, call: &Call, reply: &mut Reply) -> Verdict {
 async fn judge_success(call: &Call, reply: &mut Reply, limits: &Limits) -> Verdict {
     let status = reply.status().as_u16();
     if let Encoding::Unknown(name) = &reply.body.encoding {
-        let text = format!("the answer is encoded as `{}`, which was not asked for", said(name));
+        let text = format!("the answer is encoded as `{}`, which was not asked for", name);
         reply.trace.poison();
         return Verdict::Bad(Error::new(Kind::Encoding, text).with_status(status));
     }
@@ -394,7 +443,7 @@ async fn judge_success(call: &Call, reply: &mut Reply, limits: &Limits) -> Verdi
             let what = "the server answers with a login page: it does not accept the credentials".to_owned();
             return Verdict::Login(Refusal { status, what });
         }
-        let title = title(&page).map_or_else(String::new, |title| format!(", titled \"{title}\""));
+        let title = title(&page, &reply.redaction).map_or_else(String::new, |title| format!(", titled \"{title}\""));
         let text = format!("the server answers with a page for people{title}");
         return Verdict::Bad(Error::new(Kind::Html, text).with_status(status));
     }
@@ -412,7 +461,7 @@ async fn judge_success(call: &Call, reply: &mut Reply, limits: &Limits) -> Verdi
     let text = if media.is_empty() {
         "the answer does not say what type it has".to_owned()
     } else {
-        format!("the answer is not JSON but `{}`", said(&media))
+        format!("the answer is not JSON but `{}`", reply.redaction.clean(&media))
     };
     Verdict::Bad(Error::new(Kind::NotJson, text).with_status(status))
 }
@@ -424,12 +473,12 @@ async fn refused(reply: &mut Reply, limits: &Limits) -> Error {
         .header(header::RETRY_AFTER)
         .and_then(|value| harvester_pacing::retry_after::parse(&value, jiff::Timestamp::now()));
     let body = reply.small_body(limits.error_body_bytes_max).await;
-    let server = ServerMessage::parse(&body);
+    let server = ServerMessage::parse(&body, &reply.redaction);
     let said = server.as_ref().map(|said| {
         let code = said.error_code.as_ref().map_or_else(String::new, |code| format!("{code} "));
         format!("{code}{}", said.message.as_deref().unwrap_or_default())
     });
-    let said = said.or_else(|| title(&body).map(|title| format!("a page titled \"{title}\"")));
+    let said = said.or_else(|| title(&body, &reply.redaction).map(|title| format!("a page titled \"{title}\"")));
     let number = status.as_u16();
     let mut text = match number {
         407 => "a proxy on the way wants credentials of its own (407)".to_owned(),
@@ -448,8 +497,11 @@ fn text(headers: &HeaderMap, name: header::HeaderName) -> Option<String> {
     headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).trim().to_owned())
 }
 
+/// What is shown of the title of a page.
+const TITLE_CHARS_MAX: usize = 120;
+
 /// The title of a page, cut to a line.
-fn title(page: &[u8]) -> Option<String> {
+fn title(page: &[u8], redaction: &Redaction) -> Option<String> {
     let page = String::from_utf8_lossy(page);
     // Lower-casing ASCII keeps every byte where it is.
     let lower = page.to_ascii_lowercase();
@@ -457,7 +509,7 @@ fn title(page: &[u8]) -> Option<String> {
     let from = open + lower[open..].find('>')? + 1;
     let to = from + lower[from..].find("</title")?;
     let title: String = page[from..to].split_whitespace().collect::<Vec<_>>().join(" ");
-    let title: String = said(&title).chars().take(120).collect();
+    let title = redaction.clean_to(&title, TITLE_CHARS_MAX);
     Some(title).filter(|title| !title.is_empty())
 }
 
@@ -472,7 +524,7 @@ fn is_login_page(page: &[u8]) -> bool {
     if forms.map(|form| form.split('>').next().unwrap_or_default()).any(|form| form.contains("login")) {
         return true;
     }
-    title(page).is_some_and(|title| {
+    title(page, &Redaction::default()).is_some_and(|title| {
         let title = title.to_ascii_lowercase();
         ["login", "log in", "sign in"].iter().any(|word| title.contains(word))
     })
@@ -516,7 +568,7 @@ struct Body {
 }
 
 impl Body {
-    fn new(payload: ClientResponse, limits: &Limits) -> Self {
+    fn new(payload: ClientResponse, limits: &Limits, redaction: &Redaction) -> Self {
         let headers = payload.headers();
         let encoding = match text(headers, header::CONTENT_ENCODING).map(|name| name.to_ascii_lowercase()) {
             None => Encoding::Plain,
@@ -526,7 +578,7 @@ impl Body {
                     output_bytes_max: limits.body_bytes_max,
                     ratio_max: limits.inflate_ratio_max,
                 }))),
-                _ => Encoding::Unknown(name),
+                _ => Encoding::Unknown(redaction.clean(&name)),
             },
         };
         let chunked = payload.version() == Version::HTTP_11
@@ -594,7 +646,7 @@ impl Body {
                         }
                         Encoding::Gzip(_) => {}
                         Encoding::Unknown(name) => {
-                            let text = format!("the answer is encoded as `{}`", said(name));
+                            let text = format!("the answer is encoded as `{}`", name);
                             return Err(Error::new(Kind::Encoding, text));
                         }
                     }

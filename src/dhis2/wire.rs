@@ -1,4 +1,5 @@
 //! Connections to the one origin: found, made, secured and watched here, so that awc cannot take a cut answer for a whole one.
+//! Whom we trust is decided in `trust.rs`.
 //!
 //! awc takes the end of a connection for the end of a body. [`Wire`] reports that end as an error instead, above TLS, so
 //! that also a polite `close_notify` in the middle of a body is one. It knows whether a connection was used before and
@@ -29,10 +30,7 @@ use actix_tls::connect::{ConnectError, ConnectInfo, Connection};
 use awc::http::Uri;
 use futures_core::future::LocalBoxFuture;
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
-use rustls::{
-    CertificateError, ClientConfig,
-    pki_types::{CertificateDer, ServerName, pem::PemObject as _},
-};
+use rustls::{CertificateError, ClientConfig, pki_types::ServerName};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::Instant,
@@ -42,6 +40,9 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use crate::{
     error::{Error, Kind},
     gate::Turn,
+    interim::InterimFilter,
+    redaction::said,
+    trust::is_its_own_authority,
 };
 
 /// How long an address is waited for before the next is tried beside it.
@@ -158,6 +159,7 @@ impl Trace {
             self.reused.set(link.requests.get() > 0);
             self.read_before.set(link.bytes_read.get());
             link.requests.set(link.requests.get() + 1);
+            link.is_asked.set(true);
             *mine = Some(Rc::clone(link));
         }
     }
@@ -174,12 +176,20 @@ struct Link {
     requests: Cell<u64>,
     bytes_read: Cell<u64>,
     poisoned: Cell<bool>,
+    /// A request has gone out since the last byte of an answer was read.
+    is_asked: Cell<bool>,
 }
 
-/// One connection, whose end is an error.
+/// Room for bytes among which the answer has yet to begin.
+const BEGINNING_BYTES: usize = 4096;
+
+/// One connection, whose end is an error, and on which answers before the answer do not show.
 pub(crate) struct Wire {
     stream: Stream,
     link: Rc<Link>,
+    interim: InterimFilter,
+    /// Bytes of an answer that were read and not yet handed on.
+    ready: Vec<u8>,
 }
 
 enum Stream {
@@ -194,19 +204,12 @@ impl fmt::Debug for Wire {
 }
 
 impl Wire {
-    fn tcp(&self) -> &TcpStream {
-        match &self.stream {
-            Stream::Plain(tcp) => tcp,
-            Stream::Tls(tls) => tls.get_ref().0,
-        }
+    fn new(stream: Stream) -> Self {
+        Wire { stream, link: Rc::default(), interim: InterimFilter::default(), ready: Vec::new() }
     }
-}
 
-impl AsyncRead for Wire {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.link.poisoned.get() {
-            return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
-        }
+    /// Reads what the connection brings; its end is an error.
+    fn poll_connection(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let polled = match &mut self.stream {
             Stream::Plain(tcp) => Pin::new(tcp).poll_read(cx, buf),
@@ -220,6 +223,50 @@ impl AsyncRead for Wire {
             self.link.bytes_read.set(self.link.bytes_read.get() + read as u64);
         }
         polled
+    }
+
+    fn tcp(&self) -> &TcpStream {
+        match &self.stream {
+            Stream::Plain(tcp) => tcp,
+            Stream::Tls(tls) => tls.get_ref().0,
+        }
+    }
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.link.poisoned.get() {
+            return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
+        }
+        if self.link.is_asked.take() {
+            self.interim = InterimFilter::default();
+        }
+        loop {
+            if !self.ready.is_empty() {
+                let handed = self.ready.len().min(buf.remaining());
+                buf.put_slice(&self.ready[..handed]);
+                self.ready.drain(..handed);
+                return Poll::Ready(Ok(()));
+            }
+            if self.interim.is_through() {
+                return self.poll_connection(cx, buf);
+            }
+            let mut bytes = [0; BEGINNING_BYTES];
+            let mut read = ReadBuf::new(&mut bytes);
+            let wire = &mut *self;
+            match wire.poll_connection(cx, &mut read) {
+                Poll::Ready(Ok(())) if read.filled().is_empty() => return Poll::Ready(Ok(())),
+                Poll::Ready(Ok(())) => wire.interim.push(read.filled(), &mut wire.ready),
+                Poll::Ready(Err(error)) => {
+                    // What came of an answer comes before the news that there is no more.
+                    wire.interim.end(&mut wire.ready);
+                    if wire.ready.is_empty() {
+                        return Poll::Ready(Err(error));
+                    }
+                }
+                Poll::Pending => return Poll::Pending,
+            }
+        }
     }
 }
 
@@ -294,7 +341,7 @@ impl Service<ConnectInfo<Uri>> for Dial {
                 trace.connected_at.set(Some(Instant::now()));
             });
             match made {
-                Ok(stream) => Ok(Connection::new(uri, Wire { stream, link: Rc::default() })),
+                Ok(stream) => Ok(Connection::new(uri, Wire::new(stream))),
                 Err(error) => {
                     // awc's error cannot carry ours; the request takes it from its trace.
                     let _ = TRACE.try_with(|trace| *trace.connect_error.borrow_mut() = Some(error));
@@ -325,6 +372,10 @@ async fn connect(target: &Target) -> Result<Stream, Error> {
 
 async fn resolve(target: &Target) -> Result<VecDeque<SocketAddr>, Error> {
     let found = tokio::net::lookup_host((target.host.as_str(), target.port)).await.map_err(|error| {
+        // The resolver needs files and a socket, and without them says anything.
+        if is_out_of_files(&error) || std::fs::File::open("/dev/null").is_err_and(|error| is_out_of_files(&error)) {
+            return out_of_files(error);
+        }
         // getaddrinfo tells the two apart by text only.
         let text = error.to_string();
         if text.contains("emporary failure") || text.contains("ry again") {
@@ -381,8 +432,23 @@ async fn connect_any(mut addresses: VecDeque<SocketAddr>) -> io::Result<TcpStrea
     }
 }
 
+/// Whether the process (EMFILE) or the machine (ENFILE) has no file descriptor left.
+fn is_out_of_files(error: &io::Error) -> bool {
+    // The same numbers on Linux, macOS and the BSDs; std has no kind for them.
+    matches!(error.raw_os_error(), Some(23 | 24))
+}
+
+fn out_of_files(error: io::Error) -> Error {
+    let text =
+        "this process has no file descriptor left for a connection: raise `ulimit -n` (in a unit file: LimitNOFILE=)";
+    Error::new(Kind::OutOfFiles, text).with_source(error)
+}
+
 fn connect_error(target: &Target, error: io::Error) -> Error {
     let name = target.name();
+    if is_out_of_files(&error) {
+        return out_of_files(error);
+    }
     match error.kind() {
         io::ErrorKind::ConnectionRefused => {
             Error::new(Kind::Refused, format!("nobody listens at {name}")).with_source(error)
@@ -416,6 +482,7 @@ fn tls_error(target: &Target, error: io::Error) -> Error {
                     "is not signed by an authority this system trusts (set ca_file if the ministry has its own)"
                 }
                 CertificateError::Revoked => "has been revoked",
+                why if is_its_own_authority(why) => "is signed by itself (set ca_file to it, if it is the right one)",
                 _ => "is not valid",
             };
             format!("the certificate of {name} {why}")
@@ -426,48 +493,8 @@ fn tls_error(target: &Target, error: io::Error) -> Error {
         }
         _ => format!("no trusted connection to {name}"),
     };
-    Error::new(Kind::Tls, text).with_source(cause)
-}
-
-/// The TLS settings: the system's roots and, beside them, those in `ca_file`; HTTP/1.1 only.
-///
-/// # Errors
-/// Settings: the file cannot be read or holds no certificate. Tls: there is no trusted root at all.
-pub(crate) fn tls_config(ca_file: Option<&std::path::Path>) -> Result<Arc<ClientConfig>, Error> {
-    let mut roots = rustls::RootCertStore::empty();
-    let system = rustls_native_certs::load_native_certs();
-    for error in &system.errors {
-        tracing::warn!(%error, "cannot read some of the system's certificates");
-    }
-    roots.add_parsable_certificates(system.certs);
-    if let Some(path) = ca_file {
-        let unreadable = |error: rustls::pki_types::pem::Error| {
-            Error::new(Kind::Settings, format!("cannot read certificates from `{}`", path.display())).with_source(error)
-        };
-        let mut found = 0;
-        for certificate in CertificateDer::pem_file_iter(path).map_err(unreadable)? {
-            roots.add(certificate.map_err(unreadable)?).map_err(|error| {
-                Error::new(Kind::Settings, format!("`{}` holds a certificate that cannot be trusted", path.display()))
-                    .with_source(error)
-            })?;
-            found += 1;
-        }
-        if found == 0 {
-            return Err(Error::new(Kind::Settings, format!("`{}` holds no certificate", path.display())));
-        }
-    }
-    if roots.is_empty() {
-        return Err(Error::new(Kind::Tls, "this system has no trusted certificates, and no ca_file is set"));
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| Error::new(Kind::Tls, "this build has no version of TLS").with_source(error))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    // Never HTTP/2: one request per connection at a time, and awc's h2 is never reached.
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(Arc::new(config))
+    // The names in a certificate are the server's words.
+    Error::new(Kind::Tls, text).with_source(said(&cause.to_string()))
 }
 
 #[cfg(test)]
@@ -477,6 +504,36 @@ mod tls_tests;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Client;
+
+    /// Names the process that has no file descriptors left.
+    const CHILD: &str = "DHIS2_TEST_WITHOUT_FILES";
+
+    #[test]
+    fn a_process_without_file_descriptors_blames_itself_and_not_the_server() {
+        if std::env::var_os(CHILD).is_some() {
+            return actix_rt::System::new().block_on(ask_without_files());
+        }
+        let mut child = std::process::Command::new("sh");
+        child.args(["-c", "ulimit -n 64; exec \"$0\" \"$@\""]).arg(std::env::current_exe().unwrap());
+        let name = "wire::tests::a_process_without_file_descriptors_blames_itself_and_not_the_server";
+        let ended = child.args(["--exact", name, "--nocapture"]).env(CHILD, "1").output().unwrap();
+        assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+        assert!(String::from_utf8_lossy(&ended.stdout).contains("1 passed"));
+    }
+
+    async fn ask_without_files() {
+        let mut taken = Vec::new();
+        while let Ok(file) = std::fs::File::open("/dev/null") {
+            taken.push(file);
+        }
+        // By address, and by a name that would have to be looked up.
+        for url in ["http://127.0.0.1:9", "http://localhost:9", "http://nosuch.invalid:9"] {
+            let error = Client::builder(url).retries(3).build().unwrap().get("x").send().await.unwrap_err();
+            assert_eq!(error.kind(), Kind::OutOfFiles, "{url}: {error:?}");
+            assert!(error.to_string().contains("ulimit -n"), "{error}");
+        }
+    }
 
     #[tokio::test]
     async fn an_address_where_nobody_listens_does_not_hide_one_where_somebody_does() {

@@ -1,26 +1,37 @@
 //! The gate through which every request of the client leaves: a turn of the origin's rate limiter.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use actix::Addr;
 use dhis2::gate::{Gate, GateClosed, Turn, TurnOutcome};
 use futures_util::future::LocalBoxFuture;
 use harvester_actors::rate_limiter::{self, RateLimiter, next_turn};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
-/// Whether requests may still leave; closed once and for all when a run stops.
+/// What all requests of one run pass: closed once and for all when it stops, and witness of every answer.
 #[derive(Clone)]
-pub(crate) struct SourceGate(watch::Sender<bool>);
+pub(crate) struct SourceGate {
+    closed: watch::Sender<bool>,
+    last_answer: Arc<Mutex<Option<Instant>>>,
+}
 
 impl SourceGate {
     /// An open gate.
     pub(crate) fn new() -> Self {
-        SourceGate(watch::Sender::new(false))
+        SourceGate { closed: watch::Sender::new(false), last_answer: Arc::default() }
     }
 
     /// Lets nothing through any more; who waits for a turn fails at once.
     pub(crate) fn close(&self) {
-        self.0.send_replace(true);
+        self.closed.send_replace(true);
+    }
+
+    /// When the source last answered anything it meant to say.
+    pub(crate) fn last_answer(&self) -> Option<Instant> {
+        *self.last_answer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -32,25 +43,39 @@ pub(crate) struct LimiterGate {
     probe: bool,
     /// Whether anything may leave.
     closed: watch::Receiver<bool>,
+    /// When the source last answered.
+    last_answer: Arc<Mutex<Option<Instant>>>,
 }
 
 impl LimiterGate {
     /// A gate for ordinary requests, or for those of a probe.
     pub(crate) fn new(limiter: Addr<RateLimiter>, probe: bool, gate: &SourceGate) -> Self {
-        LimiterGate { limiter, probe, closed: gate.0.subscribe() }
+        LimiterGate { limiter, probe, closed: gate.closed.subscribe(), last_answer: Arc::clone(&gate.last_answer) }
     }
 }
 
 /// One turn of the limiter.
-struct LimiterTurn(rate_limiter::Turn);
+struct LimiterTurn {
+    turn: rate_limiter::Turn,
+    last_answer: Arc<Mutex<Option<Instant>>>,
+    /// What kind of request it is for.
+    class: u64,
+}
 
 impl Turn for LimiterTurn {
+    fn of_class(&mut self, class: u64) {
+        self.class = class;
+    }
+
     fn left(&self) {
-        self.0.left();
+        self.turn.left();
     }
 
     fn end(self: Box<Self>, outcome: TurnOutcome, elapsed: Duration) {
-        self.0.end(outcome, elapsed);
+        if outcome == TurnOutcome::Answered {
+            *self.last_answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        }
+        self.turn.of_class(self.class).end(outcome, elapsed);
     }
 }
 
@@ -63,7 +88,10 @@ impl Gate for LimiterGate {
                 // A gate whose owner is gone is closed as well.
                 _ = closed.wait_for(|closed| *closed) => Err(GateClosed),
                 turn = next_turn(&self.limiter, self.probe) => match turn {
-                    Ok(turn) => Ok(Box::new(LimiterTurn(turn)) as Box<dyn Turn>),
+                    Ok(turn) => {
+                        let turn = LimiterTurn { turn, class: 0, last_answer: Arc::clone(&self.last_answer) };
+                        Ok(Box::new(turn) as Box<dyn Turn>)
+                    }
                     Err(_) => Err(GateClosed),
                 },
             }

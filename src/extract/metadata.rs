@@ -20,24 +20,29 @@ use dhis2::{
 };
 use futures_util::stream::{self, StreamExt};
 use harvester_actors::{
-    failure::{Failure, FailureClass},
+    failure::{Failure, FailureClass, Weight},
     page::{Page, Reject},
     partition::{
         LeftOut, Next, Partition, PartitionId, PartitionRole, Plan, Position, SourceIdentity, Stream, StreamId,
         StreamOrder,
     },
+    reconcile::Recount,
     source::PageSize,
 };
 use serde::{Deserialize, Serialize};
 
 use super::{
+    keyset::{Walk, WalkedPage},
     page_builder::PageBuilder,
     server_clock::OVERLAP_HOURS,
-    source::{Selection, SourceContext},
+    source::{Selection, SourceContext, Unfetched},
 };
 
 /// The first version whose lists are paged by the database.
 const PAGED_SINCE: u16 = 31;
+
+/// The last version that remembers for a minute how many rows a filter matches (`dhis2-api.md` §3.2).
+const TOTALS_REMEMBERED_UNTIL: u16 = 36;
 
 /// The first version that tells deletions.
 const DELETIONS_SINCE: u16 = 27;
@@ -57,6 +62,16 @@ const RANGES_PER_FETCHER_MAX: u64 = 8;
 
 /// Ids in one request for missing rows: its url stays below 2,000 bytes.
 const REPAIR_IDS_MAX: usize = 100;
+
+/// Requests in which vanished rows are looked for: each may meet another server behind the same url. A replica that lags behind
+/// answers all of them once in 4,096 times.
+const VANISHED_REQUESTS: usize = 12;
+
+/// The most keys of a listing in one answer. It is ids alone, and one answer cannot contradict itself.
+const LISTING_ROWS_MAX: u32 = 50_000;
+
+/// How many rows more than expected a listing has room for.
+const LISTING_ROWS_SPARE: u64 = 1_000;
 
 /// What a job wants of metadata.
 #[derive(Clone, Debug)]
@@ -97,6 +112,12 @@ pub(crate) struct MetadataSelection {
     /// The range ends with this id; `None` at the collection's end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     until: Option<String>,
+    /// How many rows lay behind `after` when the plan was made; `None` where nobody had counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    behind: Option<u64>,
+    /// Whether a count must be asked for with a filter of its own to be a fresh one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    counts_afresh: bool,
     /// What of it is wanted.
     #[serde(default)]
     want: Want,
@@ -171,6 +192,12 @@ impl MetadataExtract {
                         plan.left_out.push(LeftOut { stream: candidate.name, reason: failure.message });
                         continue;
                     }
+                    // `dataStore` is in the schemas, and answers an array of namespaces (`dhis2-api.md` §16).
+                    FailureClass::Garbled if optional && is_paged => {
+                        let reason = format!("is no list of objects with ids ({})", failure.message);
+                        plan.left_out.push(LeftOut { stream: candidate.name, reason });
+                        continue;
+                    }
                     // The page itself will say what is wrong, with its own patience.
                     FailureClass::Rejected
                     | FailureClass::Forbidden
@@ -180,7 +207,7 @@ impl MetadataExtract {
                         Size::default()
                     }
                     // A server that loads a table for its number may give up on that, and it is asked for otherwise then.
-                    FailureClass::Transient if !is_paged && failure.heavy_if_repeated => Size::default(),
+                    FailureClass::Transient if !is_paged && failure.weight != Weight::Unsaid => Size::default(),
                     _ => return Err(failure),
                 },
             };
@@ -226,24 +253,14 @@ impl MetadataExtract {
     ) -> Result<Size, Failure> {
         let list =
             MetadataList { endpoint: candidate.endpoint.as_deref(), filters, ..MetadataList::new(&candidate.name) };
-        let first = source.retried(|client| {
-            let list = list.clone();
-            async move { client.id_at(&list, 1).await }
-        });
-        let total = first.await?.pager.total;
+        let total = source.id_at(&list, 1).await?.pager.total;
         if !is_paged {
             return Ok(Size { total, cuts: Vec::new() });
         }
         let ends = range_ends(total.unwrap_or(0), self.page_size, source.in_flight);
         let cuts = stream::iter(ends).map(|place| {
-            let list = list.clone();
-            async move {
-                let cut = source.retried(|client| {
-                    let list = list.clone();
-                    async move { client.id_at(&list, place).await }
-                });
-                cut.await.map(|at| (place, at.id))
-            }
+            let list = &list;
+            async move { source.id_at(list, place).await.map(|at| (place, at.id)) }
         });
         // Not one behind the other: one that has to be repeated would hold up all behind it.
         let cuts: Vec<_> = cuts.buffer_unordered(source.in_flight as usize).collect().await;
@@ -296,6 +313,8 @@ impl MetadataExtract {
                 page_size: is_paged.then_some(self.page_size),
                 after,
                 until,
+                behind: size.total.map(|total| total.saturating_sub(range as u64 * range_rows)),
+                counts_afresh: is_paged && identity.minor <= TOTALS_REMEMBERED_UNTIL,
                 want: Want::Rows,
             };
             // The last range of a collection ends with an empty page; the others end with their last id.
@@ -419,19 +438,23 @@ pub(crate) async fn fetch(
     partition: &Partition,
     position: &Position,
     size: PageSize,
-) -> Result<Page, Failure> {
+) -> Result<Page, Unfetched> {
+    let walk = Walk::at(&position.next, selection.behind);
     let mut filters = Cow::Borrowed(selection.filters.as_slice());
     let mut page_size = selection.page_size.map(|rows| size.of(rows));
-    let fields = if selection.want == Want::Listing { "id" } else { &selection.fields };
-    let id_gt = match (&selection.want, &position.next) {
-        (Want::Ids(ids), _) => {
+    let (mut fields, mut id_gt) = (selection.fields.as_str(), walk.last.as_deref().or(selection.after.as_deref()));
+    match &selection.want {
+        Want::Rows => {}
+        Want::Listing => {
+            fields = "id";
+            filters = selection.fresh_filters();
+        }
+        Want::Ids(ids) => {
             filters.to_mut().push(format!("id:in:[{}]", ids.join(",")));
             page_size = Some(ids.len() as u32);
-            None
+            id_gt = None;
         }
-        (_, Next::After(last)) => Some(last.as_str()),
-        _ => selection.after.as_deref(),
-    };
+    }
     let list = MetadataList {
         endpoint: selection.endpoint.as_deref(),
         fields,
@@ -442,23 +465,61 @@ pub(crate) async fn fetch(
         page_size,
         ..MetadataList::new(&selection.collection)
     };
-    let mut rows = list.send(source.client).await.map_err(|error| source.failure(&error))?;
-    let mut reader = PageReader::new(selection, partition);
-    while reader.read(&mut rows).await.map_err(|error| source.failure(&error))? {
+    let mut rows = list.send(source.client).await?;
+    let mut reader = PageReader::new(selection, partition, id_gt);
+    while reader.read(&mut rows).await? {
         reader.page.spill().await?;
     }
-    let answer = rows.finish().map_err(|error| source.failure(&error))?;
-    let next = match (&selection.want, page_size, reader.last) {
-        (Want::Ids(_), _, _) | (_, None, _) => Next::End,
-        _ if reader.ended => Next::End,
-        (_, _, None) if answer.rows == 0 => Next::End,
-        (_, _, Some(last)) => Next::After(last),
-        (_, _, None) => {
-            let message = format!("no row of a page of {} shows its id, so nobody knows where to go on", partition.key);
-            return Err(Failure::new(FailureClass::Rejected, message).with_next("take `id` into the fields of the job"));
+    let answer = rows.finish()?;
+    let PageReader { mut page, last, ended, repeats, strangers, .. } = reader;
+    let next = match (&selection.want, page_size) {
+        (Want::Ids(_), _) if strangers > 0 => {
+            let message = format!("{strangers} rows of {} came that were not asked for by their ids", partition.key);
+            return Err(Failure::new(FailureClass::Garbled, message).into());
+        }
+        (Want::Ids(_), _) | (_, None) => Next::End,
+        (want, Some(page_size)) => {
+            let walked = WalkedPage {
+                rows: answer.rows,
+                total: answer.pager.and_then(|pager| pager.total),
+                page_size,
+                last,
+                has_ended: ended,
+                repeats,
+                is_listing: *want == Want::Listing,
+            };
+            let (next, miscounted) = walk.behind(walked, &partition.key)?;
+            page.counts.miscounted = miscounted;
+            next
         }
     };
-    reader.page.finish(partition.id, position.seq, next).await
+    Ok(page.finish(partition.id, position.seq, next).await?)
+}
+
+impl MetadataSelection {
+    /// The filters of a request whose count must be a fresh one. A server that remembers counts does so by their filters, so
+    /// there is one more that holds for all rows: an id begins with a letter.
+    fn fresh_filters(&self) -> Cow<'_, [String]> {
+        let mut filters = Cow::Borrowed(self.filters.as_slice());
+        if self.counts_afresh {
+            filters.to_mut().push(format!("id:!eq:0{:x}", jiff::Timestamp::now().as_nanosecond()));
+        }
+        filters
+    }
+}
+
+/// Counts the rows of a collection now. What came in one answer is not counted again: the server would load it all once more.
+pub(crate) async fn count(source: &SourceContext<'_>, selection: &MetadataSelection) -> Result<Recount, Failure> {
+    if selection.page_size.is_none() || !harvester_pacing::control!("recount") {
+        return Ok(Recount::NotOffered);
+    }
+    let at = source.retried(|client| async move {
+        let filters = selection.fresh_filters();
+        let endpoint = selection.endpoint.as_deref();
+        let list = MetadataList { endpoint, filters: &filters, ..MetadataList::new(&selection.collection) };
+        client.id_at(&list, 1).await
+    });
+    Ok(at.await?.pager.total.map_or(Recount::Refused, Recount::Rows))
 }
 
 /// Takes the rows of one answer.
@@ -470,13 +531,29 @@ struct PageReader<'a> {
     last: Option<String>,
     /// Whether the range's last id has been seen: what follows belongs to others.
     ended: bool,
+    /// The id behind which rows were asked for.
+    behind: Option<&'a str>,
+    /// Whether the row with that id came again.
+    repeats: bool,
+    /// Rows that were not asked for by their ids, where only such were asked for.
+    strangers: u64,
     /// A row as one line; kept for its memory.
     line: Vec<u8>,
 }
 
 impl<'a> PageReader<'a> {
-    fn new(selection: &'a MetadataSelection, partition: &'a Partition) -> Self {
-        PageReader { selection, partition, page: PageBuilder::new(), last: None, ended: false, line: Vec::new() }
+    fn new(selection: &'a MetadataSelection, partition: &'a Partition, behind: Option<&'a str>) -> Self {
+        PageReader {
+            selection,
+            partition,
+            page: PageBuilder::new(),
+            last: None,
+            ended: false,
+            behind,
+            repeats: false,
+            strangers: 0,
+            line: Vec::new(),
+        }
     }
 
     /// Takes the rows that are complete with the next chunk; false at the answer's end.
@@ -515,6 +592,10 @@ impl<'a> PageReader<'a> {
     /// Notes where the walk is, and whether it is at its range's end.
     fn seen(&mut self, id: &str) {
         self.ended = self.selection.until.as_deref() == Some(id);
+        self.repeats |= self.behind == Some(id);
+        if let Want::Ids(ids) = &self.selection.want {
+            self.strangers += u64::from(!ids.iter().any(|wanted| wanted == id));
+        }
         let last = self.last.get_or_insert_default();
         last.clear();
         last.push_str(id);
@@ -563,19 +644,40 @@ fn id_in(prefix: &[u8]) -> Option<String> {
     }
 }
 
-/// The selection of a listing of the same collection.
-pub(crate) fn listing(selection: &MetadataSelection) -> MetadataSelection {
-    MetadataSelection { after: None, until: None, want: Want::Listing, ..selection.clone() }
+/// The selection of a listing of the same collection, of about `rows` keys: in one answer, where there are not too many.
+pub(crate) fn listing(selection: &MetadataSelection, rows: u64) -> MetadataSelection {
+    let room = u32::try_from(rows + rows / 4 + LISTING_ROWS_SPARE).unwrap_or(u32::MAX).min(LISTING_ROWS_MAX);
+    let page_size = selection.page_size.map(|rows| rows.max(room));
+    MetadataSelection { after: None, until: None, behind: None, page_size, want: Want::Listing, ..selection.clone() }
 }
 
-/// The selections that fetch the rows with these ids, or all rows where that is one request and the ids would be many: each
-/// loads the whole table then. What comes twice is dropped with the files.
-pub(crate) fn repair(selection: &MetadataSelection, missing: &[String]) -> Vec<MetadataSelection> {
-    if selection.page_size.is_none() && missing.len() > REPAIR_IDS_MAX {
-        return vec![selection.clone()];
+/// The selections that fetch the missing rows by their ids, or all rows where that is one request and the ids would be many:
+/// each loads the whole table then. What comes twice is dropped with the files. Vanished rows are looked for in several
+/// requests, as the port asks for.
+pub(crate) fn repair(selection: &MetadataSelection, missing: &[String], vanished: &[String]) -> Vec<MetadataSelection> {
+    let is_paged = selection.page_size.is_some();
+    let by_ids = |ids: Vec<String>| MetadataSelection {
+        after: None,
+        until: None,
+        behind: None,
+        want: Want::Ids(ids),
+        ..selection.clone()
+    };
+    let mut repairs: Vec<MetadataSelection> = if !is_paged && missing.len() > REPAIR_IDS_MAX {
+        vec![selection.clone()]
+    } else {
+        missing.chunks(REPAIR_IDS_MAX).map(|ids| by_ids(ids.to_vec())).collect()
+    };
+    let requests = if is_paged { VANISHED_REQUESTS } else { 1 };
+    for request in (0..requests).take_while(|_| !vanished.is_empty()) {
+        let mut ids: Vec<String> =
+            vanished.iter().skip(request).step_by(requests).take(REPAIR_IDS_MAX).cloned().collect();
+        if ids.is_empty() {
+            ids.push(vanished[request % vanished.len()].clone());
+        }
+        repairs.push(by_ids(ids));
     }
-    let ids = missing.chunks(REPAIR_IDS_MAX).map(<[String]>::to_vec);
-    ids.map(|ids| MetadataSelection { after: None, until: None, want: Want::Ids(ids), ..selection.clone() }).collect()
+    repairs
 }
 
 /// Fetches what was deleted, in one answer.
@@ -584,7 +686,7 @@ pub(crate) async fn fetch_deleted(
     selection: &DeletedSelection,
     partition: &Partition,
     position: &Position,
-) -> Result<Page, Failure> {
+) -> Result<Page, Unfetched> {
     #[derive(Deserialize)]
     struct Deleted<'a> {
         #[serde(borrow)]
@@ -593,7 +695,7 @@ pub(crate) async fn fetch_deleted(
         uid: Cow<'a, str>,
     }
     let request = DeletedObjects { klass: None, deleted_at: selection.deleted_at.as_deref(), page_size: None, page: 1 };
-    let mut rows = request.send(source.client).await.map_err(|error| source.failure(&error))?;
+    let mut rows = request.send(source.client).await?;
     let mut page = PageBuilder::new();
     let mut line = Vec::new();
     let mut take = |row: Row<'_>| {
@@ -611,9 +713,9 @@ pub(crate) async fn fetch_deleted(
         page.keep(&format!("{class} {}", deleted.uid), &line);
         Ok(())
     };
-    while rows.read(&mut take).await.map_err(|error| source.failure(&error))? {}
-    rows.finish().map_err(|error| source.failure(&error))?;
-    page.finish(partition.id, position.seq, Next::End).await
+    while rows.read(&mut take).await? {}
+    rows.finish()?;
+    Ok(page.finish(partition.id, position.seq, Next::End).await?)
 }
 
 #[cfg(test)]
@@ -655,5 +757,37 @@ mod tests {
         ] {
             assert_eq!(id_in(prefix.as_bytes()).as_deref(), id, "{prefix}");
         }
+    }
+
+    #[test]
+    fn missing_rows_are_asked_for_once_and_vanished_ones_in_twelve_requests() {
+        let selection = MetadataSelection {
+            collection: "options".into(),
+            endpoint: None,
+            fields: ":owner".into(),
+            filters: Vec::new(),
+            page_size: Some(50),
+            after: Some("x".into()),
+            until: None,
+            behind: Some(9),
+            counts_afresh: false,
+            want: Want::Rows,
+        };
+        let ids = |count: usize| (0..count).map(|id| format!("id{id}")).collect::<Vec<_>>();
+        let asked = |selection: &MetadataSelection, missing, vanished| {
+            let repairs = repair(selection, &ids(missing), &ids(vanished));
+            let sizes = repairs.iter().map(|repair| match &repair.want {
+                Want::Ids(ids) => ids.len(),
+                Want::Rows | Want::Listing => 0,
+            });
+            sizes.collect::<Vec<_>>()
+        };
+        assert_eq!(asked(&selection, 250, 0), [100, 100, 50]);
+        assert_eq!(asked(&selection, 1, 2), [&[1][..], &[1; 12]].concat());
+        assert_eq!(asked(&selection, 0, 30), [3, 3, 3, 3, 3, 3, 2, 2, 2, 2, 2, 2]);
+        let whole = MetadataSelection { page_size: None, ..selection.clone() };
+        assert_eq!(asked(&whole, 250, 30), [0, 30], "a whole table is asked for once");
+        assert_eq!(listing(&selection, 2_000).page_size, Some(3_500));
+        assert_eq!(listing(&selection, 1_000_000).page_size, Some(LISTING_ROWS_MAX));
     }
 }

@@ -1,9 +1,13 @@
 //! The rooms where each area of the API becomes partitions and pages. No file here knows of sinks or checkpoints.
 
 mod classify;
+mod denials;
 mod gate;
+mod keyset;
 mod metadata;
 mod page_builder;
+#[cfg(test)]
+mod recorded;
 mod server_clock;
 mod source;
 

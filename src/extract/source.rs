@@ -8,24 +8,31 @@ use std::{
         Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
+    time::Duration,
 };
 
-use dhis2::{Client, Error, SystemInfo, Version};
+use dhis2::{
+    Client, Error, SystemInfo,
+    metadata::{IdAt, MetadataList},
+};
 use futures_util::future::LocalBoxFuture;
 use harvester_actors::{
-    failure::{Failure, FailureClass},
+    failure::{Failure, FailureClass, Weight},
     page::Page,
     partition::{Partition, Plan, Position, SourceIdentity},
     rate_limiter::SourceProbe,
+    reconcile::Recount,
     source::{PageSize, Source},
 };
 use harvester_pacing::Backoff;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use tokio::time::Instant;
 
 use super::{
     classify::{Contact, classify},
+    denials::Denials,
     gate::SourceGate,
     metadata::{self, DeletedSelection, MetadataExtract, MetadataSelection},
     server_clock,
@@ -34,6 +41,16 @@ use super::{
 /// How often a request of the plan is repeated before the whole plan is made anew, later. A plan may need 64 of them: where
 /// one in five is refused, less would often be too little.
 const PLAN_RETRIES: u32 = 5;
+
+/// How often an answer to a request of the plan may be garbled before it is believed to be meant so.
+const PLAN_GARBLED_MAX: u32 = 3;
+
+/// How often it is asked who answers, besides at the end: a restored backup or another server behind the same url need not
+/// show as an outage.
+const IDENTITY_INTERVAL: Duration = Duration::from_secs(180);
+
+/// How long a ping may take that tells a page which is too heavy from a source that is gone.
+const PING_MAX: Duration = Duration::from_secs(5);
 
 /// What a job wants, kind by kind.
 #[derive(Clone, Debug)]
@@ -76,38 +93,81 @@ pub(crate) struct SourceContext<'a> {
     pub(crate) watermarks: &'a BTreeMap<String, String>,
     /// Whether the source has ever answered.
     contact: Contact,
+    /// Who knows what a refusal of the credentials means.
+    denials: &'a Denials,
+    /// What requests of the plan have found.
+    found: &'a Found,
 }
 
-impl SourceContext<'_> {
+/// What requests of the plan have found: kept while it is made, so that one request that fails late costs no other.
+type Found = Mutex<BTreeMap<String, IdAt>>;
+
+impl<'a> SourceContext<'a> {
     /// What an error means now.
     pub(crate) fn failure(&self, error: &Error) -> Failure {
         classify(error, self.contact)
     }
 
     /// Makes a small request of the plan, and repeats it a few times where that may help.
-    pub(crate) async fn retried<'c, T, F>(&'c self, request: impl Fn(&'c Client) -> F) -> Result<T, Failure>
+    pub(crate) async fn retried<T, F>(&self, request: impl Fn(&'a Client) -> F) -> Result<T, Failure>
     where
         F: Future<Output = Result<T, Error>>,
     {
         let mut backoff = Backoff::new(seed());
-        let mut left = PLAN_RETRIES;
+        let (mut failed, mut garbled) = (0, 0);
         loop {
-            let failure = match request(self.client).await {
+            let failure = match asked(self.client, self.denials, self.contact, &request).await {
                 Ok(answer) => return Ok(answer),
-                Err(error) => self.failure(&error),
+                Err(failure) => failure,
             };
-            // What is garbled twice will be so again: a server that pages otherwise is asked for its pages all the same.
+            failed += 1;
+            garbled += u32::from(failure.class == FailureClass::Garbled);
+            // What is garbled again and again is meant so: a server that pages otherwise is asked for its pages all the same.
             let may_help = match failure.class {
-                FailureClass::Transient => true,
-                FailureClass::Garbled => left == PLAN_RETRIES,
+                FailureClass::Transient => failed <= PLAN_RETRIES,
+                FailureClass::Garbled => garbled < PLAN_GARBLED_MAX,
                 _ => false,
             };
-            if left == 0 || !may_help || failure.retry_after.is_some() {
+            if !may_help || failure.retry_after.is_some() {
                 return Err(failure);
             }
-            left -= 1;
             tokio::time::sleep(backoff.next(None)).await;
         }
+    }
+
+    /// The id at one place of a collection and how many there are; from memory, where it has been asked before.
+    pub(crate) async fn id_at(&self, list: &MetadataList<'_>, place: u64) -> Result<IdAt, Failure> {
+        let MetadataList { collection, endpoint, filters, .. } = list;
+        let key = format!("{collection} {endpoint:?} {filters:?} {place}");
+        let found = || self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = found().get(&key).cloned();
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let at = self.retried(|client| async move { client.id_at(list, place).await }).await?;
+        found().insert(key, at.clone());
+        Ok(at)
+    }
+}
+
+/// Makes one request, and finds out what its failure means.
+async fn asked<'a, T, F>(
+    client: &'a Client,
+    denials: &Denials,
+    contact: Contact,
+    request: impl Fn(&'a Client) -> F,
+) -> Result<T, Failure>
+where
+    F: Future<Output = Result<T, Error>>,
+{
+    denials.settled().await?;
+    let asked_at = Instant::now();
+    match request(client).await {
+        Ok(answer) => {
+            denials.accepted();
+            Ok(answer)
+        }
+        Err(error) => Err(denials.judge(client, &error, classify(&error, contact), asked_at).await),
     }
 }
 
@@ -147,6 +207,12 @@ pub(crate) struct Dhis2Source {
     watermarks: Watermarks,
     /// Whether it has ever answered.
     answered: AtomicBool,
+    /// Who knows what a refusal of the credentials means.
+    denials: Denials,
+    /// What requests of the plan have found.
+    found: Found,
+    /// When it was last asked who answers.
+    identified_at: Mutex<Option<Instant>>,
     /// By how much its clock was ahead of ours when it was identified, where that is too much for a watermark.
     ahead: Mutex<Option<SignedDuration>>,
     /// Who looks after it during an outage.
@@ -166,27 +232,85 @@ impl Dhis2Source {
     ) -> Self {
         // A probe serves one source; a second client for it would be a mistake of ours without effect.
         let _ = probe.client.set(probe_client);
-        let (answered, ahead) = (AtomicBool::new(false), Mutex::new(None));
-        Dhis2Source { client, gate, extracts, in_flight, watermarks, answered, ahead, probe }
+        Dhis2Source {
+            client,
+            gate,
+            extracts,
+            in_flight,
+            watermarks,
+            answered: AtomicBool::new(false),
+            denials: Denials::default(),
+            found: Found::default(),
+            identified_at: Mutex::default(),
+            ahead: Mutex::default(),
+            probe,
+        }
+    }
+
+    fn contact(&self) -> Contact {
+        if self.answered.load(Ordering::Relaxed) { Contact::Later } else { Contact::First }
+    }
+
+    /// Asks who is there, and remembers when.
+    async fn identified<'a>(&'a self) -> Result<SourceIdentity, Failure> {
+        *self.identified_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        let asked_at = Timestamp::now();
+        let ask = |client: &'a Client| client.system_info();
+        let info = asked(&self.client, &self.denials, self.contact(), ask).await?;
+        let (date, zone) = (info.server_date.as_deref(), info.server_time_zone_id.as_deref());
+        *self.ahead.lock().unwrap_or_else(PoisonError::into_inner) =
+            date.and_then(|date| server_clock::too_far_ahead(date, zone, asked_at));
+        Ok(identity(&self.client, info))
+    }
+
+    /// Refuses to go on with a source that has become another. Asks from time to time.
+    async fn same_source(&self) -> Result<(), Failure> {
+        let is_due = {
+            let mut identified_at = self.identified_at.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_due = identified_at.is_none_or(|at| at.elapsed() >= IDENTITY_INTERVAL);
+            // One of the fetchers asks; the others go on meanwhile.
+            if is_due {
+                *identified_at = Some(Instant::now());
+            }
+            is_due
+        };
+        if is_due && let Ok(identity) = self.identified().await {
+            self.probe.compare(&identity);
+        }
+        self.probe.changed.get().map_or(Ok(()), |changed| Err(changed.clone()))
+    }
+
+    /// What a failure says about the weight of its page. A source that does not even answer a ping is gone, and no page of it
+    /// is too heavy.
+    async fn weighed(&self, mut failure: Failure) -> Failure {
+        if failure.weight == Weight::HeavyIfRepeated {
+            let ping = tokio::time::timeout(PING_MAX, self.client.ping()).await;
+            if !matches!(ping, Ok(Ok(()))) {
+                failure.weight = Weight::HeavyIfOthersCome;
+            }
+        }
+        failure
     }
 
     fn context(&self) -> SourceContext<'_> {
-        let contact = if self.answered.load(Ordering::Relaxed) { Contact::Later } else { Contact::First };
-        let watermarks = &self.watermarks.of_streams;
-        SourceContext { client: &self.client, in_flight: self.in_flight, watermarks, contact }
+        SourceContext {
+            client: &self.client,
+            in_flight: self.in_flight,
+            watermarks: &self.watermarks.of_streams,
+            contact: self.contact(),
+            denials: &self.denials,
+            found: &self.found,
+        }
     }
 }
 
 impl Source for Dhis2Source {
     fn identify(&self) -> LocalBoxFuture<'_, Result<SourceIdentity, Failure>> {
         Box::pin(async move {
-            let asked_at = Timestamp::now();
-            let info = self.client.system_info().await.map_err(|error| self.context().failure(&error))?;
-            let (date, zone) = (info.server_date.as_deref(), info.server_time_zone_id.as_deref());
-            *self.ahead.lock().unwrap_or_else(PoisonError::into_inner) =
-                date.and_then(|date| server_clock::too_far_ahead(date, zone, asked_at));
-            let identity = identity(&self.client, info);
-            self.answered.store(true, Ordering::Relaxed);
+            let identity = self.identified().await?;
+            if self.answered.swap(true, Ordering::Relaxed) {
+                return Ok(identity);
+            }
             *self.probe.expected.lock().unwrap_or_else(PoisonError::into_inner) = Some(identity.clone());
             match self.client.me().await {
                 Ok(me) if me.is_superuser() == Some(false) => tracing::info!(
@@ -251,10 +375,10 @@ impl Source for Dhis2Source {
         size: PageSize,
     ) -> LocalBoxFuture<'a, Result<Page, Failure>> {
         Box::pin(async move {
-            if let Some(changed) = self.probe.changed.get() {
-                return Err(changed.clone());
-            }
+            self.denials.settled().await?;
+            self.same_source().await?;
             let context = self.context();
+            let asked_at = Instant::now();
             let page = match Selection::of(&partition.selection)? {
                 Selection::Metadata(selection) => {
                     metadata::fetch(&context, &selection, partition, position, size).await
@@ -264,28 +388,51 @@ impl Source for Dhis2Source {
                 }
             };
             // What came while the source turned into another one is not of this run.
-            match self.probe.changed.get() {
-                Some(changed) => Err(changed.clone()),
-                None => page,
+            if let Some(changed) = self.probe.changed.get() {
+                return Err(changed.clone());
+            }
+            match page {
+                Ok(page) => {
+                    self.denials.accepted();
+                    Ok(page)
+                }
+                Err(Unfetched::Failed(failure)) => Err(failure),
+                Err(Unfetched::Wire(error)) => {
+                    let failure = self.weighed(context.failure(&error)).await;
+                    Err(self.denials.judge(&self.client, &error, failure, asked_at).await)
+                }
             }
         })
     }
 
-    fn listing(&self, selection: &Value) -> Option<Value> {
+    fn count<'a>(&'a self, selection: &'a Value) -> LocalBoxFuture<'a, Result<Recount, Failure>> {
+        Box::pin(async move {
+            match Selection::of(selection)? {
+                Selection::Metadata(selection) => metadata::count(&self.context(), &selection).await,
+                Selection::DeletedObjects(_) => Ok(Recount::NotOffered),
+            }
+        })
+    }
+
+    fn listing(&self, selection: &Value, rows: u64) -> Option<Value> {
         match Selection::of(selection).ok()? {
-            Selection::Metadata(selection) => Some(Selection::Metadata(metadata::listing(&selection)).to_value()),
+            Selection::Metadata(selection) => Some(Selection::Metadata(metadata::listing(&selection, rows)).to_value()),
             Selection::DeletedObjects(_) => None,
         }
     }
 
-    fn repair(&self, selection: &Value, missing: &[String]) -> Vec<Value> {
+    fn repair(&self, selection: &Value, missing: &[String], vanished: &[String]) -> Vec<Value> {
         match Selection::of(selection) {
             Ok(Selection::Metadata(selection)) => {
-                let repairs = metadata::repair(&selection, missing);
+                let repairs = metadata::repair(&selection, missing, vanished);
                 repairs.into_iter().map(|repair| Selection::Metadata(repair).to_value()).collect()
             }
             _ => Vec::new(),
         }
+    }
+
+    fn last_answer(&self) -> Option<Instant> {
+        self.gate.last_answer()
     }
 
     fn close(&self) {
@@ -314,6 +461,26 @@ fn identity(client: &Client, info: SystemInfo) -> SourceIdentity {
     }
 }
 
+/// Why there is no page.
+pub(crate) enum Unfetched {
+    /// A request failed.
+    Wire(Error),
+    /// It is decided what that means.
+    Failed(Failure),
+}
+
+impl From<Error> for Unfetched {
+    fn from(error: Error) -> Self {
+        Unfetched::Wire(error)
+    }
+}
+
+impl From<Failure> for Unfetched {
+    fn from(failure: Failure) -> Self {
+        Unfetched::Failed(failure)
+    }
+}
+
 /// Finds out during an outage whether the source is back, and whether it is still the same.
 #[derive(Default)]
 pub(crate) struct OutageProbe {
@@ -330,32 +497,35 @@ impl OutageProbe {
     pub(crate) fn system_id(&self) -> Option<String> {
         self.expected.lock().unwrap_or_else(PoisonError::into_inner).as_ref()?.system_id.clone()
     }
+
+    /// Takes note of who answers now.
+    fn compare(&self, identity: &SourceIdentity) {
+        let expected = self.expected.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(difference) = expected.as_ref().and_then(|expected| expected.difference(identity)) {
+            let failure = Failure::new(FailureClass::Changed, difference);
+            // The first difference is the one to report.
+            let _ = self.changed.set(
+                failure.with_next("check the server; run again with --restart to begin anew with it as it is now"),
+            );
+        }
+    }
 }
 
 impl SourceProbe for OutageProbe {
     fn probe(&self) -> LocalBoxFuture<'_, bool> {
         Box::pin(async move {
             let Some(client) = self.client.get() else { return true };
-            let expected = self.expected.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            let version: Option<Version> = expected.as_ref().and_then(|expected| expected.version.parse().ok());
-            if client.ping(version.as_ref()).await.is_err() {
+            if client.ping().await.is_err() {
                 return false;
             }
-            let Some(expected) = expected else { return true };
-            match identify(client).await {
-                Ok(identity) => {
-                    if let Some(difference) = expected.difference(&identity) {
-                        let failure = Failure::new(FailureClass::Changed, difference);
-                        // The first difference is the one to report.
-                        let _ = self.changed.set(failure.with_next(
-                            "check the server; run again with --restart to begin anew with it as it is now",
-                        ));
-                    }
-                    true
-                }
-                // It pings, but does not say who it is: still starting.
-                Err(_) => false,
+            let is_known = self.expected.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+            if !is_known {
+                return true;
             }
+            // It pings, but does not say who it is: still starting.
+            let Ok(identity) = identify(client).await else { return false };
+            self.compare(&identity);
+            true
         })
     }
 }

@@ -167,6 +167,17 @@ impl Listener for LogListener {
                     None => info!(job, "beginning a new run"),
                 }
             }
+            Event::SourceWaitedFor { class, message, attempts, delay, patience_left } => {
+                let (delay_s, gives_up_in_s) = (delay.as_secs_f64(), patience_left.as_secs());
+                warn!(
+                    job,
+                    class = class.as_str(),
+                    attempts,
+                    delay_s,
+                    gives_up_in_s,
+                    "waiting for the source: {message}"
+                );
+            }
             Event::SourceIdentified(source) => {
                 info!(job, url = %source.url, version = %source.version, "source answers");
             }

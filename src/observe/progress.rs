@@ -109,6 +109,8 @@ impl Progress {
                 self.resumed = resumed_run.is_some();
                 self.run_id = resumed_run.clone().unwrap_or_default();
             }
+            // Who waits is told by the log; nothing has progressed.
+            Event::SourceWaitedFor { .. } => {}
             Event::SourceIdentified(source) => self.source = Some(source.clone()),
             Event::PlanMade { run_id, plan, committed } => {
                 self.run_id.clone_from(run_id);

@@ -1,15 +1,19 @@
 //! One process at a time holds a state folder.
 //!
-//! The lock is an advisory lock of the kernel on the file `lock`: it ends with the process, however that ends, so
-//! there is no stale lock to remove. What stands in the file (pid, start time) is only for people.
+//! The lock is an advisory lock of the kernel on the folder itself, which no deleting and no replacing of a file in it
+//! undoes; it ends with the process, however that ends, so there is no stale lock to remove. The file `lock` is locked as
+//! well: earlier versions look at nothing else, and some network file systems lock no folders. What stands in it (pid, start
+//! time) is only for people.
 
 use std::{
-    fs::{File, OpenOptions, TryLockError},
+    fs::{self, File, OpenOptions, TryLockError},
     io::{self, Read as _, Seek as _, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     process,
 };
+
+use rustix::fs::OFlags;
 
 /// Name of the lock file within a state folder.
 pub const LOCK_FILE: &str = "lock";
@@ -17,7 +21,9 @@ pub const LOCK_FILE: &str = "lock";
 /// Holds a state folder until it is dropped.
 #[derive(Debug)]
 pub struct StateLock {
-    /// Keeps the kernel's lock.
+    /// Keeps the kernel's lock of the folder; `None` where the file system locks no folders.
+    _folder: Option<File>,
+    /// Keeps that of the file.
     _file: File,
 }
 
@@ -46,28 +52,67 @@ impl StateLock {
     /// Takes the lock of an existing state folder, or says who has it. Never waits.
     ///
     /// # Errors
-    /// `Held` when another process has it; `Storage` when the file cannot be made, locked or written.
+    /// `Held` when another process has it; `Storage` when the folder or the file cannot be opened or locked, or when what
+    /// stands under the file's name is none.
     pub fn take(folder: &Path) -> Result<StateLock, LockError> {
         let path = folder.join(LOCK_FILE);
         let storage = |source| LockError::Storage { path: path.clone(), source };
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path)
-            .map_err(storage)?;
+        let held = || LockError::Held { folder: folder.to_owned(), holder: holder(&path) };
+        let of_folder = if harvester_pacing::control!("folder-lock") { lock_folder(folder, held)? } else { None };
+        let mut file = open(&path, true).map_err(storage)?;
         match file.try_lock() {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(LockError::Held { folder: folder.to_owned(), holder: holder(&mut file) });
-            }
+            Err(TryLockError::WouldBlock) => return Err(held()),
             Err(TryLockError::Error(source)) => return Err(storage(source)),
+        }
+        // A file that is no longer there is a lock that nobody else will meet.
+        if of_folder.is_none() && !is_still_there(&file, &path) && harvester_pacing::control!("folder-lock") {
+            return Err(held());
         }
         // A full disk must not keep a run from going on: what stands in the file is only for people.
         let _ = describe(&mut file);
-        Ok(StateLock { _file: file })
+        Ok(StateLock { _folder: of_folder, _file: file })
+    }
+}
+
+/// Locks the folder; `None` where its file system cannot do that.
+fn lock_folder(folder: &Path, held: impl Fn() -> LockError) -> Result<Option<File>, LockError> {
+    let storage = |source| LockError::Storage { path: folder.to_owned(), source };
+    let opened = OpenOptions::new().read(true).custom_flags(flags(OFlags::DIRECTORY)).open(folder).map_err(storage)?;
+    match opened.try_lock() {
+        Ok(()) => Ok(Some(opened)),
+        Err(TryLockError::WouldBlock) => Err(held()),
+        // NFS wants a file that is open for writing, which a folder never is.
+        Err(TryLockError::Error(error)) => {
+            tracing::debug!(%error, "the state folder cannot be locked, its file `{LOCK_FILE}` is");
+            Ok(None)
+        }
+    }
+}
+
+/// Opens the lock file, which is made where it is `wanted`. Follows no link, and waits for nobody at the other end of a pipe.
+fn open(path: &Path, wanted: bool) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(wanted).create(wanted).truncate(false).mode(0o600);
+    let file = match options.custom_flags(flags(OFlags::NOFOLLOW | OFlags::NONBLOCK)).open(path) {
+        Err(_) if fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink()) => {
+            return Err(io::Error::other("it is a symbolic link, which is not followed; remove it"));
+        }
+        opened => opened?,
+    };
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is not a regular file; remove it")) }
+}
+
+/// Flags as the standard library takes them.
+fn flags(flags: OFlags) -> i32 {
+    flags.bits().cast_signed()
+}
+
+/// Whether the name still leads to this file.
+fn is_still_there(file: &File, path: &Path) -> bool {
+    match (file.metadata(), fs::symlink_metadata(path)) {
+        (Ok(ours), Ok(there)) => (ours.dev(), ours.ino()) == (there.dev(), there.ino()),
+        _ => false,
     }
 }
 
@@ -79,12 +124,12 @@ fn describe(file: &mut File) -> io::Result<()> {
 }
 
 /// Reads who holds the lock.
-fn holder(file: &mut File) -> String {
+fn holder(path: &Path) -> String {
     let mut text = String::new();
     // Bounded: somebody else's file might lie under our name.
-    let _ = file.take(200).read_to_string(&mut text);
+    let _ = open(path, false).and_then(|file| file.take(200).read_to_string(&mut text));
     let line = text.lines().next().unwrap_or("").trim();
-    if line.is_empty() { "another process".to_owned() } else { line.to_owned() }
+    if line.is_empty() { "another process".to_owned() } else { line.chars().filter(|c| !c.is_control()).collect() }
 }
 
 #[cfg(test)]
@@ -107,6 +152,65 @@ mod tests {
     fn a_folder_that_is_not_there_is_a_storage_failure_that_names_the_file() {
         let error = StateLock::take(Path::new("/nonexistent/state")).unwrap_err();
         assert!(matches!(error, LockError::Storage { .. }));
-        assert!(error.to_string().contains("/nonexistent/state/lock"), "{error}");
+        assert!(error.to_string().contains("/nonexistent/state"), "{error}");
+    }
+
+    #[test]
+    fn deleting_or_replacing_the_file_lets_nobody_in() {
+        type Meddle = fn(&Path);
+        let meddling: [(&str, Meddle); 3] = [
+            ("deleted", |file| fs::remove_file(file).unwrap()),
+            ("replaced", |file| {
+                fs::remove_file(file).unwrap();
+                fs::write(file, "").unwrap();
+            }),
+            ("renamed", |file| fs::rename(file, file.with_extension("old")).unwrap()),
+        ];
+        for (what, meddle) in meddling {
+            let folder = tempfile::tempdir().unwrap();
+            let first = StateLock::take(folder.path()).unwrap();
+            meddle(&folder.path().join(LOCK_FILE));
+            let error = StateLock::take(folder.path()).unwrap_err();
+            assert!(matches!(&error, LockError::Held { holder, .. } if holder == "another process"), "{what}: {error}");
+            drop(first);
+            StateLock::take(folder.path()).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_process_of_an_earlier_version_that_locks_the_file_alone_is_respected() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(LOCK_FILE);
+        fs::write(&path, "process 7, started 2026-01-01T00:00:00Z\n").unwrap();
+        let theirs = File::open(&path).unwrap();
+        theirs.try_lock().unwrap();
+        let error = StateLock::take(folder.path()).unwrap_err();
+        assert!(matches!(&error, LockError::Held { holder, .. } if holder.starts_with("process 7")), "{error}");
+        drop(theirs);
+        StateLock::take(folder.path()).unwrap();
+    }
+
+    #[test]
+    fn what_is_no_file_under_the_name_is_neither_followed_nor_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(LOCK_FILE);
+        let theirs = folder.path().join("theirs");
+        fs::write(&theirs, "kept").unwrap();
+        for target in [&theirs, &folder.path().join("nowhere")] {
+            std::os::unix::fs::symlink(target, &path).unwrap();
+            let error = StateLock::take(folder.path()).unwrap_err();
+            assert!(matches!(error, LockError::Storage { .. }), "{error}");
+            assert!(error.to_string().contains("lock: it is a symbolic link"), "{error}");
+            fs::remove_file(&path).unwrap();
+        }
+        assert_eq!(fs::read_to_string(&theirs).unwrap(), "kept");
+        assert!(!folder.path().join("nowhere").exists());
+
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR).unwrap();
+        let error = StateLock::take(folder.path()).unwrap_err();
+        assert!(error.to_string().contains("it is not a regular file"), "{error}");
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        assert!(matches!(StateLock::take(folder.path()).unwrap_err(), LockError::Storage { .. }));
     }
 }

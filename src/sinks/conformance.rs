@@ -163,6 +163,7 @@ pub(crate) fn manifest(run_id: &str, prepared: &[(&str, PreparedStream)]) -> Man
             filtered: 0,
             rejected: 0,
             expected: None,
+            proof: Default::default(),
             complete: true,
         };
         ((*name).to_owned(), stream)

@@ -4,10 +4,12 @@
 //! the folder above it. Nothing here follows a symbolic link at the last part of a path.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions},
-    io,
+    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
+    io::{self, Read, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    thread,
+    time::Duration,
 };
 
 use harvester_actors::failure::{Failure, FailureClass};
@@ -100,6 +102,97 @@ pub(crate) fn remove_if_there(path: &Path) -> io::Result<bool> {
     }
 }
 
+/// How often a folder that is locked is asked for again, and how long between: a process that is being forked holds a copy of
+/// every lock until it becomes another program.
+const LOCK_ASKED_MAX: u32 = 100;
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
+
+/// Locks a folder for this process, as long as the file is open; `None` where its file system locks no folders.
+///
+/// # Errors
+/// `WouldBlock` when another process has it.
+pub(crate) fn lock_dir(dir: &Path) -> io::Result<Option<File>> {
+    let folder = File::open(dir)?;
+    let mut asked = 0;
+    loop {
+        match folder.try_lock() {
+            Ok(()) => return Ok(Some(folder)),
+            Err(TryLockError::WouldBlock) if asked < LOCK_ASKED_MAX => asked += 1,
+            Err(TryLockError::WouldBlock) => return Err(io::ErrorKind::WouldBlock.into()),
+            // NFS wants a file that is open for writing, which a folder never is.
+            Err(TryLockError::Error(error)) => {
+                tracing::debug!(%error, dir = %dir.display(), "this folder cannot be locked");
+                return Ok(None);
+            }
+        }
+        thread::park_timeout(LOCK_PAUSE);
+    }
+}
+
+/// What a probe writes.
+const PROBE_TEXT: &[u8] = b"a file to see whether one can be written\n";
+
+/// What the names of probes begin with that have one; six letters or digits follow.
+const PROBE_PREFIX: &str = ".harvester-check-";
+
+/// From when on a probe is one that somebody ended before it was removed.
+const PROBE_SECONDS_MAX: u64 = 60;
+
+/// Makes a file in a folder and removes it, and those that earlier probes had to leave.
+///
+/// It has no name (`O_TMPFILE`), so nothing that ends the process leaves it behind; where the file system has no such
+/// files, it has one for a moment.
+pub(crate) fn probe(dir: &Path) -> io::Result<()> {
+    let flags = rustix::fs::OFlags::TMPFILE.bits().cast_signed();
+    let nameless = match OpenOptions::new().read(true).write(true).mode(0o600).custom_flags(flags).open(dir) {
+        Ok(file) if harvester_pacing::control!("probe-name") => Some(file),
+        _ => None,
+    };
+    let mut file = match nameless {
+        Some(file) => file,
+        None => tempfile::Builder::new()
+            .prefix(PROBE_PREFIX)
+            .disable_cleanup(!harvester_pacing::control!("probe-name"))
+            .tempfile_in(dir)?
+            .into_file(),
+    };
+    file.write_all(PROBE_TEXT)?;
+    file.sync_all()?;
+    remove_old_probes(dir);
+    Ok(())
+}
+
+/// Removes what killed probes have left in a folder. What cannot be removed does no harm.
+fn remove_old_probes(dir: &Path) {
+    let Ok(entries) = fs::read_dir(dir) else { return };
+    for entry in entries.flatten() {
+        if entry.file_name().to_str().is_some_and(is_probe_name) && is_old_probe(&entry.path()) {
+            match fs::remove_file(entry.path()) {
+                Ok(()) => tracing::debug!(file = %entry.path().display(), "removed what a killed probe had left"),
+                Err(error) => tracing::debug!(%error, file = %entry.path().display(), "cannot remove an old probe"),
+            }
+        }
+    }
+}
+
+/// Whether a probe can have had this name.
+fn is_probe_name(name: &str) -> bool {
+    let letters = name.strip_prefix(PROBE_PREFIX);
+    letters.is_some_and(|letters| letters.len() == 6 && letters.bytes().all(|byte| byte.is_ascii_alphanumeric()))
+}
+
+/// Whether a file is what a probe leaves, and not one of a process that is at it just now.
+fn is_old_probe(path: &Path) -> bool {
+    let Ok(found) = fs::symlink_metadata(path) else { return false };
+    let is_old = found.modified().and_then(|at| at.elapsed().map_err(io::Error::other));
+    if !found.is_file() || !is_old.is_ok_and(|age| age.as_secs() >= PROBE_SECONDS_MAX) {
+        return false;
+    }
+    let mut text = Vec::new();
+    let read = open_to_read(path).and_then(|file| file.take(PROBE_TEXT.len() as u64 + 1).read_to_end(&mut text));
+    read.is_ok() && PROBE_TEXT.starts_with(&text)
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
@@ -137,5 +230,34 @@ mod tests {
             assert_eq!(fs::read_to_string(&theirs).unwrap(), "kept");
             assert_eq!(fs::metadata(&ours).unwrap().len(), 0);
         }
+    }
+
+    #[test]
+    fn only_what_a_probe_has_left_long_ago_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let hour = std::time::Duration::from_secs(3_600);
+        // (name, content, age, whether it stays)
+        let files = [
+            (".harvester-check-aB3xY9", PROBE_TEXT, hour, false),
+            (".harvester-check-000000", b"".as_slice(), hour, false),
+            (".harvester-check-cut111", &PROBE_TEXT[..9], hour, false),
+            (".harvester-check-young1", PROBE_TEXT, std::time::Duration::ZERO, true),
+            (".harvester-check-theirs", b"something else", hour, true),
+            (".harvester-check-longer", b"a file to see whether one can be written\nand more", hour, true),
+            (".harvester-check-notes.txt", b"", hour, true),
+            ("harvester-check-aB3xY9", b"", hour, true),
+        ];
+        for (name, content, age, _) in files {
+            let mut file = File::create(dir.path().join(name)).unwrap();
+            file.write_all(content).unwrap();
+            file.set_modified(std::time::SystemTime::now() - age).unwrap();
+        }
+        fs::create_dir(dir.path().join(".harvester-check-folder")).unwrap();
+        std::os::unix::fs::symlink("nowhere", dir.path().join(".harvester-check-link00")).unwrap();
+        probe(dir.path()).unwrap();
+        for (name, _, _, stays) in files {
+            assert_eq!(dir.path().join(name).exists(), stays, "{name}");
+        }
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 7, "the folder and the link stay, and nothing is new");
     }
 }

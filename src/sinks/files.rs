@@ -1,6 +1,11 @@
 //! The sink that ends in files: a spool while rows arrive, one file per stream when all are there.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    fs::File,
+    io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use futures_util::{FutureExt, future::BoxFuture};
 use harvester_actors::{
@@ -13,7 +18,13 @@ use harvester_actors::{
 };
 use tokio::task::spawn_blocking;
 
-use super::{compare, finish::Finish, publish, spool::Spool};
+use super::{
+    compare,
+    disk::{self, local},
+    finish::Finish,
+    publish,
+    spool::Spool,
+};
 
 /// What stands in `out_dir` for the id of the run.
 const RUN_PLACEHOLDER: &str = "{run}";
@@ -34,12 +45,14 @@ pub struct FilesSettings {
 pub struct FilesSink {
     settings: FilesSettings,
     spool: Spool,
+    /// The folder that this run writes to, and what locks it where that can be done.
+    held: Mutex<Option<(PathBuf, Option<File>)>>,
 }
 
 impl FilesSink {
     /// A sink for one job; touches nothing yet.
     pub fn new(settings: FilesSettings) -> Self {
-        FilesSink { spool: Spool::new(settings.spool_dir.clone()), settings }
+        FilesSink { spool: Spool::new(settings.spool_dir.clone()), settings, held: Mutex::new(None) }
     }
 
     /// Where the files of this run go.
@@ -69,6 +82,32 @@ impl FilesSink {
     /// `Local` when no file can be created there.
     pub fn probe_directory(&self) -> Result<(), Failure> {
         publish::probe_directory(&self.settings.out_dir)
+    }
+
+    /// Makes sure that no other run writes to this folder, until this one is over. Another job's name, or another state
+    /// folder, is no reason to be alone: two runs that prepare one name would publish each other's rows.
+    fn hold(&self, dir: &Path) -> Result<(), Failure> {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        if held.as_ref().is_some_and(|(held, _)| held == dir) || !harvester_pacing::control!("out-lock") {
+            return Ok(());
+        }
+        match disk::lock_dir(dir) {
+            Ok(lock) => {
+                *held = Some((dir.to_owned(), lock));
+                Ok(())
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                Err(Failure::local(format!("another run is writing to `{}`", dir.display())).with_next(
+                    "wait for it, or give each job a `sink.directory` of its own, then run the same command",
+                ))
+            }
+            Err(error) => Err(local("lock", dir, &error)),
+        }
+    }
+
+    /// The same before anything is written there: whoever has to wait hears of it before it has fetched a night long.
+    fn hold_early(&self, dir: &Path) -> Result<(), Failure> {
+        if dir.is_dir() { self.hold(dir) } else { Ok(()) }
     }
 
     /// Whether each run has a folder of its own.
@@ -112,11 +151,18 @@ impl Sink for FilesSink {
         behind: u64,
         mut visit: Box<dyn FnMut(SpoolEntry) -> Result<(), Failure> + Send>,
     ) -> BoxFuture<'static, Result<Option<Recovered>, Failure>> {
-        blocking(self, move |sink| sink.spool.recover(behind, &mut *visit))
+        blocking(self, move |sink| {
+            let recovered = sink.spool.recover(behind, &mut *visit)?;
+            if recovered.is_some() {
+                sink.hold_early(&sink.out_dir_now()?)?;
+            }
+            Ok(recovered)
+        })
     }
 
     fn begin(self: Arc<Self>, header: RunHeader) -> BoxFuture<'static, Result<FrameRange, Failure>> {
         blocking(self, move |sink| {
+            sink.hold_early(&sink.out_dir(&header.run_id))?;
             // Only now is it known which streams there are, where the job asks for all.
             sink.check_foreign(header.plan.streams.iter().map(|stream| stream.name.as_str()))?;
             sink.check_own_folder(&header.run_id, true)?;
@@ -152,10 +198,13 @@ impl Sink for FilesSink {
         spans: Arc<dyn SpanReader>,
     ) -> BoxFuture<'static, Result<PreparedStream, Failure>> {
         blocking(self, move |sink| {
+            let out_dir = sink.out_dir_now()?;
+            disk::create_dirs(&out_dir).map_err(|error| local("create", &out_dir, &error))?;
+            sink.hold(&out_dir)?;
             Finish {
                 reader: sink.spool.reader()?,
                 scratch_dir: &sink.settings.spool_dir,
-                out_dir: &sink.out_dir_now()?,
+                out_dir: &out_dir,
                 plan: &plan,
                 spans: &*spans,
             }
@@ -171,6 +220,9 @@ impl Sink for FilesSink {
     }
 
     fn discard(self: Arc<Self>) -> BoxFuture<'static, Result<(), Failure>> {
-        blocking(self, |sink| sink.spool.discard())
+        blocking(self, |sink| {
+            *sink.held.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            sink.spool.discard()
+        })
     }
 }

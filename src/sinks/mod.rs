@@ -44,5 +44,6 @@ mod conformance;
 #[doc(hidden)]
 pub use frame::fuzz_head;
 
+pub(crate) use disk::{create_anew, create_dirs, probe, sync_dir};
 pub use files::{FilesSettings, FilesSink};
-pub use verify::{Finding, Problem, Verification, verify};
+pub use verify::{Finding, Problem, Verification, Whose, is_of_another_job, verify};

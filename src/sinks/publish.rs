@@ -24,13 +24,13 @@ use std::{
     collections::BTreeSet,
     fs,
     io::{self, BufRead, BufReader, BufWriter, Read, Write},
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use harvester_actors::{
     failure::{Failure, FailureClass},
     page::Reject,
-    report::Manifest,
+    report::{Manifest, ManifestStream},
 };
 use tracing::warn;
 
@@ -45,6 +45,9 @@ pub(crate) const MANIFEST: &str = "manifest.json";
 
 /// Name of the manifest of a run that is being published.
 pub(crate) const MANIFEST_PART: &str = "manifest.json.part";
+
+/// Name of the same while it is being written.
+const MANIFEST_NEW: &str = "manifest.json.part.new";
 
 /// Name of the list of what could not be taken.
 pub(crate) const REJECTS: &str = "rejects.ndjson";
@@ -82,11 +85,20 @@ impl Ours {
 
     /// Whether one of the manifests lists this file.
     fn lists(&self, file: &str) -> bool {
-        [&self.present, &self.half]
-            .into_iter()
-            .flatten()
+        self.streams().any(|one| one.file == file)
+    }
+
+    /// Every file that one of the manifests lists.
+    fn streams(&self) -> impl Iterator<Item = &ManifestStream> {
+        [&self.present, &self.half].into_iter().flatten().flat_map(|one| one.streams.values())
+    }
+
+    /// Whether this very run has given this very file its final name already, or was about to.
+    fn is_published(&self, run_id: &str, stream: &ManifestStream) -> bool {
+        let of_run = [&self.present, &self.half].into_iter().flatten().filter(|one| one.run_id == run_id);
+        of_run
             .flat_map(|one| one.streams.values())
-            .any(|one| one.file == file)
+            .any(|one| (&one.file, &one.sha256) == (&stream.file, &stream.sha256))
     }
 }
 
@@ -134,9 +146,22 @@ pub(crate) fn check_foreign<'a>(
 ) -> Result<(), Failure> {
     let ours = Ours::read(dir, job)?;
     for stream in streams {
-        check_file(dir, &names::file_name(stream), &ours)?;
+        let file = names::file_name(stream);
+        check_file(dir, &file, &ours)?;
+        check_scratch(&dir.join(part_of(&file)))?;
     }
-    Ok(())
+    check_scratch(&dir.join(part_of(REJECTS)))?;
+    check_scratch(&dir.join(MANIFEST_NEW))
+}
+
+/// Fails when something stands under a name of ours for unfinished files that is no file: a folder, a link, a pipe.
+fn check_scratch(path: &Path) -> Result<(), Failure> {
+    match fs::symlink_metadata(path) {
+        Ok(found) if found.is_file() => Ok(()),
+        Ok(_) => Err(foreign(path)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(local("look at", path, &error)),
+    }
 }
 
 /// Fails when another run than `run_id` has published into a folder that is to be one run's own; with `None`, when any has.
@@ -177,7 +202,7 @@ pub(crate) fn publish(dir: &Path, manifest: &Manifest, rejects: &[Reject]) -> Re
         return Err(Failure::new(FailureClass::Bug, "two streams of the manifest share a file"));
     }
     for stream in manifest.streams.values() {
-        check_prepared(dir, stream, &ours)?;
+        check_prepared(dir, &manifest.run_id, stream, &ours)?;
     }
     let old_rejects = check_rejects(dir, !rejects.is_empty(), &ours)?;
     for old in [&ours.present, &ours.half].into_iter().flatten().flat_map(|old| old.streams.values()) {
@@ -191,7 +216,7 @@ pub(crate) fn publish(dir: &Path, manifest: &Manifest, rejects: &[Reject]) -> Re
     }
     // A repeat must never find renamed files without the list that says they are ours: the old list is replaced at once.
     let part = dir.join(MANIFEST_PART);
-    let new = dir.join(format!("{MANIFEST_PART}.new"));
+    let new = dir.join(MANIFEST_NEW);
     let mut text = serde_json::to_vec_pretty(manifest)
         .map_err(|error| Failure::new(FailureClass::Bug, format!("cannot be written as JSON: {error}")))?;
     text.push(b'\n');
@@ -221,9 +246,23 @@ pub(crate) fn publish(dir: &Path, manifest: &Manifest, rejects: &[Reject]) -> Re
     harvester_actors::crash_point!("publish.dir");
     rename(&part, &dir.join(MANIFEST))?;
     harvester_actors::crash_point!("publish.manifest");
+    // What earlier runs had prepared and never published, of streams that this one does not have.
+    let unfinished = ours.streams().map(|old| old.file.as_str()).filter(|file| !files.contains(file));
+    for file in unfinished.chain(rejects.is_empty().then_some(REJECTS)) {
+        remove_scratch(&dir.join(part_of(file)));
+    }
     sync(dir)?;
     harvester_actors::crash_point!("publish.after");
     Ok(())
+}
+
+/// Removes an unfinished file that nobody needs any more. The run is published: what cannot be removed is only spoken of.
+fn remove_scratch(path: &Path) {
+    if fs::symlink_metadata(path).is_ok_and(|found| found.is_file())
+        && let Err(error) = fs::remove_file(path)
+    {
+        warn!(%error, file = %path.display(), "cannot remove an unfinished file of an earlier run");
+    }
 }
 
 /// A name without its final form.
@@ -232,11 +271,12 @@ fn part_of(file: &str) -> String {
 }
 
 /// Fails unless a stream's file can be published, or has been.
-fn check_prepared(dir: &Path, stream: &harvester_actors::report::ManifestStream, ours: &Ours) -> Result<(), Failure> {
+fn check_prepared(dir: &Path, run_id: &str, stream: &ManifestStream, ours: &Ours) -> Result<(), Failure> {
     if !stream.file.ends_with(names::SUFFIX) || stream.file.contains(['/', '\0']) {
         return Err(Failure::new(FailureClass::Bug, "a file of the manifest has no name that a stream can have"));
     }
-    let is_final = check_file(dir, &stream.file, ours)?;
+    // An older run's file may have the same length.
+    let is_final = check_file(dir, &stream.file, ours)? && ours.is_published(run_id, stream);
     let prepared = dir.join(part_of(&stream.file));
     let path = match fs::symlink_metadata(&prepared) {
         Ok(_) => prepared,
@@ -312,17 +352,9 @@ fn sync(dir: &Path) -> Result<(), Failure> {
 /// # Errors
 /// `Local` when files cannot be created there.
 pub(crate) fn probe_directory(dir: &Path) -> Result<(), Failure> {
-    let mut at: PathBuf = if dir.as_os_str().is_empty() { PathBuf::from(".") } else { dir.to_path_buf() };
-    while !at.exists() {
-        at = disk::parent_of(&at).to_path_buf();
-    }
-    let probe = tempfile::Builder::new().prefix(".harvester-check-").tempfile_in(&at);
-    let write = |mut file: tempfile::NamedTempFile| {
-        file.write_all(b"a file to see whether one can be written\n")?;
-        file.as_file().sync_all()?;
-        file.close()
-    };
-    probe.and_then(write).map_err(|error| local("write to", &at, &error))
+    let is_there = |at: &&Path| !at.as_os_str().is_empty() && at.exists();
+    let at = dir.ancestors().find(is_there).unwrap_or(Path::new("."));
+    disk::probe(at).map_err(|error| local("write to", at, &error))
 }
 
 #[cfg(test)]
@@ -331,15 +363,21 @@ mod tests {
 
     use harvester_actors::{failure::FailureClass, sink::PreparedStream};
     use sha2::{Digest, Sha256};
+    use url::Url;
 
     use super::{
-        super::{Problem, conformance, verify},
+        super::{Problem, Verification, Whose, conformance},
         *,
     };
 
     const JOB: &str = "sierra-leone";
     const OLD: &str = "20260101T000000Z";
     const NEW: &str = "20260102T000000Z";
+
+    /// What a look at the folder finds, for the job of the manifests.
+    fn verify(dir: &Path) -> Result<Verification, Failure> {
+        super::super::verify(dir, Whose { job: JOB, url: &Url::parse("http://x").unwrap() })
+    }
 
     /// Prepares files `(stream, content)` as a run would, and the manifest that lists them.
     fn prepare(dir: &Path, run_id: &str, streams: &[(&str, &str)]) -> Manifest {
@@ -512,6 +550,53 @@ mod tests {
     }
 
     #[test]
+    fn an_older_file_of_the_same_length_never_stands_in_for_one_that_is_gone() {
+        let dir = published_before();
+        let same_length: &[(&str, &str)] = &[("a", "new a\n"), ("b", "new b\n")];
+        let manifest = prepare(dir.path(), NEW, same_length);
+        fs::remove_file(dir.path().join("a.ndjson.part")).unwrap();
+        let before = contents(dir.path());
+        assert_eq!(publish(dir.path(), &manifest, &[]).unwrap_err().class, FailureClass::Local);
+        assert_eq!(contents(dir.path()), before);
+    }
+
+    #[test]
+    fn nothing_unfinished_of_an_earlier_run_is_left_once_a_run_is_published() {
+        let dir = published_before();
+        // A run that had rejects and a stream more was ended within its publishing.
+        let half =
+            prepare(dir.path(), "20260101T120000Z", &[("a", "half\n"), ("gone", "half gone\n"), ("more", "half\n")]);
+        fs::write(dir.path().join(MANIFEST_PART), serde_json::to_vec(&half).unwrap()).unwrap();
+        fs::write(dir.path().join(MANIFEST_NEW), b"{").unwrap();
+        fs::write(dir.path().join(part_of(REJECTS)), b"{").unwrap();
+        fs::write(dir.path().join("theirs.part"), b"kept").unwrap();
+        let manifest = prepare(dir.path(), NEW, NEW_STREAMS);
+        publish(dir.path(), &manifest, &[]).unwrap();
+        assert_eq!(contents(dir.path()).remove("theirs.part").unwrap(), "kept");
+        fs::remove_file(dir.path().join("theirs.part")).unwrap();
+        assert_is_new(dir.path(), "after a half published run");
+    }
+
+    #[test]
+    fn what_is_no_file_under_an_unfinished_name_is_seen_before_a_row_is_fetched() {
+        for name in ["c.ndjson.part", "rejects.ndjson.part", "manifest.json.part", "manifest.json.part.new"] {
+            for is_link in [true, false] {
+                let dir = published_before();
+                let path = dir.path().join(name);
+                if is_link {
+                    symlink("nowhere", &path).unwrap()
+                } else {
+                    fs::create_dir(&path).unwrap()
+                }
+                let before = contents(dir.path());
+                let failure = check_foreign(dir.path(), JOB, NEW_STREAMS.iter().map(|(name, _)| *name)).unwrap_err();
+                assert!(failure.message.contains(name), "{name}: {failure}");
+                assert_eq!(contents(dir.path()), before);
+            }
+        }
+    }
+
+    #[test]
     fn a_manifest_cannot_name_a_file_outside_of_its_folder() {
         let dir = published_before();
         let mut manifest = prepare(dir.path(), NEW, NEW_STREAMS);
@@ -550,12 +635,25 @@ mod tests {
                 },
                 "cannot be read: its version is 2",
             ),
+            ("another job's", |dir| say(dir, JOB, "an\u{1b}other"), "belongs to the job `an\\u{1b}other`"),
+            ("of another server", |dir| say(dir, "http://x", "http://y"), "comes from another source, http://y/"),
+            ("of the same server", |dir| say(dir, "http://x", "HTTP://X:80/"), ""),
         ];
+        /// Replaces a text of the manifest.
+        fn say(dir: &Path, text: &str, other: &str) {
+            let manifest = fs::read_to_string(dir.join(MANIFEST)).unwrap();
+            let other = serde_json::to_string(other).unwrap();
+            fs::write(dir.join(MANIFEST), manifest.replace(&format!("\"{text}\""), &other)).unwrap();
+        }
         assert!(verify(published_before().path()).unwrap().is_good());
         for (what, change, expected) in cases {
             let dir = published_before();
             change(dir.path());
             let verification = verify(dir.path()).unwrap();
+            if expected.is_empty() {
+                assert!(verification.is_good(), "{what}: {verification:?}");
+                continue;
+            }
             assert_eq!(verification.findings.len(), 1, "{what}: {verification:?}");
             let text = verification.findings[0].problem.to_string();
             assert!(text.starts_with(expected), "{what}: {text}");

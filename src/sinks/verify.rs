@@ -8,6 +8,7 @@ use std::{
 
 use harvester_actors::{failure::Failure, report::Manifest};
 use sha2::{Digest, Sha256};
+use url::Url;
 
 use super::{
     disk::{self, local},
@@ -15,10 +16,19 @@ use super::{
     publish::{MANIFEST, MANIFEST_PART, ManifestFault, read_manifest},
 };
 
+/// Whose files are expected in a folder.
+#[derive(Clone, Copy, Debug)]
+pub struct Whose<'a> {
+    /// The job's name.
+    pub job: &'a str,
+    /// Its source: the base url, without a slash at the end of a context path.
+    pub url: &'a Url,
+}
+
 /// What a look at a folder found.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Verification {
-    /// The manifest; `None` when there is none that can be read.
+    /// The manifest; `None` when there is none that can be read, and when it is somebody else's.
     pub manifest: Option<Manifest>,
     /// What is wrong, in the order of the streams' names; empty when all is well.
     pub findings: Vec<Finding>,
@@ -68,6 +78,17 @@ pub enum Problem {
         /// The newer run.
         run_id: String,
     },
+    /// The manifest is that of another job.
+    OfJob(String),
+    /// The manifest is this job's, from another server.
+    OfSource(String),
+}
+
+impl Problem {
+    /// Whether the files are not those that were meant, whatever they are like.
+    pub fn is_foreign(&self) -> bool {
+        matches!(self, Problem::OfJob(_) | Problem::OfSource(_))
+    }
 }
 
 impl std::fmt::Display for Problem {
@@ -79,15 +100,17 @@ impl std::fmt::Display for Problem {
             Problem::Size { expected, found } => write!(f, "has {found} bytes, should have {expected}"),
             Problem::Sha256 { expected, found } => write!(f, "has SHA-256 {found}, should have {expected}"),
             Problem::HalfPublished { run_id } => write!(f, "says that run {run_id} is only half published"),
+            Problem::OfJob(job) => write!(f, "belongs to the job `{job}`"),
+            Problem::OfSource(url) => write!(f, "comes from another source, {url}"),
         }
     }
 }
 
-/// Compares every file with the manifest of the folder. Blocks while it reads them all.
+/// Compares every file with the manifest of the folder, if that is the right one. Blocks while it reads them all.
 ///
 /// # Errors
 /// `Local` when something that exists cannot be read.
-pub fn verify(dir: &Path) -> Result<Verification, Failure> {
+pub fn verify(dir: &Path, whose: Whose<'_>) -> Result<Verification, Failure> {
     let mut findings = Vec::new();
     let finding = |file: &str, problem| Finding { file: file.to_owned(), problem };
     let manifest = match read_manifest(&dir.join(MANIFEST)) {
@@ -95,7 +118,13 @@ pub fn verify(dir: &Path) -> Result<Verification, Failure> {
             findings.push(finding(MANIFEST, Problem::Missing));
             None
         }
-        Ok(manifest) => manifest,
+        Ok(Some(manifest)) => match foreign(&manifest, whose) {
+            Some(problem) => {
+                findings.push(finding(MANIFEST, problem));
+                None
+            }
+            None => Some(manifest),
+        },
         Err(ManifestFault::Unreadable(why)) => {
             findings.push(finding(MANIFEST, Problem::Unreadable(why)));
             None
@@ -104,7 +133,10 @@ pub fn verify(dir: &Path) -> Result<Verification, Failure> {
     };
     match read_manifest(&dir.join(MANIFEST_PART)) {
         Ok(None) => {}
-        Ok(Some(half)) => findings.push(finding(MANIFEST_PART, Problem::HalfPublished { run_id: half.run_id })),
+        Ok(Some(half)) => {
+            let problem = foreign(&half, whose).unwrap_or(Problem::HalfPublished { run_id: half.run_id });
+            findings.push(finding(MANIFEST_PART, problem));
+        }
         Err(ManifestFault::Unreadable(why)) => findings.push(finding(MANIFEST_PART, Problem::Unreadable(why))),
         Err(ManifestFault::Io(error)) => return Err(local("read", &dir.join(MANIFEST_PART), &error)),
     }
@@ -114,6 +146,24 @@ pub fn verify(dir: &Path) -> Result<Verification, Failure> {
         }
     }
     Ok(Verification { manifest, findings })
+}
+
+/// Why a manifest is not the one that is meant, if it is not.
+fn foreign(manifest: &Manifest, whose: Whose<'_>) -> Option<Problem> {
+    if manifest.job != whose.job {
+        // Somebody else wrote it, so it may say anything.
+        return Some(Problem::OfJob(manifest.job.escape_debug().to_string()));
+    }
+    // A url that is none says nothing about where the files come from.
+    let url = Url::parse(&manifest.source.url).ok()?;
+    (url != *whose.url).then(|| Problem::OfSource(url.into()))
+}
+
+/// Whether a folder holds the run of another job, and none of this one.
+pub fn is_of_another_job(dir: &Path, job: &str) -> bool {
+    let jobs = [MANIFEST, MANIFEST_PART].map(|name| read_manifest(&dir.join(name)).ok().flatten());
+    let mut jobs = jobs.iter().flatten().map(|manifest| manifest.job == job).peekable();
+    jobs.peek().is_some() && jobs.all(|is_ours| !is_ours)
 }
 
 /// What is wrong with one file.

@@ -21,6 +21,7 @@ use dhis2_stand_in::{Builder, Latency, StandIn};
 use crate::support::{Ended, PASSWORD, stand_in};
 
 mod kills;
+mod manners;
 mod seeds;
 mod soak;
 

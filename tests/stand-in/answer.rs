@@ -1,6 +1,6 @@
 //! Holds an answer before it becomes bytes: what is true, or what a fault made of it.
 
-use crate::dialect::Dialect;
+use crate::dialect::{Container, Dialect};
 use crate::request::Request;
 
 /// One answer.
@@ -14,12 +14,22 @@ pub(crate) struct Answer {
     pub(crate) rows: Option<&'static str>,
     /// The server keeps no copy: no ETag, no length.
     pub(crate) streamed: bool,
+    /// The server ends the connection behind it.
+    pub(crate) closes: bool,
 }
+
+/// `Cache-Control` of what is never kept, word for word.
+pub(crate) const NO_STORE: &str = "no-cache, no-store, max-age=0, must-revalidate";
 
 /// The reason phrase of a status.
 pub(crate) fn reason(status: u16) -> &'static str {
     match status {
+        100 => "Continue",
+        102 => "Processing",
+        103 => "Early Hints",
         200 => "OK",
+        206 => "Partial Content",
+        301 => "Moved Permanently",
         302 => "Found",
         304 => "Not Modified",
         400 => "Bad Request",
@@ -72,6 +82,62 @@ impl Answer {
         }
         body.push(b'}');
         Self::json(status, body).with_header("Cache-Control", "no-cache, private")
+    }
+
+    /// What the container says where DHIS2 has nothing to say (recorded: `not-found-path`, `accept-xml`, `scheduler`).
+    pub(crate) fn by_container(dialect: &Dialect, request: &Request, status: u16, message: &str) -> Self {
+        match dialect.container {
+            Container::Unknown => Self::message(dialect, status, message),
+            Container::Jetty if status == 406 => {
+                Self { status, ..Self::default() }.with_header("Cache-Control", "must-revalidate,no-cache,no-store")
+            }
+            Container::Jetty => {
+                let path = &request.route.path;
+                let mut said = Vec::new();
+                crate::rows::push_text(&mut said, if status == 404 { reason(status) } else { message });
+                let said = String::from_utf8_lossy(&said);
+                let body = format!(
+                    "{{\n\"servlet\":\"dispatcher\",\n\"message\":{said},\n\"url\":\"{path}\",\n\"status\":\"{status}\"\n}}"
+                );
+                Self::json(status, body.into_bytes()).with_header("Cache-Control", "must-revalidate,no-cache,no-store")
+            }
+            Container::Tomcat => {
+                let reason = reason(status);
+                let title = format!("HTTP Status {status} – {reason}");
+                let body = format!(
+                    "<!doctype html><html lang=\"en\"><head><title>{title}</title></head><body><h1>{title}</h1><hr class=\"line\" /><p><b>Type</b> Status Report</p></body></html>"
+                );
+                Self { content_type: Some("text/html;charset=utf-8".into()), ..Self::html(status, &body) }
+            }
+        }
+    }
+
+    /// A request line above 8 KB (recorded: `dv-url-8k`).
+    pub(crate) fn line_too_long(container: Container) -> Self {
+        match container {
+            Container::Unknown => Self::html(414, "<html><body><h1>414 Request-URI Too Large</h1></body></html>"),
+            Container::Jetty => Self {
+                content_type: Some("text/html;charset=iso-8859-1".into()),
+                ..Self::html(414, "<h1>Bad Message 414</h1><pre>reason: URI Too Long</pre>")
+            },
+            Container::Tomcat => Self {
+                content_type: Some("text/html;charset=utf-8".into()),
+                ..Self::html(
+                    400,
+                    "<!doctype html><html lang=\"en\"><head><title>HTTP Status 400 – Bad Request</title></head><body><h1>HTTP Status 400 – Bad Request</h1>\
+                     <hr class=\"line\" /><p><b>Message</b> Request header is too large</p></body></html>",
+                )
+            },
+        }
+    }
+
+    /// Names its charset, if it is JSON.
+    #[must_use]
+    pub(crate) fn with_charset(mut self) -> Self {
+        if self.content_type.as_deref() == Some("application/json") {
+            self.content_type = Some("application/json;charset=UTF-8".into());
+        }
+        self
     }
 
     /// A 302 to a path of the same host.

@@ -22,6 +22,8 @@ pub struct User {
     pub(crate) bearers: Vec<String>,
     pub(crate) disabled: bool,
     pub(crate) two_factors: bool,
+    /// Children of the root below which data may be read, by their place; empty: the whole tree.
+    pub(crate) branches: Vec<u32>,
 }
 
 /// Secrets are not shown.
@@ -43,6 +45,7 @@ impl User {
             bearers: Vec::new(),
             disabled: false,
             two_factors: false,
+            branches: Vec::new(),
         }
     }
 
@@ -62,6 +65,13 @@ impl User {
     #[must_use]
     pub fn with_bearer(mut self, bearer: &str) -> Self {
         self.bearers.push(bearer.into());
+        self
+    }
+
+    /// Data may be read only below these children of the root, by their place from 0.
+    #[must_use]
+    pub fn of_branches(mut self, branches: &[u32]) -> Self {
+        self.branches = branches.to_vec();
         self
     }
 
@@ -224,15 +234,11 @@ impl Door {
                         if wants_session { self.open_session(user, dialect, context_path) } else { Vec::new() };
                     known(user, cookies, Duration::ZERO, &self.users)
                 }
-                None => {
-                    let answer = Answer::unauthorized(dialect, "Unauthorized")
-                        .with_header("WWW-Authenticate", "ApiToken error=\"invalid_token\"");
-                    Verdict::Unknown(Box::new(answer), Duration::ZERO)
-                }
+                None => Verdict::Unknown(Box::new(Answer::wrong_token(dialect)), Duration::ZERO),
             };
         }
         let bearers_exist = self.users.iter().any(|user| !user.bearers.is_empty());
-        if scheme.eq_ignore_ascii_case("bearer") && bearers_exist {
+        if scheme.eq_ignore_ascii_case("bearer") && (bearers_exist || dialect.oauth_refusal) {
             let bearer = rest.trim();
             let holder = self.users.iter().position(|user| user.bearers.iter().any(|known| known == bearer));
             return match holder {
@@ -298,7 +304,18 @@ impl Answer {
         Self::message(dialect, 401, message)
     }
 
-    fn wrong_password(request: &Request, dialect: &Dialect, message: &str) -> Self {
+    /// 401, or 400 where the checksum within a token is looked at first. No ETag, no length, and a 400 ends the connection.
+    fn wrong_token(dialect: &Dialect) -> Self {
+        let (status, message) = if dialect.token_checksums {
+            (400, "Checksum validation failed")
+        } else {
+            (401, "The API token does not exists.")
+        };
+        let answer = Self::message(dialect, status, message).with_header("WWW-Authenticate", "ApiToken");
+        Self { streamed: true, closes: status == 400, ..answer }
+    }
+
+    pub(crate) fn wrong_password(request: &Request, dialect: &Dialect, message: &str) -> Self {
         // Browsers' scripts are spared the password prompt, otherwise every version names the realm.
         let answer = match dialect.wrong_password {
             Denial::Html => Self::html(
@@ -315,9 +332,12 @@ impl Answer {
     }
 
     fn bad_bearer(dialect: &Dialect) -> Self {
-        if dialect.wrong_password == Denial::Html {
+        if dialect.oauth_refusal {
+            let challenge =
+                "Bearer realm=\"oauth\", error=\"invalid_token\", error_description=\"Invalid access token\"";
             Self::json(401, br#"{"error":"invalid_token","error_description":"Invalid access token"}"#.to_vec())
-                .with_header("WWW-Authenticate", "Bearer error=\"invalid_token\"")
+                .with_header("Cache-Control", "no-store")
+                .with_header("WWW-Authenticate", challenge)
         } else {
             Self::unauthorized(dialect, "Unauthorized")
                 .with_header("WWW-Authenticate", "Bearer error=\"invalid_token\"")
@@ -329,7 +349,9 @@ impl Answer {
         if by_script && dialect.xhr_is_told {
             Self::unauthorized(dialect, "Unauthorized")
         } else {
-            Self::redirect(request, &format!("{context_path}{}", dialect.login_path))
+            let asks_for_a_page = request.header("accept").is_some_and(|accept| accept.starts_with("text/html"));
+            let path = if asks_for_a_page { dialect.html_login_path } else { dialect.login_path };
+            Self::redirect(request, &format!("{context_path}{path}"))
         }
     }
 }
@@ -395,12 +417,13 @@ mod tests {
             (43, vec![xhr], "401 json"),
             (25, vec![], login),
             (41, vec![], login),
-            (42, vec![], "302 http://stand-in/dhis-web-login"),
+            (42, vec![], "302 http://stand-in/dhis-web-login/"),
             (43, vec![], "302 http://stand-in/login/"),
             (36, vec![("authorization", "ApiToken d2pat_good")], login),
             (37, vec![("authorization", "ApiToken d2pat_good")], "admin 1"),
             (42, vec![("authorization", "ApiToken d2pat_good")], "admin 0"),
-            (42, vec![("authorization", "ApiToken d2pat_bad")], "401 json"),
+            (41, vec![("authorization", "ApiToken d2pat_bad")], "401 json"),
+            (42, vec![("authorization", "ApiToken d2pat_bad")], "400 json"),
             (40, vec![("authorization", "Bearer jwt")], "admin 1"),
             (40, vec![("authorization", "Bearer other")], "401 json"),
         ];

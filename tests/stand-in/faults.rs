@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use crate::answer::{Answer, reason};
 use crate::clock;
 use crate::country::mix;
+use crate::dialect::Dialect;
 use crate::request::Request;
 use crate::wire::{Framing, Gzip, Manner, Place};
 
@@ -57,12 +58,7 @@ impl Match {
             Self::Every(number) => number > 0 && count.is_multiple_of(number),
             Self::First(number) => count <= number,
             Self::From(number) => count >= number,
-            Self::Chance(seed, share) => {
-                let lot = mix(mix(seed) ^ count) % 1_000_000;
-                #[expect(clippy::cast_precision_loss, reason = "a lot below a million")]
-                let lot = lot as f64 / 1_000_000.0;
-                lot < share
-            }
+            Self::Chance(seed, share) => crate::quirks::lot(seed, count, share),
         }
     }
 }
@@ -74,6 +70,8 @@ pub enum Body {
     Json,
     /// A page, as a proxy sends it.
     Html,
+    /// A page, as the server's own Tomcat sends it.
+    Tomcat,
     /// Nothing.
     Empty,
     /// A WebMessage with this message.
@@ -147,13 +145,17 @@ pub enum Envelope {
     OtherPageSize,
     /// The last half of the rows is missing, the pager says nothing of it.
     FewerRows,
+    /// All rows are missing, the pager says nothing of it.
+    NoRows,
 }
 
-/// A restart behind a proxy that stays up: phases one after the other, from the request that triggers it on.
+/// A restart, bare or behind a proxy that stays up: phases one after the other, from the request that triggers it on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Restart {
     /// The port refuses connections.
     pub refused: Duration,
+    /// Connections are accepted, and no byte comes until this is over; then what was asked is answered.
+    pub hangs: Duration,
     /// 502 with HTML.
     pub bad_gateway: Duration,
     /// 503 with HTML.
@@ -171,12 +173,18 @@ impl Restart {
     pub fn lasting(phase: Duration) -> Self {
         Self {
             refused: Duration::ZERO,
+            hangs: Duration::ZERO,
             bad_gateway: phase,
             unavailable: phase,
             not_found: phase,
             version: None,
             system_id: None,
         }
+    }
+
+    /// A server without a proxy: refuses, then accepts and is silent, then is up. Real ones take 50 s and 20 s.
+    pub fn bare(refused: Duration, hangs: Duration) -> Self {
+        Self { refused, hangs, ..Self::lasting(Duration::ZERO) }
     }
 }
 
@@ -239,8 +247,19 @@ pub enum Fault {
     Framing(Framing),
     /// The truth under this content type.
     ContentType(String),
-    /// An envelope of another dialect.
+    /// An envelope of another dialect, or one that does not fit its rows.
     Envelope(Envelope),
+    /// The database connection is cut while data values are read: up to 2.42 a 200, whole, with fewer rows than there
+    /// are, always a multiple of 1,000 of them (0, 1,000, 14,000, …), the fetch size; in 2.43 a 500. Before 2.38 a real
+    /// answer ends in the middle; that is [`Fault::cut`]. Source: `dhis2-api.md` §4.4.
+    ExportCut {
+        /// Decides how many thousands come, together with how many rows there are.
+        seed: u64,
+    },
+    /// 206 with the rows taken out, the pager as it was.
+    PartialContent,
+    /// An informational answer (100 to 199) before the true one.
+    Informational(u16),
     /// 504 with HTML when more rows than this are asked for at once; smaller pages pass.
     TooHeavy {
         /// The largest page that passes.
@@ -265,7 +284,8 @@ pub enum Fault {
     },
     /// The connection ends just as a request arrives on it, unless it is the first of that connection.
     StaleClose,
-    /// 401 whatever the credentials.
+    /// 401 whatever the credentials, as for a wrong password: what a database in trouble looks like at the door. One
+    /// request in so many, by [`Match::Chance`], is a hiccup.
     Unauthorized,
     /// All sessions are forgotten before the request is looked at.
     LoseSessions,
@@ -304,8 +324,23 @@ impl Fault {
         Self::Stall { at: Some(at), lasting: None }
     }
 
+    /// What a request meets whose database connection is cut: one of five answers, by a seeded lot.
+    ///
+    /// The first two are what metadata gives, the others what tracker, registrations and SQL views give.
+    pub fn database_cut(seed: u64) -> Self {
+        let says = |code, text: &str| Self::Status { code, retry_after: None, body: Body::Message(text.into()) };
+        let answers = vec![
+            says(409, "FATAL: terminating connection due to administrator command"),
+            says(409, "This connection has been closed."),
+            says(500, "An unexpected error has occured. Please contact the system administrator"),
+            says(500, "JDBC begin transaction failed: "),
+            Self::Status { code: 500, retry_after: None, body: Body::Tomcat },
+        ];
+        Self::OneOf(seed, answers)
+    }
+
     fn needs_rows(&self) -> bool {
-        matches!(self, Self::Envelope(_) | Self::HugeRow { .. } | Self::DeepRow { .. })
+        matches!(self, Self::PartialContent | Self::Envelope(_) | Self::HugeRow { .. } | Self::DeepRow { .. })
     }
 
     /// Whether it would show on this request at all.
@@ -317,6 +352,7 @@ impl Fault {
                 let size = request.param("pageSize").and_then(|size| size.parse().ok()).unwrap_or(50);
                 request.collection().is_some() && (whole || size > *page_size_max)
             }
+            Self::ExportCut { .. } => request.route.parts() == ["dataValueSets"],
             other => !other.needs_rows() || request.collection().is_some(),
         }
     }
@@ -331,11 +367,13 @@ impl Fault {
     }
 
     /// The answer a proxy or a broken server gives without looking at the truth.
-    pub(crate) fn replacement(&self, request: &Request, context_path: &str, login_path: &str) -> Option<Answer> {
+    pub(crate) fn replacement(&self, request: &Request, context_path: &str, dialect: &Dialect) -> Option<Answer> {
+        let login_path = dialect.login_path;
         let answer = match self {
             Self::Status { code, retry_after, body } => {
                 let answer = match body {
                     Body::Html => Answer::html(*code, &proxy_page(*code)),
+                    Body::Tomcat => Answer::html(*code, &tomcat_page(*code)),
                     Body::Json => web_message(*code, reason(*code)),
                     Body::Message(message) => web_message(*code, message),
                     Body::Raw(text) => Answer::json(*code, text.clone().into_bytes()),
@@ -362,9 +400,10 @@ impl Fault {
                 Answer { status: 302, ..Answer::default() }.with_header("Location", &format!("{origin}{login_path}"))
             }
             Self::Redirect(url) => Answer { status: 302, ..Answer::default() }.with_header("Location", url),
-            Self::Unauthorized => {
-                web_message(401, "Unauthorized").with_header("WWW-Authenticate", "Basic realm=\"DHIS2\"")
+            Self::ExportCut { .. } if dialect.rewritten_values => {
+                web_message(500, "An unexpected error has occured. Please contact the system administrator")
             }
+            Self::Unauthorized => Answer::wrong_password(request, dialect, "Unauthorized"),
             Self::Logout => {
                 Answer::redirect(request, &format!("{context_path}/dhis-web-commons-security/logout.action"))
             }
@@ -379,6 +418,11 @@ impl Fault {
             Self::ContentType(kind) => answer.content_type = Some(kind.clone()),
             Self::Garble(garble) => garble.apply(&mut answer.body),
             Self::Envelope(envelope) => envelope.apply(answer),
+            Self::ExportCut { seed } => cut_export(answer, *seed),
+            Self::PartialContent if answer.rows.is_some() => {
+                Envelope::NoRows.apply(answer);
+                answer.status = 206;
+            }
             Self::HugeRow { bytes } => pad_row(answer, &format!("\"{}\"", "x".repeat(*bytes))),
             Self::DeepRow { depth } => pad_row(answer, &format!("{}{}", "[".repeat(*depth), "]".repeat(*depth))),
             Self::Headers { count, bytes_each } => {
@@ -432,10 +476,34 @@ fn proxy_page(code: u16) -> String {
     )
 }
 
+fn tomcat_page(code: u16) -> String {
+    let reason = reason(code);
+    format!(
+        "<!doctype html><html lang=\"en\"><head><title>HTTP Status {code} – {reason}</title></head><body><h1>HTTP Status {code} – {reason}</h1>\
+         <hr class=\"line\" /><p><b>Type</b> Exception Report</p><p><b>Description</b> The server encountered an unexpected condition that \
+         prevented it from fulfilling the request.</p><hr class=\"line\" /><h3>Apache Tomcat</h3></body></html>"
+    )
+}
+
 /// Where the first row begins: behind `"<name>":[`.
 fn rows_start(answer: &Answer) -> Option<usize> {
     let opening = format!("\"{}\":[", answer.rows?);
     find(&answer.body, opening.as_bytes()).map(|at| at + opening.len())
+}
+
+/// Keeps some thousands of the rows of an export, fewer than all.
+fn cut_export(answer: &mut Answer, seed: u64) {
+    const FETCHED_AT_ONCE: usize = 1000;
+    let Some(start) = rows_start(answer) else { return };
+    let whole = String::from_utf8_lossy(&answer.body[start - 1..answer.body.len() - 1]).into_owned();
+    let rows: Vec<&serde_json::value::RawValue> = serde_json::from_str(&whole).unwrap_or_default();
+    let thousands = rows.len().saturating_sub(1) / FETCHED_AT_ONCE;
+    let lot = mix(mix(seed) ^ u64::try_from(rows.len()).unwrap_or(0));
+    let kept = usize::try_from(lot).unwrap_or(0) % (thousands + 1) * FETCHED_AT_ONCE;
+    let kept: Vec<&str> = rows[..kept].iter().map(|row| row.get()).collect();
+    answer.body.truncate(start);
+    answer.body.extend_from_slice(kept.join(",").as_bytes());
+    answer.body.extend_from_slice(b"]}");
 }
 
 fn find(text: &[u8], what: &[u8]) -> Option<usize> {
@@ -519,6 +587,10 @@ impl Envelope {
                 let size: u64 = String::from_utf8_lossy(&answer.body[from..from + digits]).parse().unwrap_or(0);
                 answer.body.splice(from..from + digits, (size / 2 + 1).to_string().into_bytes());
             }
+            Self::NoRows => {
+                answer.body.truncate(rows);
+                answer.body.extend_from_slice(b"]}");
+            }
             Self::FewerRows => {
                 let whole = String::from_utf8_lossy(&answer.body[rows - 1..answer.body.len() - 1]).into_owned();
                 let rows_now: Vec<Box<serde_json::value::RawValue>> = serde_json::from_str(&whole).unwrap_or_default();
@@ -587,6 +659,20 @@ impl FaultRule {
     pub fn and_rows_only(mut self) -> Self {
         self.rows_only = true;
         self
+    }
+
+    /// Counts only requests for rows of which nothing but the id is wanted: listings.
+    #[must_use]
+    pub fn and_listings_only(mut self) -> Self {
+        self.rows_only = true;
+        self.and(|request| request.param("fields") == Some("id"))
+    }
+
+    /// Counts only requests for rows of which more than the id is wanted.
+    #[must_use]
+    pub fn and_full_rows_only(mut self) -> Self {
+        self.rows_only = true;
+        self.and(|request| request.param("fields") != Some("id"))
     }
 
     /// Counts only requests that the closure accepts.
@@ -730,12 +816,13 @@ impl FaultRule {
 
 /// Reads `every=10,status=503,retry-after=2,path=organisationUnits,times=3`.
 ///
-/// When: `nth=N`, `every=N`, `first=N`, `from=N`, `chance=SHARE` (`seed=N`); narrowed by `path=TEXT`, `rows`; ended by
-/// `times=N`, `lasting-ms=N`. What: `status=CODE` (`retry-after=TEXT`, `body=json|html|empty`), `close`, `reset`,
+/// When: `nth=N`, `every=N`, `first=N`, `from=N`, `chance=SHARE` (`seed=N`); narrowed by `path=TEXT`, `rows`, `listings`
+/// (rows of which only the id is asked for); ended by `times=N`, `lasting-ms=N`. What: `status=CODE` (`retry-after=TEXT`, `body=json|html|empty`), `close`, `reset`,
 /// `reset-after=BYTES`, `cut=BYTES`, `cut-share=SHARE` (`framing=length|chunked|close`, `gzipped`), `stall`,
 /// `stall-at=BYTES`, `drip=BYTES_PER_SECOND`, `delay-ms=N`, `html`, `login`, `empty`, `redirect`, `garble`, `bad-crc`,
-/// `stale`, `unauthorized`, `lose-sessions`, `refuse-ms=N`, `restart-ms=N` (each of three phases), `too-heavy=ROWS`,
-/// `mixed=SHARE` (`seed=N`).
+/// `stale`, `unauthorized`, `lose-sessions`, `refuse-ms=N`, `restart-ms=N` (each of three phases), `hang-ms=N` (refused, then
+/// silent, for so long each), `too-heavy=ROWS`, `no-rows`, `fewer-rows`, `partial`, `database-cut` and `export-cut` (`seed=N`),
+/// `informational=CODE`, `mixed=SHARE` (`seed=N`).
 impl FromStr for FaultRule {
     type Err = String;
 
@@ -771,6 +858,7 @@ impl FromStr for FaultRule {
                 "chance" => rule.when = Match::Chance(seed, parse(name, value)?),
                 "path" => rule.path = Some((*value).into()),
                 "rows" => rule.rows_only = true,
+                "listings" => rule = rule.and_listings_only(),
                 "times" => rule.times = Some(parse(name, value)?),
                 "lasting-ms" => rule.lasting = Some(millis(name, value)?),
                 "seed" | "framing" | "gzipped" | "retry-after" | "body" => {}
@@ -808,6 +896,16 @@ impl FromStr for FaultRule {
                 "lose-sessions" => fault = Some(Fault::LoseSessions),
                 "refuse-ms" => fault = Some(Fault::Refuse(Some(millis(name, value)?))),
                 "restart-ms" => fault = Some(Fault::Restart(Restart::lasting(millis(name, value)?))),
+                "hang-ms" => {
+                    let phase = millis(name, value)?;
+                    fault = Some(Fault::Restart(Restart::bare(phase, phase)));
+                }
+                "no-rows" => fault = Some(Fault::Envelope(Envelope::NoRows)),
+                "fewer-rows" => fault = Some(Fault::Envelope(Envelope::FewerRows)),
+                "partial" => fault = Some(Fault::PartialContent),
+                "export-cut" => fault = Some(Fault::ExportCut { seed }),
+                "database-cut" => fault = Some(Fault::database_cut(seed)),
+                "informational" => fault = Some(Fault::Informational(parse(name, value)?)),
                 "too-heavy" => fault = Some(Fault::TooHeavy { page_size_max: parse(name, value)? }),
                 "mixed" => {
                     let mixed = Self::mixed(seed, parse(name, value)?);
@@ -875,6 +973,10 @@ mod tests {
         assert_eq!(rule.fault, Fault::Status { code: 503, retry_after: Some("2".into()), body: Body::Html });
         let rule: FaultRule = "nth=3,cut=100,framing=chunked".parse().unwrap();
         assert_eq!(rule.fault, Fault::cut_in(Framing::Chunked, Place::Byte(100)));
+        let rule: FaultRule = "chance=0.1,listings,no-rows".parse().unwrap();
+        assert!(rule.rows_only && rule.predicate.is_some() && rule.fault == Fault::Envelope(Envelope::NoRows));
+        let rule: FaultRule = "nth=2,seed=7,database-cut".parse().unwrap();
+        assert_eq!(rule.fault, Fault::database_cut(7));
         for bad in ["every=10", "status=abc", "status=503,colour=red", "cut=1,framing=paper", ""] {
             assert!(bad.parse::<FaultRule>().is_err(), "{bad}");
         }
@@ -896,6 +998,8 @@ mod tests {
         assert!(changed(Fault::Envelope(Envelope::NoPager)).starts_with(r#"{"options":[{"id":"a""#));
         assert!(changed(Fault::Envelope(Envelope::OtherPageSize)).contains(r#""pageSize":26}"#));
         assert!(changed(Fault::Envelope(Envelope::FewerRows)).ends_with(r#"{"id":"b","name":"y"}]}"#));
+        assert!(changed(Fault::Envelope(Envelope::NoRows)).ends_with(r#""pageSize":50},"options":[]}"#));
+        assert!(changed(Fault::PartialContent).ends_with(r#""pageSize":50},"options":[]}"#));
         assert!(changed(Fault::DeepRow { depth: 3 }).contains(r#""name":"x","padding":[[[]]]},{"id":"b""#));
         assert!(changed(Fault::HugeRow { bytes: 500 }).len() > 600);
         assert!(changed(Fault::Garble(Garble::LoneSurrogate)).contains(r#""name":"\ud800z"#));

@@ -12,7 +12,8 @@ use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::answer::Answer;
+use crate::answer::{Answer, reason};
+use crate::dialect::Container;
 use crate::faults::{Fault, Restart, Script};
 use crate::latency::{Latency, Thought};
 use crate::ledger::Ledger;
@@ -98,21 +99,29 @@ impl Shared {
     }
 
     /// Begins a restart at this moment.
-    pub(crate) fn restart(&self, plan: Restart) {
+    pub(crate) fn restart(&self, plan: Restart, done: Option<std::sync::mpsc::Sender<()>>) {
         lock(&self.world).door.lose_sessions();
         let refused = plan.refused;
         *lock(&self.outage) = Some(Outage { began: Instant::now() + refused, plan });
         if !refused.is_zero() {
-            let _ = self.commands.send(Command::Down { lasting: Some(refused), done: None });
+            let _ = self.commands.send(Command::Down { lasting: Some(refused), done });
         }
+    }
+
+    /// How long a server that accepts connections again will still be silent.
+    fn silent_for(&self) -> Option<Duration> {
+        let outage = lock(&self.outage);
+        let current = outage.as_ref()?;
+        let left = current.plan.hangs.checked_sub(current.began.elapsed())?;
+        (!left.is_zero()).then_some(left)
     }
 
     /// What the proxy says during a restart; ends the restart when its time is over.
     fn outage_answer(&self) -> Option<(Answer, &'static str)> {
         let mut outage = lock(&self.outage);
         let current = outage.as_ref()?;
-        let gone = current.began.elapsed();
         let plan = &current.plan;
+        let gone = current.began.elapsed().saturating_sub(plan.hangs);
         let code = if gone < plan.bad_gateway {
             502
         } else if gone < plan.bad_gateway + plan.unavailable {
@@ -273,11 +282,17 @@ async fn serve(shared: Arc<Shared>, stream: TcpStream, number: u64) {
     let mut connection = Connection { stream, pending: Vec::new() };
     let mut turn = 0;
     loop {
-        let (idle, answers, context_path) = {
+        let (idle, answers, context_path, container) = {
             let switches = lock(&shared.switches);
-            (switches.idle_timeout, switches.answers_per_connection, lock(&shared.world).context_path.clone())
+            let world = lock(&shared.world);
+            (
+                switches.idle_timeout,
+                switches.answers_per_connection,
+                world.context_path.clone(),
+                world.dialect.container,
+            )
         };
-        let read = tokio::time::timeout(idle, connection.read_head(&context_path)).await;
+        let read = tokio::time::timeout(idle, connection.read_head(&context_path, container)).await;
         let mut request = match read {
             Err(_) | Ok(Incoming::Gone) => return,
             Ok(Incoming::Bad(answer)) => {
@@ -324,7 +339,7 @@ enum Incoming {
 }
 
 impl Connection {
-    async fn read_head(&mut self, context_path: &str) -> Incoming {
+    async fn read_head(&mut self, context_path: &str, container: Container) -> Incoming {
         loop {
             if !self.pending.is_empty() {
                 let mut headers = [httparse::EMPTY_HEADER; 128];
@@ -345,10 +360,7 @@ impl Connection {
                         }
                         self.pending.drain(..length);
                         if target.len() > TARGET_BYTES_MAX {
-                            return Incoming::Bad(Box::new(Answer::html(
-                                414,
-                                "<html><body><h1>414 Request-URI Too Large</h1></body></html>",
-                            )));
+                            return Incoming::Bad(Box::new(Answer::line_too_long(container)));
                         }
                         return Incoming::Request(Box::new(Request::new(&method, &target, headers, context_path)));
                     }
@@ -416,7 +428,7 @@ async fn handle(shared: &Arc<Shared>, connection: &mut Connection, request: &Req
             return After::Fin;
         }
         Some(Fault::Restart(plan)) => {
-            shared.restart(plan.clone());
+            shared.restart(plan.clone(), None);
             if !plan.refused.is_zero() {
                 return After::Fin;
             }
@@ -482,15 +494,18 @@ async fn truth_or_fault(
         skew_ms: lock(&shared.world).clock.skew_ms,
     };
     let replaced = fault.and_then(|fault| {
-        let (context_path, login_path) = {
-            let world = lock(&shared.world);
-            (world.context_path.clone(), world.dialect.login_path)
-        };
-        fault.replacement(request, &context_path, login_path)
+        let world = lock(&shared.world);
+        fault.replacement(request, &world.context_path, &world.dialect)
     });
     if let Some(answer) = replaced {
         manner.framing = Framing::Length;
         return Some((answer, manner));
+    }
+    if let Some(left) = shared.silent_for() {
+        shared.ledger.note(request.number, |seen| seen.fault = Some("silent".into()));
+        if !connection.wait(Some(left)).await {
+            return None;
+        }
     }
     if let Some((answer, label)) = shared.outage_answer() {
         shared.ledger.note(request.number, |seen| seen.fault = Some(label.into()));
@@ -504,9 +519,10 @@ async fn truth_or_fault(
         ));
     }
     let outcome = routes::answer(&mut lock(&shared.world), request);
-    if outcome.user.is_some() {
-        shared.ledger.note(request.number, |seen| seen.user = outcome.user);
-    }
+    shared.ledger.note(request.number, |seen| {
+        seen.user = outcome.user;
+        seen.quirks = outcome.quirks;
+    });
     if !outcome.thinks.is_zero() && !connection.wait(Some(outcome.thinks)).await {
         return None;
     }
@@ -530,6 +546,12 @@ async fn send(
         && !connection.wait(*lasting).await
     {
         return After::Fin;
+    }
+    if let Some(Fault::Informational(code)) = fault {
+        let early = format!("HTTP/1.1 {code} {}\r\nLink: </style.css>; rel=preload\r\n\r\n", reason(*code));
+        if connection.stream.write_all(early.as_bytes()).await.is_err() {
+            return After::Fin;
+        }
     }
     let mut after = if encoded.closes { After::Fin } else { After::KeepAlive };
     let mut end = encoded.body.len();

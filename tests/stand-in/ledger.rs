@@ -55,6 +55,8 @@ pub struct Seen {
     pub status: Option<u16>,
     /// The fault that was applied.
     pub fault: Option<String>,
+    /// What of the server's quirks shows in the answer, e.g. `lagging replica`.
+    pub quirks: Vec<&'static str>,
     /// Bytes of the body sent, as they were on the wire (with framing and compression).
     pub body_bytes: u64,
     /// When the answer was finished or given up.
@@ -99,6 +101,7 @@ struct Line<'a> {
     in_flight: usize,
     status: Option<u16>,
     fault: Option<&'a str>,
+    quirks: &'a [&'static str],
     body_bytes: u64,
 }
 
@@ -145,6 +148,7 @@ impl Ledger {
             in_flight: book.in_flight,
             status: None,
             fault: None,
+            quirks: Vec::new(),
             body_bytes: 0,
             ended: None,
         };
@@ -243,6 +247,11 @@ impl Ledger {
         self.lock().seen.iter().filter(|seen| seen.fault.is_some()).count()
     }
 
+    /// Requests in whose answers this quirk shows.
+    pub fn quirks(&self, word: &str) -> usize {
+        self.lock().seen.iter().filter(|seen| seen.quirks.contains(&word)).count()
+    }
+
     /// Forgets what was seen up to now; numbers go on.
     pub fn clear(&self) {
         let mut book = self.lock();
@@ -297,6 +306,7 @@ impl Book {
             in_flight: seen.in_flight,
             status: seen.status,
             fault: seen.fault.as_deref(),
+            quirks: &seen.quirks,
             body_bytes: seen.body_bytes,
         };
         if let Ok(mut text) = serde_json::to_string(&line) {

@@ -9,7 +9,8 @@
 //!             ├──▶ auth.rs     who is it?  ──▶ 401 or 302, by version and headers
 //!             ├──▶ routes/*    the truth   ◀── world.rs ◀── country.rs (content by formula: seed × scale)
 //!             │                     │           ▲  dialect.rs (what this version does), collation.rs, query.rs
-//!             │                     └───────────┴── mutations.rs (the truth changes after the nth list)
+//!             │                     └───────────┴── mutations.rs (the truth changes after the nth list, at a request, all the time)
+//!             │                                       quirks.rs (what is odd about this server, all the time)
 //!             ├──▶ faults.rs   damage it: text, envelope, compression
 //!             └──▶ wire.rs     bytes: framing, gzip, ETag ──▶ cut, stall, drip ──▶ TCP
 //! ```
@@ -50,9 +51,10 @@
 //! | to | use |
 //! |---|---|
 //! | break one request, some, a share of them | [`FaultRule`] with [`Match`] and [`Fault`]; [`FaultRule::mixed`] |
+//! | have an odd server, or an odd proxy before it | [`Builder::quirk`] with [`Quirk`] |
 //! | take the server away and bring it back | [`StandIn::down`], [`StandIn::up`], [`StandIn::restart`], [`Fault::Refuse`] |
 //! | end a session | [`StandIn::lose_sessions`], [`StandIn::oust_sessions`] |
-//! | change the truth while it is read | [`Builder::after_lists`], [`StandIn::insert`], [`StandIn::delete`], [`StandIn::update`] |
+//! | change the truth while it is read | [`Builder::after_lists`], [`Builder::at_request`], [`Builder::steadily`], [`StandIn::insert`], [`StandIn::delete`], [`StandIn::update`] |
 //! | know what must be found | [`StandIn::truth`], [`StandIn::truth_survivors`], [`StandIn::appeared`], [`StandIn::vanished`] |
 //! | know how it was asked | [`Ledger::requests`], [`Ledger::max_in_window`], [`Ledger::max_in_flight`], [`Ledger::wait_until`] |
 //! | restart it under the same url | drop it, then [`Builder::port`] with [`StandIn::port`] |
@@ -75,11 +77,16 @@ mod http;
 mod latency;
 mod ledger;
 mod mutations;
+mod periods;
 mod query;
+mod quirks;
+mod records;
+mod registry;
 mod request;
 mod routes;
 mod rows;
 mod stand_in;
+mod values;
 mod wire;
 mod world;
 
@@ -89,6 +96,7 @@ pub use faults::{Body, Envelope, Fault, FaultRule, Garble, GzipFault, Match, Pag
 pub use latency::Latency;
 pub use ledger::{Ledger, Seen};
 pub use mutations::Change;
+pub use quirks::{Kept, Quirk};
 pub use request::Request;
 pub use stand_in::{Builder, StandIn};
 pub use wire::{Framing, Place};

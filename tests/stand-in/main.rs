@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Parser, ValueEnum};
-use dhis2_stand_in::{Collation, FaultRule, Framing, Latency, StandIn, User};
+use dhis2_stand_in::{Change, Collation, FaultRule, Framing, Latency, Quirk, StandIn, User};
 
 /// A small DHIS2: content by formula, every dialect from 2.25 to 2.43, faults that wrap the truth.
 #[derive(Parser)]
@@ -70,11 +70,26 @@ struct Cli {
     #[arg(long, value_name = "COLLECTION=STATUS")]
     refuse: Vec<String>,
     /// A fault, e.g. `every=10,status=503,retry-after=2`, `nth=3,path=organisationUnits,cut=100,times=1`, `mixed=0.05,seed=7`;
-    /// repeatable. When: nth, every, first, from, chance; narrowed by path, rows; ended by times, lasting-ms. What: status
+    /// repeatable. When: nth, every, first, from, chance; narrowed by path, rows, listings; ended by times, lasting-ms. What: status
     /// (retry-after, body), close, reset, reset-after, cut, cut-share (framing, gzipped), stall, stall-at, drip, delay-ms, html,
-    /// login, empty, redirect, garble, bad-crc, stale, unauthorized, lose-sessions, refuse-ms, restart-ms, too-heavy, mixed
+    /// login, empty, redirect, garble, bad-crc, stale, unauthorized, lose-sessions, refuse-ms, restart-ms, hang-ms, too-heavy,
+    /// no-rows, fewer-rows, partial, database-cut, informational, mixed
     #[arg(long, value_name = "RULE")]
     fault: Vec<String>,
+    /// Something odd about the server, or about the proxy before it; repeatable: shuffled-sets=SEED, lagging-replica=ROWS,
+    /// order-ignored, order-descending, filters-collate=c|case-insensitive, id-gt-ignored, id-gt-inclusive,
+    /// one-filter-only=first|last
+    #[arg(long)]
+    quirk: Vec<Quirk>,
+    /// So many rows of each of these collections come and go each second, e.g. dataElements=50; repeatable
+    #[arg(long, value_name = "COLLECTION=ROWS")]
+    change_per_second: Vec<String>,
+    /// Becomes another database at this request
+    #[arg(long, value_name = "REQUEST")]
+    another_database_at: Option<u64>,
+    /// How far the server's clock is ahead
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
+    clock_ahead_s: Option<i64>,
     /// Appends every request to this file as JSON lines
     #[arg(long)]
     ledger: Option<PathBuf>,
@@ -141,6 +156,20 @@ fn main() -> anyhow::Result<()> {
         let rule: FaultRule =
             text.parse().map_err(anyhow::Error::msg).with_context(|| format!("in --fault `{text}`"))?;
         builder = builder.fault(rule);
+    }
+    for quirk in &cli.quirk {
+        builder = builder.quirk(*quirk);
+    }
+    for text in &cli.change_per_second {
+        let (collection, rows) = pair(text)?;
+        let changes = [Change::insert(collection, 1), Change::delete_some(collection, 1)];
+        builder = changes.into_iter().fold(builder, |builder, change| builder.steadily(rows, change));
+    }
+    if let Some(number) = cli.another_database_at {
+        builder = builder.at_request(number, Change::Database { seed: cli.seed.wrapping_add(1) });
+    }
+    if let Some(seconds) = cli.clock_ahead_s {
+        builder = builder.clock_skew_ms(seconds.saturating_mul(1000));
     }
     if let Some(system_id) = &cli.system_id {
         builder = builder.system_id(system_id);

@@ -44,6 +44,11 @@ pub enum Change {
     LoseSessions,
     /// The server becomes another one.
     SystemId(String),
+    /// Another database behind the same url: another identity, another country's rows, as many; sessions are lost.
+    Database {
+        /// What its content is computed from.
+        seed: u64,
+    },
     /// Moves the server's clock.
     AdvanceClock(Duration),
 }
@@ -59,6 +64,18 @@ impl Change {
         Self::DeleteSome { collection: collection.into(), count }
     }
 
+    /// The same so many times over; `None` for none.
+    pub(crate) fn times(&self, times: u32) -> Option<Self> {
+        let mut change = self.clone();
+        match &mut change {
+            Self::Insert { count, .. } | Self::DeleteSome { count, .. } | Self::UpdateSome { count, .. } => {
+                *count = count.saturating_mul(times);
+            }
+            _ => {}
+        }
+        (times > 0).then_some(change)
+    }
+
     /// Saves `count` rows chosen by formula again.
     pub fn update_some(collection: &str, count: u32) -> Self {
         Self::UpdateSome { collection: collection.into(), count }
@@ -71,6 +88,15 @@ pub(crate) struct Script {
     collection: String,
     turn: Turn,
     pub(crate) change: Change,
+}
+
+/// A change that happens at a request, or all the time.
+#[derive(Debug, Clone)]
+pub(crate) enum Schedule {
+    /// Once, just before this request is looked at.
+    AtRequest(u64, Change),
+    /// So many times a second, from the first request on.
+    Steadily(u32, Change),
 }
 
 #[derive(Debug, Clone, Copy)]

@@ -73,10 +73,10 @@ impl Filter {
     pub(crate) fn parse(world: &World, shelf: usize, text: &str) -> Result<Self, String> {
         let mut parts = text.splitn(3, ':');
         let path = parts.next().unwrap_or_default();
-        let operator = parts.next().ok_or_else(|| format!("Query filter `{text}` has no operator"))?;
+        let operator = parts.next().ok_or_else(|| format!("Invalid filter => {text}"))?;
         let value = parts.next().unwrap_or_default().to_owned();
         let (head, inner) = path.split_once('.').map_or((path, None), |(head, inner)| (head, Some(inner)));
-        let unknown = || format!("Unknown path property: `{path}`");
+        let unknown = || format!("Unknown path property: {path}");
         let member = *world.shelves[shelf].member(head).ok_or_else(unknown)?;
         let inner = match inner {
             None => None,
@@ -86,7 +86,7 @@ impl Filter {
             }
         };
         let (op, negated) =
-            op(operator, &world.dialect).ok_or_else(|| format!("`{operator}` is not a valid operator"))?;
+            op(operator, &world.dialect).ok_or_else(|| format!("`{operator}` is not a valid operator."))?;
         let values = match op {
             Op::In => {
                 let list = value.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
@@ -115,6 +115,16 @@ impl Filter {
         }
     }
 
+    /// Whether it is `id:gt:…`, what a walk by keyset asks.
+    pub(crate) fn is_id_gt(&self) -> bool {
+        self.id_bound() == Some((true, false))
+    }
+
+    /// Reads `gt` as `ge`.
+    pub(crate) fn include_bound(&mut self) {
+        self.op = Op::Ge;
+    }
+
     fn names_ids(&self) -> Option<Vec<&str>> {
         if self.member.kind != Kind::Id || self.inner.is_some() || self.negated {
             return None;
@@ -130,13 +140,13 @@ impl Filter {
         match &self.inner {
             None => {
                 let text = pen.text(shelf, row, &self.member);
-                self.decides(pen.world.collation, &self.member, text.as_deref())
+                self.decides(pen.world.filter_collation(), &self.member, text.as_deref())
             }
             Some(inner) => {
                 let Some((target, rows)) = pen.follow(shelf, row, &self.member) else { return false };
                 rows.into_iter().any(|other| {
                     let text = pen.text(target, other, inner);
-                    self.decides(pen.world.collation, inner, text.as_deref())
+                    self.decides(pen.world.filter_collation(), inner, text.as_deref())
                 })
             }
         }
@@ -223,6 +233,11 @@ impl Order {
         Some(Self { member, descending, ignoring_case, text: text.to_owned() })
     }
 
+    /// Turns it round.
+    pub(crate) fn descend(&mut self) {
+        self.descending = true;
+    }
+
     fn is_by_id(&self) -> bool {
         self.member.kind == Kind::Id && !self.ignoring_case
     }
@@ -240,6 +255,8 @@ pub(crate) struct Question {
     pub(crate) percent: u8,
     /// Decides between equals where ties are unstable.
     pub(crate) request_number: u64,
+    /// Rows from this one on are not there yet.
+    pub(crate) hidden_from: u32,
 }
 
 /// The rows a question means, in order.
@@ -250,13 +267,14 @@ pub(crate) fn rows(world: &mut World, shelf: usize, question: &Question) -> Vec<
     }
     let world = &*world;
     let here = &world.shelves[shelf];
+    let same_collation = world.filter_collation() == world.collation;
     let mut range = 0..here.by_id.len();
     let mut named: Option<Vec<u32>> = None;
     let mut rest: Vec<&Filter> = Vec::new();
     for filter in &question.filters {
         if question.any {
             rest.push(filter);
-        } else if let Some((lower, inclusive)) = filter.id_bound() {
+        } else if let Some((lower, inclusive)) = filter.id_bound().filter(|_| same_collation) {
             let equal = world.id_range(shelf, &filter.value);
             match (lower, inclusive) {
                 (true, true) => range.start = range.start.max(equal.start),
@@ -286,12 +304,14 @@ pub(crate) fn rows(world: &mut World, shelf: usize, question: &Question) -> Vec<
         _ => here.by_id[range.clone()].to_vec(),
     };
     let mut pen = Pen::new(world, "");
-    let scans = !rest.is_empty() || question.query.is_some() || question.percent < 100;
+    let lags = question.hidden_from < u32::try_from(here.id_count()).unwrap_or(u32::MAX);
+    let scans = !rest.is_empty() || question.query.is_some() || question.percent < 100 || lags;
     let mut kept = if scans {
         candidates
             .into_iter()
             .filter(|row| {
                 world.is_visible(shelf, *row, question.percent)
+                    && *row < question.hidden_from
                     && question.query.as_ref().is_none_or(|query| is_found(&mut pen, shelf, *row, query))
                     && (rest.is_empty()
                         || if question.any {

@@ -128,6 +128,17 @@ impl Request {
         self.query.iter().filter(move |(parameter, _)| parameter == name).map(|(_, value)| value.as_str())
     }
 
+    /// Forgets all but the first or the last of several parameters of one name.
+    pub(crate) fn keep_one(&mut self, name: &str, first: bool) {
+        let named = |pair: &(String, String)| pair.0 == name;
+        let kept = if first { self.query.iter().position(named) } else { self.query.iter().rposition(named) };
+        let mut at = 0;
+        self.query.retain(|pair| {
+            at += 1;
+            pair.0 != name || Some(at - 1) == kept
+        });
+    }
+
     /// The query's pairs, decoded, in their order.
     pub fn query(&self) -> &[(String, String)] {
         &self.query

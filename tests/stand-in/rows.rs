@@ -4,6 +4,8 @@ use crate::clock;
 use crate::collections::{self, Kind, Member};
 use crate::country::{mix, uid_of};
 use crate::fields::{self, Field, Transform};
+use crate::quirks;
+use crate::registry;
 use crate::world::World;
 
 /// A `fields` list made ready for one collection.
@@ -35,9 +37,11 @@ enum Nested {
 
 fn target_of(kind: Kind) -> Option<&'static str> {
     match kind {
-        Kind::Parent | Kind::Children => Some("organisationUnits"),
+        Kind::Parent | Kind::Children | Kind::Ancestors => Some("organisationUnits"),
         Kind::SomeUser(_) => Some("users"),
-        Kind::One(target) | Kind::Many(target, _) => Some(target),
+        Kind::ProgramOfStage => Some("programs"),
+        Kind::StagesOfProgram => Some("programStages"),
+        Kind::One(target) | Kind::Many(target, _) | Kind::List(target, _) => Some(target),
         _ => None,
     }
 }
@@ -154,12 +158,20 @@ pub(crate) struct Pen<'a> {
     pub(crate) world: &'a World,
     /// Scheme, host and context path, for `href`.
     pub(crate) base_url: &'a str,
+    /// What the order of sets is computed from; `None` leaves them as they are.
+    shuffle: Option<u64>,
     scratch: String,
 }
 
 impl<'a> Pen<'a> {
     pub(crate) fn new(world: &'a World, base_url: &'a str) -> Self {
-        Self { world, base_url, scratch: String::new() }
+        Self { world, base_url, shuffle: None, scratch: String::new() }
+    }
+
+    /// Writes sets as the `number`th request gets them.
+    pub(crate) fn for_request(mut self, number: u64) -> Self {
+        self.shuffle = self.world.quirks.shuffle(number);
+        self
     }
 
     /// Appends one object.
@@ -213,11 +225,26 @@ impl<'a> Pen<'a> {
 
     /// The rows of another collection that a member refers to; `None` when the member is null.
     pub(crate) fn references(&self, shelf: usize, row: u32, kind: Kind, target: usize) -> Option<Vec<u32>> {
+        let mut rows = self.stored_references(shelf, row, kind, target)?;
+        if let Some(seed) = self.shuffle.filter(|_| kind.is_set()) {
+            quirks::shuffled(&mut rows, mix(seed ^ u64::from(row)));
+        }
+        Some(rows)
+    }
+
+    fn stored_references(&self, shelf: usize, row: u32, kind: Kind, target: usize) -> Option<Vec<u32>> {
         let world = self.world;
         let here = &world.shelves[shelf];
         let there = world.shelves[target].base;
         match kind {
             Kind::Parent => world.country.parent(row).map(|parent| vec![parent]),
+            Kind::ProgramOfStage if there > 0 => Some(vec![registry::program_of(row, there, here.base)]),
+            Kind::StagesOfProgram => Some(registry::stages_of(row, there)),
+            Kind::Ancestors => {
+                let mut line = world.country.ancestors(row);
+                line.pop();
+                Some(line)
+            }
             Kind::Children => {
                 if row >= world.country.org_units {
                     return Some(Vec::new());
@@ -231,20 +258,20 @@ impl<'a> Pen<'a> {
                 let hash = world.country.hash(here.salt, row, salt);
                 Some(vec![u32::try_from(hash % u64::from(there)).unwrap_or(0)])
             }
-            Kind::Many(_, most) if there > 0 => {
+            Kind::Many(_, most) | Kind::List(_, most) if there > 0 => {
                 let hash = world.country.hash(here.salt, row, 74);
                 let count = u32::try_from(hash % u64::from(most + 1)).unwrap_or(0).min(there);
                 let from = u32::try_from(mix(hash) % u64::from(there)).unwrap_or(0);
                 Some((0..count).map(|step| (from + step) % there).collect())
             }
-            Kind::Many(..) => Some(Vec::new()),
+            Kind::Many(..) | Kind::List(..) => Some(Vec::new()),
             _ => None,
         }
     }
 
     fn referred(&mut self, out: &mut Vec<u8>, shelf: usize, row: u32, kind: Kind, target: usize, plan: &Plan) -> bool {
         let Some(rows) = self.references(shelf, row, kind, target) else { return false };
-        let many = matches!(kind, Kind::Many(..) | Kind::Children);
+        let many = is_list(kind);
         if many {
             out.push(b'[');
         }
@@ -372,13 +399,25 @@ impl<'a> Pen<'a> {
                 out.extend_from_slice(b"\"}");
             }
             Kind::Sharing => {
-                out.extend_from_slice(b"{\"owner\":\"");
-                out.extend_from_slice(&uid_of(hash(14)));
-                out.extend_from_slice(b"\",\"external\":false,\"users\":{},\"userGroups\":{},\"public\":\"rw------\"}");
+                out.extend_from_slice(b"{");
+                if collection.shareable && !(is_default && world.dialect.external_sharing) {
+                    out.extend_from_slice(b"\"owner\":\"");
+                    out.extend_from_slice(&uid_of(hash(14)));
+                    out.extend_from_slice(b"\",");
+                }
+                if world.dialect.external_sharing {
+                    out.extend_from_slice(b"\"external\":false,");
+                }
+                out.extend_from_slice(b"\"users\":{},\"userGroups\":{}");
+                out.extend_from_slice(if collection.shareable { b",\"public\":\"rw------\"}" } else { b"}" });
             }
             Kind::PublicAccess => out.extend_from_slice(b"\"rw------\""),
             Kind::Access => {
-                out.extend_from_slice(b"{\"read\":true,\"update\":true,\"delete\":true,\"write\":true,\"manage\":true}")
+                out.extend_from_slice(b"{\"manage\":true,");
+                if world.dialect.external_sharing {
+                    out.extend_from_slice(b"\"externalize\":true,");
+                }
+                out.extend_from_slice(b"\"write\":true,\"read\":true,\"update\":true,\"delete\":true}");
             }
             Kind::Translations => {
                 if hash(15).is_multiple_of(6) {
@@ -399,10 +438,26 @@ impl<'a> Pen<'a> {
                 }
             }
             Kind::Empty => out.extend_from_slice(b"[]"),
-            Kind::Parent | Kind::Children | Kind::SomeUser(_) | Kind::One(_) | Kind::Many(..) => {
+            Kind::Fixed(json) => out.extend_from_slice(json.as_bytes()),
+            Kind::Turn(words) => push_text(out, words[row as usize % words.len()]),
+            Kind::SetElements(most) => self.push_set_elements(out, shelf, row, most),
+            Kind::SomeUser(_) if world.dialect.users_are_named => {
                 let Some(target) = target else { return false };
                 let Some(rows) = self.references(shelf, row, kind, target) else { return false };
-                let many = matches!(kind, Kind::Many(..) | Kind::Children);
+                self.push_user(out, target, rows[0]);
+            }
+            Kind::Parent
+            | Kind::Children
+            | Kind::Ancestors
+            | Kind::ProgramOfStage
+            | Kind::StagesOfProgram
+            | Kind::SomeUser(_)
+            | Kind::One(_)
+            | Kind::Many(..)
+            | Kind::List(..) => {
+                let Some(target) = target else { return false };
+                let Some(rows) = self.references(shelf, row, kind, target) else { return false };
+                let many = is_list(kind);
                 if many {
                     out.push(b'[');
                 }
@@ -420,6 +475,54 @@ impl<'a> Pen<'a> {
             }
         }
         true
+    }
+
+    /// A user as others refer to them since they are named with their references (recorded: `collection-*`).
+    fn push_user(&mut self, out: &mut Vec<u8>, users: usize, row: u32) {
+        self.scratch.clear();
+        self.world.push_name(&mut self.scratch, users, row);
+        let mut name = Vec::new();
+        push_text(&mut name, &self.scratch);
+        out.extend_from_slice(b"{\"id\":\"");
+        out.extend_from_slice(self.world.shelves[users].id(row));
+        out.extend_from_slice(b"\",\"code\":\"user");
+        push_number(out, u64::from(row));
+        for label in [&b"\",\"name\":"[..], b",\"displayName\":"] {
+            out.extend_from_slice(label);
+            out.extend_from_slice(&name);
+        }
+        out.extend_from_slice(b",\"username\":\"user");
+        push_number(out, u64::from(row));
+        out.extend_from_slice(b"\"}");
+    }
+
+    /// The data elements of a data set.
+    pub(crate) fn set_elements(&self, shelf: usize, row: u32, most: u32) -> Vec<u32> {
+        let Some(elements) = self.world.shelf("dataElements") else { return Vec::new() };
+        let there = self.world.shelves[elements].base;
+        if there == 0 {
+            return Vec::new();
+        }
+        // Neighbouring sets share none while there are enough.
+        let count = (most / 2 + row % (most / 2 + 1)).clamp(1, there);
+        let mut rows: Vec<u32> = (0..count).map(|step| (row.wrapping_mul(most) + step) % there).collect();
+        if let Some(seed) = self.shuffle {
+            quirks::shuffled(&mut rows, mix(seed ^ u64::from(row) ^ self.world.shelves[shelf].salt));
+        }
+        rows
+    }
+
+    fn push_set_elements(&self, out: &mut Vec<u8>, shelf: usize, row: u32, most: u32) {
+        let Some(elements) = self.world.shelf("dataElements") else { return out.extend_from_slice(b"[]") };
+        out.push(b'[');
+        for (at, element) in self.set_elements(shelf, row, most).into_iter().enumerate() {
+            out.extend_from_slice(if at > 0 { b",{\"dataSet\":{\"id\":\"" } else { b"{\"dataSet\":{\"id\":\"" });
+            out.extend_from_slice(self.world.shelves[shelf].id(row));
+            out.extend_from_slice(b"\"},\"dataElement\":{\"id\":\"");
+            out.extend_from_slice(self.world.shelves[elements].id(element));
+            out.extend_from_slice(b"\"}}");
+        }
+        out.push(b']');
     }
 
     /// A member's value as text, unquoted; `None` when it is null.
@@ -440,6 +543,10 @@ impl<'a> Pen<'a> {
         let target = collections::position(target_of(member.kind)?)?;
         Some((target, self.references(shelf, row, member.kind, target).unwrap_or_default()))
     }
+}
+
+fn is_list(kind: Kind) -> bool {
+    matches!(kind, Kind::Many(..) | Kind::List(..) | Kind::Children | Kind::Ancestors | Kind::StagesOfProgram)
 }
 
 fn replace(out: &mut Vec<u8>, start: usize, text: &str) -> bool {

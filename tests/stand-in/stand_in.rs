@@ -18,7 +18,8 @@ use crate::faults::{FaultRule, Restart, Script as FaultScript};
 use crate::http::{self, Command, Shared, Switches, lock};
 use crate::latency::Latency;
 use crate::ledger::Ledger;
-use crate::mutations::{Change, Script};
+use crate::mutations::{Change, Schedule, Script};
+use crate::quirks::{Quirk, Quirks};
 use crate::wire::Framing;
 use crate::world::{Deleted, World, WorldPlan};
 
@@ -28,6 +29,8 @@ pub struct Builder {
     version: String,
     seed: u64,
     org_units: u32,
+    entities: Option<u32>,
+    without_analytics_tables: bool,
     sizes: HashMap<String, u32>,
     system_id: String,
     collation: Collation,
@@ -39,6 +42,8 @@ pub struct Builder {
     session_timeout: Duration,
     refused: HashMap<String, u16>,
     scripts: Vec<Script>,
+    schedules: Vec<Schedule>,
+    quirks: Quirks,
     unstable_ties: bool,
     next_page_base: Option<String>,
     context_path: String,
@@ -54,6 +59,8 @@ impl Default for Builder {
             version: "2.40".into(),
             seed: 1,
             org_units: 1000,
+            entities: None,
+            without_analytics_tables: false,
             sizes: HashMap::new(),
             system_id: "7d2b9a54-2f10-4f5d-9d35-5a7a5d0c0001".into(),
             collation: Collation::C,
@@ -65,6 +72,8 @@ impl Default for Builder {
             session_timeout: Duration::from_hours(1),
             refused: HashMap::new(),
             scripts: Vec::new(),
+            schedules: Vec::new(),
+            quirks: Quirks::default(),
             unstable_ties: false,
             next_page_base: None,
             context_path: String::new(),
@@ -102,6 +111,20 @@ impl Builder {
     #[must_use]
     pub fn org_units(mut self, org_units: u32) -> Self {
         self.org_units = org_units;
+        self
+    }
+
+    /// Number of tracked entities, default two for each organisation unit; enrollments and events follow from it.
+    #[must_use]
+    pub fn tracked_entities(mut self, entities: u32) -> Self {
+        self.entities = Some(entities);
+        self
+    }
+
+    /// Analytics of events and enrollments find no tables, as after a job that failed: 409 E7144.
+    #[must_use]
+    pub fn without_analytics_tables(mut self) -> Self {
+        self.without_analytics_tables = true;
         self
     }
 
@@ -194,6 +217,27 @@ impl Builder {
     #[must_use]
     pub fn every_lists(mut self, collection: &str, number: u64, change: Change) -> Self {
         self.scripts.push(Script::every(collection, number, change));
+        self
+    }
+
+    /// Changes the truth once, just before the `number`th request is looked at, from 1.
+    #[must_use]
+    pub fn at_request(mut self, number: u64, change: Change) -> Self {
+        self.schedules.push(Schedule::AtRequest(number, change));
+        self
+    }
+
+    /// Changes the truth so many times a second, from the first request on; what is due happens when a request comes.
+    #[must_use]
+    pub fn steadily(mut self, per_second: u32, change: Change) -> Self {
+        self.schedules.push(Schedule::Steadily(per_second, change));
+        self
+    }
+
+    /// Makes the server odd.
+    #[must_use]
+    pub fn quirk(mut self, quirk: Quirk) -> Self {
+        self.quirks.add(quirk);
         self
     }
 
@@ -305,6 +349,8 @@ impl Builder {
         door.seed = self.seed;
         let plan = WorldPlan {
             country: Country::new(self.seed, self.org_units),
+            entities: self.entities.unwrap_or(self.org_units * 2),
+            without_analytics_tables: self.without_analytics_tables,
             minor,
             version,
             system_id: self.system_id,
@@ -313,6 +359,8 @@ impl Builder {
             sizes: self.sizes,
             refused: self.refused,
             scripts: self.scripts,
+            schedules: self.schedules,
+            quirks: self.quirks,
             unstable_ties: self.unstable_ties,
             next_page_base: self.next_page_base,
             context_path: self.context_path.clone(),
@@ -426,9 +474,12 @@ impl StandIn {
         let _ = self.shared.commands.send(Command::Disconnect);
     }
 
-    /// Restarts the server behind a proxy that stays up.
+    /// Restarts the server, alone or behind a proxy that stays up; returns when the first phase has begun.
     pub fn restart(&self, plan: Restart) {
-        self.shared.restart(plan);
+        let (done, wait) = mpsc::channel();
+        self.shared.restart(plan, Some(done));
+        // Where no phase refuses connections the sender is gone already.
+        let _ = wait.recv();
     }
 
     /// Forgets every session.
@@ -459,6 +510,11 @@ impl StandIn {
     /// The server's local time, as `system/info` writes it.
     pub fn server_date(&self) -> String {
         clock::local(lock(&self.shared.world).clock.now_ms())
+    }
+
+    /// The database's identity at this moment.
+    pub fn system_id(&self) -> String {
+        lock(&self.shared.world).system_id.clone()
     }
 
     /// Applies a change now.
@@ -532,6 +588,32 @@ impl StandIn {
         ids
     }
 
+    /// Every living data value of a data set, of the set's own period type, with its whole key, as a server of this
+    /// version writes it where nothing is hoisted to the envelope; empty when there is no such data set. Elements that
+    /// another data set reports by another period type have further values, which a window of dates finds too.
+    pub fn truth_data_values(&self, data_set: &str) -> Vec<String> {
+        let world = lock(&self.shared.world);
+        let row = world.shelf("dataSets").and_then(|shelf| world.find(shelf, data_set));
+        row.map_or_else(Vec::new, |row| crate::routes::data_values::truth(&world, row))
+    }
+
+    /// Ids of a program's `events`, `enrollments` or `trackedEntities` that are not deleted, in the order of bytes; empty
+    /// when there is no such program.
+    pub fn truth_tracked(&self, things: &str, program: &str) -> Vec<String> {
+        let world = lock(&self.shared.world);
+        let row = world.shelf("programs").and_then(|shelf| world.find(shelf, program));
+        let thing = crate::routes::tracker::thing(things);
+        row.zip(thing).map_or_else(Vec::new, |(row, thing)| crate::routes::tracker::truth(&world, thing, row))
+    }
+
+    /// Names of the members that the server holds in sets: the lists that come in another order each time where
+    /// [`Quirk::ShuffledSets`] says so.
+    pub fn sets(&self, collection: &str) -> Vec<&'static str> {
+        let world = lock(&self.shared.world);
+        let members = world.shelf(collection).map_or(&[][..], |shelf| &world.shelves[shelf].members);
+        members.iter().filter(|member| member.kind.is_set()).map(|member| member.name).collect()
+    }
+
     /// Begins to count appearances and disappearances; without it they count from the start.
     pub fn mark(&self) {
         lock(&self.shared.world).set_mark();
@@ -553,6 +635,21 @@ impl StandIn {
     pub fn vanished(&self, collection: &str) -> Vec<String> {
         let world = lock(&self.shared.world);
         world.shelf(collection).map_or_else(Vec::new, |shelf| world.vanished(shelf))
+    }
+
+    /// Id of a collection's row by its number in the country, living or not.
+    #[cfg(test)]
+    pub(crate) fn id_of_row(&self, collection: &str, row: usize) -> Option<String> {
+        let world = lock(&self.shared.world);
+        let shelf = &world.shelves[world.shelf(collection)?];
+        (row < shelf.base as usize)
+            .then(|| crate::country::uid_text(shelf.id(u32::try_from(row).unwrap_or(u32::MAX))).to_owned())
+    }
+
+    /// Children per organisation unit.
+    #[cfg(test)]
+    pub(crate) fn branching(&self) -> usize {
+        lock(&self.shared.world).country.branching as usize
     }
 
     /// What `/api/deletedObjects` holds, oldest first.

@@ -179,7 +179,7 @@ impl Encoded {
             Framing::Length if answer.streamed || *gzip_as == Gzip::Honest => Framing::Chunked,
             other => other,
         };
-        let closes = manner.closes || (framing == Framing::Close && !bodiless);
+        let closes = manner.closes || answer.closes || (framing == Framing::Close && !bodiless);
         let mut head = format!("HTTP/1.1 {} {}\r\n", answer.status, reason(answer.status));
         let mut line = |name: &str, value: &str| head.push_str(&format!("{name}: {value}\r\n"));
         line("Date", &clock::http_date(clock::wall_ms() + manner.skew_ms));

@@ -12,7 +12,8 @@ use crate::collections::{COLLECTIONS, Collection, Member, Size};
 use crate::country::{Country, Uid, hash_text, mix, uid_text};
 use crate::dialect::Dialect;
 use crate::fields;
-use crate::mutations::{Change, Script};
+use crate::mutations::{Change, Schedule, Script};
+use crate::quirks::Quirks;
 use crate::rows::{Pen, Plan};
 
 /// The living rows of one collection.
@@ -69,6 +70,11 @@ impl Shelf {
         &self.ids[row as usize]
     }
 
+    /// Rows there ever were.
+    pub(crate) fn id_count(&self) -> usize {
+        self.ids.len()
+    }
+
     pub(crate) fn is_alive(&self, row: u32) -> bool {
         (row as usize) < self.ids.len() && !self.gone.contains_key(&row)
     }
@@ -113,6 +119,10 @@ impl Deleted {
 #[derive(Debug)]
 pub(crate) struct World {
     pub(crate) country: Country,
+    /// Number of tracked entities, deleted ones too.
+    pub(crate) entities: u32,
+    /// Tables for analytics of events were never built, or are gone.
+    pub(crate) without_analytics_tables: bool,
     pub(crate) dialect: Dialect,
     pub(crate) version: String,
     pub(crate) system_id: String,
@@ -126,6 +136,12 @@ pub(crate) struct World {
     /// Totals remembered by user, collection and filters, until when.
     pub(crate) totals: HashMap<(String, usize, String), (Instant, u32)>,
     pub(crate) scripts: Vec<Script>,
+    /// Changes by request or by time, each with how often it happened.
+    schedules: Vec<(Schedule, u64)>,
+    /// When the first request came.
+    first_request: Option<Instant>,
+    /// What is odd about the server.
+    pub(crate) quirks: Quirks,
     /// Counts changes; a mark is one of its values.
     pub(crate) moment: u64,
     mark: u64,
@@ -141,6 +157,8 @@ pub(crate) struct World {
 #[derive(Debug, Clone)]
 pub(crate) struct WorldPlan {
     pub(crate) country: Country,
+    pub(crate) entities: u32,
+    pub(crate) without_analytics_tables: bool,
     pub(crate) minor: u8,
     pub(crate) version: String,
     pub(crate) system_id: String,
@@ -149,6 +167,8 @@ pub(crate) struct WorldPlan {
     pub(crate) sizes: HashMap<String, u32>,
     pub(crate) refused: HashMap<String, u16>,
     pub(crate) scripts: Vec<Script>,
+    pub(crate) schedules: Vec<Schedule>,
+    pub(crate) quirks: Quirks,
     pub(crate) unstable_ties: bool,
     pub(crate) next_page_base: Option<String>,
     pub(crate) context_path: String,
@@ -174,6 +194,8 @@ impl World {
             .collect();
         let mut world = Self {
             country: plan.country,
+            entities: plan.entities,
+            without_analytics_tables: plan.without_analytics_tables,
             dialect,
             version: plan.version,
             system_id: plan.system_id,
@@ -185,6 +207,9 @@ impl World {
             refused: plan.refused,
             totals: HashMap::new(),
             scripts: plan.scripts,
+            schedules: plan.schedules.into_iter().map(|schedule| (schedule, 0)).collect(),
+            first_request: None,
+            quirks: plan.quirks,
             moment: 0,
             mark: 0,
             unstable_ties: plan.unstable_ties,
@@ -209,6 +234,54 @@ impl World {
                 deleted_at_ms: (crate::clock::days(2019, 3, 1) + i64::from(number)) * 86_400_000,
             });
         }
+    }
+
+    /// Another database takes this one's place: another identity, other rows, as many as this one had at its start.
+    fn change_database(&mut self, seed: u64) {
+        self.country = Country::new(seed, self.country.org_units);
+        let id = mix(seed ^ hash_text(&self.system_id));
+        self.system_id = format!("{:08x}-0000-4000-8000-{:012x}", id >> 32, id & 0xffff_ffff);
+        self.totals.clear();
+        self.deleted.clear();
+        self.bury_history();
+        self.door.lose_sessions();
+        for shelf in &mut self.shelves {
+            let lists_answered = shelf.lists_answered;
+            *shelf = Shelf::new(shelf.collection, &self.country, &self.dialect, shelf.base, self.collation);
+            shelf.lists_answered = lists_answered;
+        }
+    }
+
+    /// Lets what is due happen before the `number`th request is looked at.
+    pub(crate) fn request_comes(&mut self, number: u64) {
+        let gone = self.first_request.get_or_insert_with(Instant::now).elapsed();
+        let mut due = Vec::new();
+        for (schedule, happened) in &mut self.schedules {
+            let (change, wanted) = match schedule {
+                Schedule::AtRequest(at, change) => (&*change, u64::from(number >= *at)),
+                Schedule::Steadily(per_second, change) => {
+                    let times = gone.as_millis() * u128::from(*per_second) / 1000;
+                    (&*change, u64::try_from(times).unwrap_or(u64::MAX))
+                }
+            };
+            let times = u32::try_from(wanted.saturating_sub(*happened)).unwrap_or(u32::MAX);
+            *happened = wanted.max(*happened);
+            due.extend(change.times(times));
+        }
+        for change in due {
+            self.apply(&change);
+        }
+    }
+
+    /// Rows from this one on are hidden from the replica that the `number`th request goes to.
+    pub(crate) fn hidden_from(&self, shelf: usize, number: u64) -> u32 {
+        let made = u32::try_from(self.shelves[shelf].ids.len()).unwrap_or(u32::MAX);
+        made.saturating_sub(self.quirks.lag(number))
+    }
+
+    /// How `filter` compares text.
+    pub(crate) fn filter_collation(&self) -> Collation {
+        self.quirks.filter_collation.unwrap_or(self.collation)
     }
 
     /// The server comes back as another version, with the same rows.
@@ -242,6 +315,12 @@ impl World {
     /// Whether a user whose share is so many per cent sees a row.
     pub(crate) fn is_visible(&self, shelf: usize, row: u32, percent: u8) -> bool {
         percent >= 100 || mix(self.country.hash(self.shelves[shelf].salt, row, 99)) % 100 < u64::from(percent)
+    }
+
+    /// Whether a unit lies in the part of the tree whose data a user may read.
+    pub(crate) fn may_see_unit(&self, user: &crate::auth::User, unit: u32) -> bool {
+        user.branches.is_empty()
+            || self.country.ancestors(unit).get(1).is_some_and(|branch| user.branches.contains(&(branch - 1)))
     }
 
     /// The row with this id, if it lives.
@@ -362,6 +441,7 @@ impl World {
             }
             Change::LoseSessions => self.door.lose_sessions(),
             Change::SystemId(id) => self.system_id.clone_from(id),
+            Change::Database { seed } => self.change_database(*seed),
             Change::AdvanceClock(by) => {
                 let by = i64::try_from(by.as_millis()).unwrap_or(0);
                 match &mut self.clock.fixed_ms {

@@ -162,7 +162,7 @@ impl Client {
         self.pending.drain(..length);
         let told: Option<usize> = got.header("Content-Length").map(|told| told.parse().unwrap());
         let chunked = got.header("Transfer-Encoding") == Some("chunked");
-        let bodiless = method == "HEAD" || got.status == 304;
+        let bodiless = method == "HEAD" || got.status == 304 || got.status < 200;
         loop {
             let whole = if bodiless {
                 Some((0, Vec::new()))

@@ -38,6 +38,32 @@ fn whole() -> Vec<u8> {
 }
 
 #[test]
+fn a_hiccup_at_the_door_looks_like_a_wrong_password() {
+    let auth =
+        |password| [("X-Requested-With", "XMLHttpRequest".to_owned()), ("Authorization", basic("admin", password))];
+    for version in ["2.40", "2.42", "2.43"] {
+        let hiccups = FaultRule::on(Match::Chance(3, 0.3)).act(Fault::Unauthorized);
+        let stand_in = StandIn::builder().version(version).org_units(30).fault(hiccups).start().unwrap();
+        let ask = |password| {
+            let headers = auth(password);
+            let headers: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+            get_with(&stand_in, "/api/me", &headers)
+        };
+        let answers: Vec<Got> = (0..40).map(|_| ask("district")).collect();
+        let refused: Vec<&Got> = answers.iter().filter(|got| got.status == 401).collect();
+        assert!((4..20).contains(&refused.len()), "{version}: {} of 40", refused.len());
+        assert!(answers.iter().all(|got| matches!(got.status, 200 | 401)));
+        stand_in.heal();
+        let wrong = ask("wrong");
+        let text = r#"{"httpStatus":"Unauthorized","httpStatusCode":401,"status":"ERROR","message":"Unauthorized"}"#;
+        for got in refused {
+            assert_eq!((got.text().as_str(), got.header("WWW-Authenticate")), (text, None), "{version}");
+            assert_eq!((got.status, got.text()), (wrong.status, wrong.text()), "{version}");
+        }
+    }
+}
+
+#[test]
 fn a_status_comes_with_its_body_and_its_retry_after() {
     let got = first(Fault::Status { code: 503, retry_after: Some("2".into()), body: Body::Html });
     assert_eq!((got.status, got.header("Retry-After")), (503, Some("2")));
@@ -179,7 +205,6 @@ fn html_emptiness_and_redirects_come_in_place_of_rows() {
         first(Fault::Redirect("https://elsewhere.example/".into())).header("Location"),
         Some("https://elsewhere.example/")
     );
-    assert_eq!(first(Fault::Unauthorized).status, 401);
     assert!(first(Fault::Logout).header("Location").unwrap().ends_with("/logout.action"));
 }
 
@@ -352,6 +377,95 @@ fn a_restart_goes_through_its_phases_and_may_come_back_as_another() {
     assert_eq!(get_with(&stand_in, "/api/me", &[("Cookie", &cookie)]).status, 302, "sessions died");
     let by_fault = broken(Fault::Restart(Restart::lasting(Duration::from_mins(1))));
     assert_eq!(get(&by_fault, LIST).status, 502);
+}
+
+#[test]
+fn a_bare_server_refuses_then_accepts_in_silence_then_answers_what_was_asked_meanwhile() {
+    let stand_in = StandIn::builder().start().unwrap();
+    let cookie = get(&stand_in, "/api/me").cookie().unwrap();
+    stand_in.restart(Restart::bare(Duration::from_millis(300), Duration::from_millis(600)));
+    let began = Instant::now();
+    let mut refused = 0;
+    let mut client = loop {
+        assert!(began.elapsed() < Duration::from_secs(20));
+        if let Ok(client) = Client::try_connect(&stand_in) {
+            break client;
+        }
+        refused += 1;
+        std::thread::park_timeout(Duration::from_millis(10));
+    };
+    assert!(refused > 0 && began.elapsed() >= Duration::from_millis(250), "{refused} in {:?}", began.elapsed());
+    client = client.patience(Duration::from_millis(50));
+    client.write("GET", "/api/me", &[("Authorization", &basic("admin", "district"))], "");
+    assert_eq!(client.read("GET").end, End::Silence);
+    let got = client.patience(Duration::from_secs(20)).read("GET");
+    assert_eq!((got.status, began.elapsed() >= Duration::from_millis(850)), (200, true), "{:?}", began.elapsed());
+    assert_eq!(stand_in.ledger().requests().last().unwrap().fault.as_deref(), Some("silent"));
+    assert_eq!(get(&stand_in, "/api/me").status, 200);
+    assert_eq!(get_with(&stand_in, "/api/me", &[("Cookie", &cookie)]).status, 302, "sessions died");
+}
+
+#[test]
+fn a_cut_database_connection_has_five_faces() {
+    let stand_in =
+        StandIn::builder().fault(FaultRule::on(Match::always()).act(Fault::database_cut(5))).start().unwrap();
+    let mut faces: Vec<(u16, String)> = (0..60)
+        .map(|_| {
+            let got = get(&stand_in, LIST);
+            let html = got.header("Content-Type").unwrap().starts_with("text/html");
+            let text = if html {
+                assert!(got.text().contains("HTTP Status 500"));
+                "html".to_owned()
+            } else {
+                got.json()["message"].as_str().unwrap().chars().take(30).collect()
+            };
+            (got.status, text)
+        })
+        .collect();
+    faces.sort();
+    faces.dedup();
+    let expected = [
+        (409, "FATAL: terminating connection "),
+        (409, "This connection has been close"),
+        (500, "An unexpected error has occure"),
+        (500, "JDBC begin transaction failed:"),
+        (500, "html"),
+    ];
+    assert_eq!(faces, expected.map(|(status, text)| (status, text.to_owned())));
+}
+
+#[test]
+fn rows_that_are_left_out_are_still_counted() {
+    for (fault, status, left) in [
+        (Fault::Envelope(Envelope::NoRows), 200, 0),
+        (Fault::Envelope(Envelope::FewerRows), 200, 50),
+        (Fault::PartialContent, 206, 0),
+    ] {
+        let got = first(fault.clone());
+        let rows = got.rows("organisationUnits").len();
+        assert_eq!((got.status, rows, got.pager("total")), (status, left, 300), "{fault:?}");
+    }
+    let narrowed = |rule: FaultRule| {
+        StandIn::builder().org_units(60).fault(rule.act(Fault::Envelope(Envelope::NoRows))).start().unwrap()
+    };
+    let counts = |stand_in: &StandIn| {
+        ["fields=:owner", "fields=id", "fields=id&pageSize=3"]
+            .map(|query| get(stand_in, &format!("/api/organisationUnits?{query}")).rows("organisationUnits").len())
+    };
+    assert_eq!(counts(&narrowed(FaultRule::on(Match::always()).and_listings_only())), [50, 0, 0]);
+    assert_eq!(counts(&narrowed(FaultRule::on(Match::always()).and_full_rows_only())), [0, 50, 3]);
+}
+
+#[test]
+fn an_informational_answer_comes_before_the_true_one() {
+    for code in [100, 102, 103] {
+        let stand_in = broken(Fault::Informational(code));
+        let mut client = Client::connect(&stand_in);
+        assert_eq!(client.get(LIST).status, code);
+        let got = client.read("GET");
+        assert_eq!((got.status, got.bytes()), (200, whole().as_slice()), "{code}");
+        assert_eq!(stand_in.ledger().requests()[0].status, Some(200));
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use crate::auth::User;
 use crate::clock;
 use crate::dialect::DeletedObjects;
 use crate::request::Request;
-use crate::routes::metadata::{Page, push_pager};
+use crate::routes::metadata::Page;
 use crate::world::{Deleted, World};
 
 /// Deleted objects in the order of their deletion; `klass` and `deletedAt` narrow them.
@@ -39,8 +39,14 @@ pub(crate) fn list(world: &World, request: &Request, user: &User) -> Answer {
     let shown = if paged { page.range(dialect, total, total) } else { 0..total };
     let mut body = Vec::from(*b"{");
     if paged {
-        push_pager(&mut body, world, request, &page, total);
-        body.push(b',');
+        // Without links, whatever page it is.
+        let pager = format!(
+            "\"pager\":{{\"page\":{},\"pageCount\":{},\"total\":{total},\"pageSize\":{}}},",
+            page.clamped(total),
+            page.count(total),
+            page.shown_size()
+        );
+        body.extend_from_slice(pager.as_bytes());
     }
     body.extend_from_slice(b"\"deletedObjects\":[");
     for (at, row) in rows[shown].iter().enumerate() {
@@ -50,7 +56,7 @@ pub(crate) fn list(world: &World, request: &Request, user: &User) -> Answer {
         push(&mut body, row);
     }
     body.extend_from_slice(b"]}");
-    Answer::json(200, body).with_header("Cache-Control", "no-cache, private")
+    Answer::json(200, body)
 }
 
 /// Appends one row.

@@ -1,6 +1,8 @@
 //! Answers what is not the API: login forms, logout, and paths nobody knows.
 
 use crate::answer::Answer;
+use crate::auth::Verdict;
+use crate::dialect::Container;
 use crate::request::Request;
 use crate::world::World;
 
@@ -26,12 +28,31 @@ pub(crate) fn outside_api(world: &mut World, request: &Request) -> Answer {
     if path.trim_end_matches('/') == world.dialect.login_path.trim_end_matches('/') {
         return Answer::login_page();
     }
+    let to = |path: &str| Answer::redirect(request, &format!("{}{path}", world.context_path));
     match path {
-        "/dhis-web-commons-security/logout.action" | "/" | "" => {
-            let to = format!("{}{}", world.context_path, world.dialect.login_path);
-            Answer::redirect(request, &to)
-        }
-        _ => Answer::html(404, NOT_FOUND),
+        "/dhis-web-commons-security/logout.action" => to(world.dialect.login_path),
+        "/" | "" if world.dialect.apps_page => start_page(world, request),
+        "/" | "" => to(world.dialect.html_login_path),
+        _ => match world.dialect.container {
+            Container::Unknown => Answer::html(404, NOT_FOUND),
+            Container::Jetty => {
+                Answer { content_type: Some("text/html;charset=iso-8859-1".into()), ..Answer::html(404, NOT_FOUND) }
+            }
+            // A folder, as far as it knows; recorded: `not-found-outside-api`.
+            Container::Tomcat if !path.ends_with('/') => {
+                let folder = format!("{}{path}/", world.context_path);
+                Answer { status: 301, ..Answer::default() }.with_header("Location", &folder)
+            }
+            Container::Tomcat => Answer::by_container(&world.dialect, request, 404, "Not Found"),
+        },
+    }
+}
+
+/// `/` where it leads to the apps: strangers get a 401 even when they ask for a page (recorded: `root-page-anonymous`).
+fn start_page(world: &mut World, request: &Request) -> Answer {
+    match world.door.check(request, &world.dialect, &world.context_path) {
+        Verdict::Known(_) => Answer::redirect(request, &format!("{}/apps/", world.context_path)),
+        Verdict::Unknown(..) => Answer::message(&world.dialect, 401, "Unauthorized").with_charset(),
     }
 }
 

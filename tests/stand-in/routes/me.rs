@@ -27,11 +27,14 @@ pub(crate) fn me(world: &World, request: &Request, user: &User) -> Answer {
     let mut name = Vec::new();
     crate::rows::push_text(&mut name, &user.name);
     let name = String::from_utf8_lossy(&name);
-    let root = world.shelf("organisationUnits").and_then(|shelf| {
+    let roots = world.shelf("organisationUnits").map_or_else(Vec::new, |shelf| {
         let shelf = &world.shelves[shelf];
-        shelf.is_alive(0).then(|| format!("[{{\"id\":\"{}\"}}]", uid_text(shelf.id(0))))
+        let rows = if user.branches.is_empty() { vec![0] } else { user.branches.iter().map(|at| at + 1).collect() };
+        let alive = rows.into_iter().filter(|row: &u32| shelf.is_alive(*row));
+        let level = if user.branches.is_empty() { 1 } else { 2 };
+        alive.map(|row| format!("{{\"id\":\"{}\",\"level\":{level}}}", uid_text(shelf.id(row)))).collect()
     });
-    let roots = root.unwrap_or_else(|| "[]".into());
+    let roots = format!("[{}]", roots.join(","));
     let mut members = vec![format!("\"id\":\"{id}\""), format!("\"name\":{name}"), format!("\"displayName\":{name}")];
     if dialect.username_on_top {
         members.push(format!("\"username\":{name}"));
@@ -42,7 +45,8 @@ pub(crate) fn me(world: &World, request: &Request, user: &User) -> Answer {
     let authorities: Vec<String> = authorities_of(user).iter().map(|authority| format!("\"{authority}\"")).collect();
     members.push(format!("\"organisationUnits\":{roots}"));
     members.push(format!("\"dataViewOrganisationUnits\":{roots}"));
-    members.push("\"teiSearchOrganisationUnits\":[],\"userRoles\":[],\"userGroups\":[]".into());
+    let searched = if user.superuser { "[]" } else { &roots };
+    members.push(format!("\"teiSearchOrganisationUnits\":{searched},\"userRoles\":[],\"userGroups\":[]"));
     members.push(format!("\"authorities\":[{}]", authorities.join(",")));
     members.push(format!("\"programs\":{}", id_list(world, "programs", 1000)));
     members.push(format!("\"dataSets\":{}", id_list(world, "dataSets", 1000)));

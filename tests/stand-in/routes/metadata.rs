@@ -10,6 +10,7 @@ use crate::auth::User;
 use crate::dialect::{Dialect, PastTheEnd};
 use crate::fields;
 use crate::query::{self, Filter, Order, Question};
+use crate::quirks::{IdGt, Ordering};
 use crate::request::Request;
 use crate::routes::number;
 use crate::rows::{Pen, Plan, push_number};
@@ -31,18 +32,22 @@ impl Page {
     pub(crate) fn read(world: &World, request: &Request) -> Result<Self, Box<Answer>> {
         let page = number(world, request, "page", 1)?;
         let size = number(world, request, "pageSize", 50)?;
+        if size < 0 {
+            return Err(Box::new(Answer::message(&world.dialect, 400, "max-results cannot be negative")));
+        }
         Ok(Self { number: usize::try_from(page.max(1)).unwrap_or(1), size: usize::try_from(size.max(0)).unwrap_or(0) })
     }
 
-    fn shown_size(self) -> usize {
+    pub(crate) fn shown_size(self) -> usize {
         self.size.max(1)
     }
 
-    fn count(self, total: usize) -> usize {
+    pub(crate) fn count(self, total: usize) -> usize {
         total.div_ceil(self.shown_size()).max(1)
     }
 
-    fn clamped(self, total: usize) -> usize {
+    /// The page the pager shows.
+    pub(crate) fn clamped(self, total: usize) -> usize {
         self.number.min(self.count(total))
     }
 
@@ -63,60 +68,87 @@ impl Page {
 /// Appends `"pager":{…}`.
 pub(crate) fn push_pager(out: &mut Vec<u8>, world: &World, request: &Request, page: &Page, total: usize) {
     let (shown, pages) = (page.clamped(total), page.count(total));
+    let told = if total == 0 && world.dialect.counts_no_pages { 0 } else { pages };
     out.extend_from_slice(
-        format!(
-            "\"pager\":{{\"page\":{shown},\"pageCount\":{pages},\"total\":{total},\"pageSize\":{}",
-            page.shown_size()
-        )
-        .as_bytes(),
+        format!("\"pager\":{{\"page\":{shown},\"total\":{total},\"pageSize\":{}", page.shown_size()).as_bytes(),
     );
     let truth = world.base_url(request);
     let base = world.next_page_base.as_deref().unwrap_or(&truth);
+    let page_size = page.shown_size();
     let mut link = |name: &str, number: usize| {
-        let collection = request.route.segments.join("/");
-        let mut url = format!("{base}/api/{collection}?page={number}");
-        for (parameter, value) in request.query().iter().filter(|(parameter, _)| parameter != "page") {
-            let encode = |text: &str| {
-                percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
-            };
-            url.push_str(&format!("&{}={}", encode(parameter), encode(value)));
-        }
+        let collection = &request.route.segments[0];
+        let suffix = request.route.suffix.as_ref().map_or_else(String::new, |suffix| format!(".{suffix}"));
+        // What is the default is left out.
+        let page = (number > 1).then(|| ("page".to_owned(), number.to_string()));
+        let size = (page_size != 50).then(|| ("pageSize".to_owned(), page_size.to_string()));
+        let rest = request.query().iter().filter(|(name, _)| !matches!(name.as_str(), "page" | "pageSize"));
+        let encode =
+            |text: &str| percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string();
+        let pairs: Vec<String> = (page.iter().chain(&size).chain(rest))
+            .map(|(name, value)| format!("{}={}", encode(name), encode(value)))
+            .collect();
+        let mark = if pairs.is_empty() { "" } else { "?" };
+        let url = format!("{base}/api/{collection}{suffix}{mark}{}", pairs.join("&"));
         out.extend_from_slice(format!(",\"{name}\":").as_bytes());
         crate::rows::push_text(out, &url);
     };
-    if shown > 1 {
-        link("prevPage", shown - 1);
-    }
     if shown < pages {
         link("nextPage", shown + 1);
     }
-    out.push(b'}');
+    if shown > 1 {
+        link("prevPage", shown - 1);
+    }
+    out.extend_from_slice(format!(",\"pageCount\":{told}}}").as_bytes());
 }
 
 fn question(world: &World, request: &Request, user: &User, shelf: usize) -> Result<Question, Box<Answer>> {
     let filters: Result<Vec<Filter>, String> =
         request.params("filter").map(|text| Filter::parse(world, shelf, text)).collect();
-    let filters = filters
-        .map_err(|message| Box::new(Answer::message(&world.dialect, world.dialect.bad_filter_status, &message)))?;
+    let mut filters = filters.map_err(|message| {
+        let dialect = &world.dialect;
+        Box::new(Answer::coded_message(dialect, dialect.bad_filter_status, &message, dialect.filter_error_code))
+    })?;
+    if world.dialect.refuses_unknown_order
+        && let Some(text) = request.params("order").find(|text| Order::parse(world, shelf, text).is_none())
+    {
+        let property = text.split(':').next().unwrap_or_default();
+        return Err(Box::new(Answer::message(&world.dialect, 400, &format!("No such property: {property}"))));
+    }
+    match world.quirks.id_gt {
+        IdGt::Honest => {}
+        IdGt::Ignored => filters.retain(|filter| !filter.is_id_gt()),
+        IdGt::Inclusive => filters.iter_mut().filter(|filter| filter.is_id_gt()).for_each(Filter::include_bound),
+    }
+    let mut orders: Vec<Order> = request.params("order").filter_map(|text| Order::parse(world, shelf, text)).collect();
+    match world.quirks.ordering {
+        Ordering::Honest => {}
+        Ordering::Ignored => orders.clear(),
+        Ordering::Descending => orders.iter_mut().for_each(Order::descend),
+    }
     Ok(Question {
         filters,
         any: request.param("rootJunction").is_some_and(|junction| junction.eq_ignore_ascii_case("or")),
         query: request.param("query").map(Into::into),
-        orders: request.params("order").filter_map(|text| Order::parse(world, shelf, text)).collect(),
+        orders,
         percent: user.visible_percent,
         request_number: request.number,
+        hidden_from: world.hidden_from(shelf, request.number),
     })
 }
 
-/// What everybody gets from a collection that refuses.
-fn refusal(world: &World, shelf: usize) -> Option<Answer> {
+/// What everybody gets from a collection that refuses, and users from the list of users.
+fn refusal(world: &World, user: &User, shelf: usize) -> Option<Answer> {
     let collection = world.shelves[shelf].collection;
-    let status = *world.refused.get(collection.name)?;
-    let message = match status {
-        403 => format!("You don't have the proper permissions to read objects of type {}.", collection.singular),
-        _ => format!("No handler found for GET /api/{}", collection.name),
+    let guarded = collection.name == "users" && world.dialect.users_are_guarded && !user.superuser;
+    let status = world.refused.get(collection.name).copied().or(guarded.then_some(403))?;
+    let answer = match status {
+        403 => {
+            let message = "You don't have the proper permissions to read objects of this type.";
+            Answer::coded_message(&world.dialect, status, message, Some("E1006"))
+        }
+        _ => Answer::message(&world.dialect, status, &format!("No handler found for GET /api/{}", collection.name)),
     };
-    Some(Answer::message(&world.dialect, status, &message))
+    Some(answer)
 }
 
 /// The total the pager shows: in 2.31 to 2.36 what it was up to a minute ago.
@@ -135,7 +167,7 @@ fn shown_total(world: &mut World, request: &Request, user: &User, shelf: usize, 
 
 /// `/api/{collection}`.
 pub(crate) fn list(world: &mut World, request: &Request, user: &User, shelf: usize) -> Answer {
-    if let Some(answer) = refusal(world, shelf) {
+    if let Some(answer) = refusal(world, user, shelf) {
         return answer;
     }
     let asked = question(world, request, user, shelf).and_then(|question| Ok((question, Page::read(world, request)?)));
@@ -161,7 +193,7 @@ pub(crate) fn list(world: &mut World, request: &Request, user: &User, shelf: usi
     body.extend_from_slice(format!("\"{}\":[", collection.name).as_bytes());
     let plan = Plan::new(world, shelf, &fields::parse(wanted));
     let base = world.base_url(request);
-    let mut pen = Pen::new(world, &base);
+    let mut pen = Pen::new(world, &base).for_request(request.number);
     let mut first = true;
     for row in &rows[shown] {
         if spares_default && *row == 0 {
@@ -181,11 +213,12 @@ pub(crate) fn list(world: &mut World, request: &Request, user: &User, shelf: usi
 }
 
 /// `/api/{collection}/{id}`.
-pub(crate) fn one(world: &World, request: &Request, user: &User, shelf: usize, id: &str) -> Answer {
-    if let Some(answer) = refusal(world, shelf) {
+pub(crate) fn one(world: &mut World, request: &Request, user: &User, shelf: usize, id: &str) -> Answer {
+    if let Some(answer) = refusal(world, user, shelf) {
         return answer;
     }
-    let Some(row) = world.find(shelf, id) else {
+    let found = world.find(shelf, id).filter(|row| *row < world.hidden_from(shelf, request.number));
+    let Some(row) = found else {
         let klass = world.shelves[shelf].collection.klass.rsplit('.').next().unwrap_or_default();
         let message = format!("{klass} with id {id} could not be found.");
         return Answer::coded_message(&world.dialect, 404, &message, Some("E1005"));
@@ -197,16 +230,21 @@ pub(crate) fn one(world: &World, request: &Request, user: &User, shelf: usize, i
             &format!("You don't have the proper permissions to read object {id}"),
         );
     }
+    if world.shelves[shelf].collection.name == "organisationUnits"
+        && request.param("includeDescendants") == Some("true")
+    {
+        return descendants(world, request, user, shelf, row);
+    }
     let plan = Plan::new(world, shelf, &fields::parse(request.param("fields").unwrap_or("*")));
     let base = world.base_url(request);
     let mut body = Vec::new();
-    Pen::new(world, &base).object(&mut body, shelf, row, &plan);
+    Pen::new(world, &base).for_request(request.number).object(&mut body, shelf, row, &plan);
     Answer::json(200, body).with_header("Cache-Control", "no-cache, private")
 }
 
 /// `/api/{collection}/gist`: always paged, at most 1,000 rows, relative links, a total only on request.
 pub(crate) fn gist(world: &mut World, request: &Request, user: &User, shelf: usize) -> Answer {
-    if let Some(answer) = refusal(world, shelf) {
+    if let Some(answer) = refusal(world, user, shelf) {
         return answer;
     }
     let asked = question(world, request, user, shelf).and_then(|question| Ok((question, Page::read(world, request)?)));
@@ -230,7 +268,12 @@ pub(crate) fn gist(world: &mut World, request: &Request, user: &User, shelf: usi
             push_number(&mut body, u64::try_from(rows.len()).unwrap_or(0));
             body.extend_from_slice(format!(",\"pageCount\":{}", page.count(rows.len())).as_bytes());
         }
-        let link = |number: usize| format!("/{}/gist?page={number}&pageSize={}", collection.name, page.size);
+        let base = world.base_url(request);
+        let base = if world.dialect.gist_links_are_absolute { format!("{base}/api") } else { String::new() };
+        let others: Vec<String> = (request.query().iter().filter(|(name, _)| name != "page"))
+            .map(|(name, value)| format!("{name}={value}&"))
+            .collect();
+        let link = |number: usize| format!("{base}/{}/gist?{}page={number}", collection.name, others.concat());
         if page.number > 1 {
             body.extend_from_slice(format!(",\"prevPage\":\"{}\"", link(page.number - 1)).as_bytes());
         }
@@ -241,16 +284,55 @@ pub(crate) fn gist(world: &mut World, request: &Request, user: &User, shelf: usi
     }
     body.push(b'[');
     let wanted = request.params("fields").collect::<Vec<_>>().join(",");
-    let plan = Plan::new(world, shelf, &fields::parse(if wanted.is_empty() { "id,name,code" } else { &wanted }));
+    let wanted = fields::parse(if wanted.is_empty() { "id,name,code" } else { &wanted });
+    let plan = Plan::new(world, shelf, &wanted);
+    // One simple member comes as a plain value (recorded: `gist`).
+    let bare = wanted.len() == 1 && wanted[0].nested.is_empty() && wanted[0].name.starts_with(char::is_alphabetic);
+    let base = world.base_url(request);
+    let mut pen = Pen::new(world, &base).for_request(request.number);
+    for (at, row) in rows[from..to].iter().enumerate() {
+        if at > 0 {
+            body.push(b',');
+        }
+        let start = body.len();
+        pen.object(&mut body, shelf, *row, &plan);
+        if bare {
+            let members = fields::members(&String::from_utf8_lossy(&body[start..]));
+            body.truncate(start);
+            body.extend_from_slice(members.first().map_or("null", |(_, value)| value.as_str()).as_bytes());
+        }
+    }
+    body.extend_from_slice(if headless { b"]" } else { b"]}" });
+    Answer::json(200, body).with_header("Cache-Control", "no-cache, private")
+}
+
+/// `/api/organisationUnits/{id}?includeDescendants=true`: a list of the unit and all below it, in the default order; its
+/// pager comes with 2.42, pages come before (recorded: `orgunit-children`).
+fn descendants(world: &mut World, request: &Request, user: &User, shelf: usize, unit: u32) -> Answer {
+    let asked = question(world, request, user, shelf).and_then(|question| Ok((question, Page::read(world, request)?)));
+    let (question, page) = match asked {
+        Ok(asked) => asked,
+        Err(answer) => return *answer,
+    };
+    let mut rows = query::rows(world, shelf, &question);
+    rows.retain(|row| world.country.ancestors(*row).contains(&unit));
+    let mut body = Vec::from(*b"{");
+    if world.dialect.descendants_are_paged {
+        push_pager(&mut body, world, request, &page, rows.len());
+        body.push(b',');
+    }
+    body.extend_from_slice(b"\"organisationUnits\":[");
+    let wanted = request.params("fields").collect::<Vec<_>>().join(",");
+    let plan = Plan::new(world, shelf, &fields::parse(if wanted.is_empty() { "id,displayName" } else { &wanted }));
     let base = world.base_url(request);
     let mut pen = Pen::new(world, &base);
-    for (at, row) in rows[from..to].iter().enumerate() {
+    for (at, row) in rows[page.range(&world.dialect, rows.len(), rows.len())].iter().enumerate() {
         if at > 0 {
             body.push(b',');
         }
         pen.object(&mut body, shelf, *row, &plan);
     }
-    body.extend_from_slice(if headless { b"]" } else { b"]}" });
+    body.extend_from_slice(b"]}");
     Answer::json(200, body).with_header("Cache-Control", "no-cache, private")
 }
 

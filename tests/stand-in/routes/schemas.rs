@@ -13,10 +13,13 @@ struct Other {
     singular: &'static str,
     plural: &'static str,
     klass: &'static str,
-    endpoint: bool,
+    /// Its path, where it has one.
+    endpoint: Option<&'static str>,
     persisted: bool,
     identifiable: bool,
     embedded: bool,
+    /// First version that is known to have it.
+    since: u8,
 }
 
 /// Embedded, computed or not identifiable: a client that takes them for collections asks for what is not there.
@@ -25,46 +28,81 @@ const OTHERS: &[Other] = &[
         singular: "dataSetElement",
         plural: "dataSetElements",
         klass: "dataset.DataSetElement",
-        endpoint: false,
+        endpoint: None,
         persisted: true,
         identifiable: false,
         embedded: true,
+        since: 25,
     },
     Other {
         singular: "dataElementOperand",
         plural: "dataElementOperands",
         klass: "dataelement.DataElementOperand",
-        endpoint: true,
+        endpoint: Some("/dataElementOperands"),
         persisted: false,
         identifiable: true,
         embedded: false,
+        since: 25,
     },
     Other {
         singular: "legend",
         plural: "legends",
         klass: "legend.Legend",
-        endpoint: false,
+        endpoint: None,
         persisted: true,
         identifiable: true,
         embedded: true,
+        since: 25,
     },
     Other {
         singular: "dataValue",
         plural: "dataValues",
         klass: "datavalue.DataValue",
-        endpoint: true,
+        endpoint: Some("/dataValues"),
         persisted: true,
         identifiable: false,
         embedded: false,
+        since: 25,
     },
     Other {
         singular: "attributeValue",
         plural: "attributeValues",
         klass: "attribute.AttributeValue",
-        endpoint: false,
+        endpoint: None,
         persisted: false,
         identifiable: false,
         embedded: true,
+        since: 25,
+    },
+    Other {
+        singular: "dataStore",
+        plural: "dataStores",
+        klass: "datastore.DatastoreEntry",
+        endpoint: Some("/dataStore"),
+        persisted: true,
+        identifiable: true,
+        embedded: false,
+        since: 40,
+    },
+    Other {
+        singular: "metadataVersion",
+        plural: "metadataVersions",
+        klass: "metadata.version.MetadataVersion",
+        endpoint: Some("/metadata/version"),
+        persisted: true,
+        identifiable: true,
+        embedded: false,
+        since: 40,
+    },
+    Other {
+        singular: "icon",
+        plural: "icons",
+        klass: "icon.Icon",
+        endpoint: Some("/icons"),
+        persisted: false,
+        identifiable: false,
+        embedded: false,
+        since: 40,
     },
 ];
 
@@ -75,8 +113,22 @@ fn properties(world: &World, collection: &Collection) -> String {
         .iter()
         .map(|member| {
             let (kind, is_collection) = match member.kind {
-                Kind::Many(..) | Kind::Children | Kind::Empty | Kind::Translations | Kind::AttributeValues => ("COLLECTION", true),
-                Kind::One(_) | Kind::Parent | Kind::SomeUser(_) => ("REFERENCE", false),
+                // Since 2.42 a value of its own kind, though written as a list.
+                Kind::AttributeValues if !dialect.attribute_values_are_a_set => ("COMPLEX", false),
+                Kind::Many(..)
+                | Kind::List(..)
+                | Kind::Children
+                | Kind::Ancestors
+                | Kind::SetElements(_)
+                | Kind::StagesOfProgram
+                | Kind::Empty
+                | Kind::Translations
+                | Kind::AttributeValues => ("COLLECTION", true),
+                Kind::Fixed(json) if json.starts_with('[') => ("COLLECTION", true),
+                Kind::Fixed(json) if json.starts_with('{') => ("COMPLEX", false),
+                Kind::Fixed("true" | "false") => ("BOOLEAN", false),
+                Kind::Fixed(json) if !json.starts_with('"') => ("INTEGER", false),
+                Kind::One(_) | Kind::ProgramOfStage | Kind::Parent | Kind::SomeUser(_) => ("REFERENCE", false),
                 Kind::Id => ("IDENTIFIER", false),
                 Kind::Created | Kind::LastUpdated | Kind::OpeningDate | Kind::ClosedDate => ("DATE", false),
                 Kind::Flag | Kind::Leaf => ("BOOLEAN", false),
@@ -86,9 +138,20 @@ fn properties(world: &World, collection: &Collection) -> String {
                 Kind::Sharing | Kind::Access | Kind::Geometry | Kind::UserCredentials => ("COMPLEX", false),
                 _ => ("TEXT", false),
             };
+            // A collection has two names: that of one item, and the one its array has in JSON.
+            let names = if is_collection {
+                format!(
+                    "\"name\":\"{}\",\"collectionName\":\"{1}\",\"fieldName\":\"{1}\"",
+                    item_name(member.name),
+                    member.name
+                )
+            } else {
+                format!("\"name\":\"{0}\",\"fieldName\":\"{0}\"", member.name)
+            };
+            let is_ordered = matches!(member.kind, Kind::List(..) | Kind::Ancestors)
+                || matches!(member.name, "aggregationLevels" | "legendSets" | "trackedEntityTypeAttributes");
             format!(
-                "{{\"name\":\"{0}\",\"fieldName\":\"{0}\",\"collection\":{is_collection},\"owner\":{1},\"persisted\":{1},\"simple\":{2},\"required\":false,\"unique\":{3},\"propertyType\":\"{kind}\"}}",
-                member.name,
+                "{{{names},\"collection\":{is_collection},\"ordered\":{is_ordered},\"owner\":{0},\"persisted\":{0},\"simple\":{1},\"required\":false,\"unique\":{2},\"propertyType\":\"{kind}\"}}",
                 member.owned(),
                 member.simple(),
                 matches!(member.kind, Kind::Id | Kind::Code),
@@ -98,6 +161,22 @@ fn properties(world: &World, collection: &Collection) -> String {
     format!("[{}]", described.join(","))
 }
 
+/// What one item of a collection is called.
+fn item_name(plural: &str) -> String {
+    match plural {
+        "children" => "child".into(),
+        // Named alike in both, as in the field.
+        "aggregationLevels" => plural.into(),
+        _ => {
+            if let Some(stem) = plural.strip_suffix("ies") {
+                return format!("{stem}y");
+            }
+            let stem = plural.strip_suffix("es").filter(|stem| stem.ends_with("ss"));
+            stem.or(plural.strip_suffix('s')).unwrap_or(plural).into()
+        }
+    }
+}
+
 fn schema(world: &World, base: &str, at: usize, collection: &Collection) -> String {
     let mut json = String::new();
     let _ = write!(
@@ -105,9 +184,12 @@ fn schema(world: &World, base: &str, at: usize, collection: &Collection) -> Stri
         "{{\"klass\":\"org.hisp.dhis.{klass}\",\"metadata\":{metadata},\"shareable\":{shareable},\"relativeApiEndpoint\":\"/{name}\",\"name\":\"{singular}\",\
          \"displayName\":\"{label}\",\"singular\":\"{singular}\",\"plural\":\"{name}\",\"collectionName\":\"{name}\",\"apiEndpoint\":\"{base}/api/{name}\",\
          \"href\":\"{base}/api/schemas/{singular}\",\"persisted\":true,\"identifiableObject\":true,\"nameableObject\":{nameable},\"embeddedObject\":false,\
-         \"translatable\":{named},\"secondaryMetadata\":{secondary},\"order\":{at},\"properties\":{properties}}}",
+         \"translatable\":{named},\"secondaryMetadata\":{secondary},\"order\":{at},\"namespace\":\"http://dhis2.org/schema/dxf/2.0\",\"subscribableObject\":false,\"subscribable\":false,\
+         \"favoritable\":true,\"dataShareable\":false,\"dataReadShareable\":false,\"dataWriteShareable\":false,\"defaultPrivate\":false,\
+         \"implicitPrivateAuthority\":false,\"references\":[\"org.hisp.dhis.category.CategoryCombo\"],\"authorities\":[{{\"type\":\"DELETE\",\"authorities\":[\"F_DELETE\"]}}],\
+         \"properties\":{properties}}}",
         klass = collection.klass,
-        metadata = collection.name != "routes",
+        metadata = true,
         shareable = collection.shareable,
         name = collection.name,
         singular = collection.singular,
@@ -121,11 +203,9 @@ fn schema(world: &World, base: &str, at: usize, collection: &Collection) -> Stri
 }
 
 fn other(base: &str, at: usize, other: &Other) -> String {
-    let endpoint = if other.endpoint {
-        format!("\"relativeApiEndpoint\":\"/{0}\",\"apiEndpoint\":\"{base}/api/{0}\",", other.plural)
-    } else {
-        String::new()
-    };
+    let endpoint = other.endpoint.map_or_else(String::new, |path| {
+        format!("\"relativeApiEndpoint\":\"{path}\",\"apiEndpoint\":\"{base}/api{path}\",")
+    });
     format!(
         "{{\"klass\":\"org.hisp.dhis.{}\",\"metadata\":false,\"shareable\":false,{endpoint}\"name\":\"{1}\",\"displayName\":\"{1}\",\"singular\":\"{1}\",\"plural\":\"{2}\",\
          \"collectionName\":\"{2}\",\"href\":\"{base}/api/schemas/{1}\",\"persisted\":{3},\"identifiableObject\":{4},\"nameableObject\":false,\"embeddedObject\":{5},\
@@ -147,7 +227,11 @@ pub(crate) fn all(world: &World, request: &Request) -> Answer {
         .enumerate()
         .filter(|(_, collection)| collection.exists_in(world.dialect.minor))
         .map(|(at, collection)| (collection.singular, schema(world, &base, at * 10, collection)));
-    let others = OTHERS.iter().enumerate().map(|(at, unlisted)| (unlisted.singular, other(&base, 1000 + at, unlisted)));
+    let others = OTHERS
+        .iter()
+        .enumerate()
+        .filter(|(_, unlisted)| unlisted.since <= world.dialect.minor)
+        .map(|(at, unlisted)| (unlisted.singular, other(&base, 1000 + at, unlisted)));
     let mut all: Vec<(&str, String)> = ours.chain(others).collect();
     // Neither by name nor by order, as in the field.
     all.sort_by_key(|(singular, _)| crate::country::hash_text(singular));
@@ -168,7 +252,7 @@ pub(crate) fn one(world: &World, request: &Request, singular: &str) -> Answer {
         OTHERS
             .iter()
             .enumerate()
-            .find(|(_, unlisted)| unlisted.singular == singular)
+            .find(|(_, unlisted)| unlisted.singular == singular && unlisted.since <= world.dialect.minor)
             .map(|(at, unlisted)| other(&base, 1000 + at, unlisted))
     });
     match found {

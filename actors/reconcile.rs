@@ -1,0 +1,207 @@
+//! What shows that a stream is complete, and what is to be fetched until something does: decisions, pure.
+//!
+//! ```text
+//!                ┌─ the numbers agree, before and after ───────────────▶ proved by its total
+//! rows fetched ──┤
+//!                └─ they do not ─▶ List ─▶ Ask for what differs ─┬─────▶ proved by its listing
+//!                                   ▲                            ├─────▶ rows that are listed and do not come: 4
+//!                                   └─ once, what did not come ──┴─────▶ a server that contradicts itself: 4
+//! ```
+//!
+//! A number proves only as much as the server meant by it: a page that its own pager contradicts, a second count that differs
+//! from the first, a row that came twice, each leads to a listing of all keys. What is listed and was not fetched is asked for
+//! by its key. What was fetched and is not listed is asked for as well: a row that has gone does not come, and one that comes
+//! all the same was hidden by an answer that stood for the whole, as that of a replica which lags behind.
+//!
+//! It ends under steady change: only a key that was listed, asked for by itself, and is listed again afterwards is missing.
+//! Keys that appear later are asked for once more, and otherwise have come and gone.
+
+use serde::{Deserialize, Serialize};
+
+use crate::sink::Comparison;
+
+/// Listings that one process makes because what an earlier one listed did not come.
+pub const RELISTINGS_MAX: u32 = 1;
+
+/// What showed that a stream is complete.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Proof {
+    /// As many rows as the server counted, before and after, and no answer that contradicts it.
+    Total,
+    /// Every key that the server lists was fetched, or asked for and has gone.
+    Listing,
+    /// A second reading that agrees with the first.
+    Confirmed,
+    /// Nothing: the server neither counts nor lists what this stream holds.
+    #[default]
+    None,
+}
+
+/// A number that the server was asked for behind the last row.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Recount {
+    /// It has not been asked yet.
+    NotAsked,
+    /// It does not count this, or did all of it in one answer, which a second count could not make any truer.
+    NotOffered,
+    /// It would not say.
+    Refused,
+    /// So many rows.
+    Rows(u64),
+}
+
+/// What is known of a stream of which nothing is left to be fetched.
+#[derive(Clone, Debug)]
+pub struct Known<'a> {
+    /// Rows that the server counted when the plan was made.
+    pub expected: Option<u64>,
+    /// Rows that came, those that could not be taken included.
+    pub rows: u64,
+    /// By how many rows the server's answers contradicted each other.
+    pub miscounted: u64,
+    /// Whether its numbers agree only because a row came twice.
+    pub is_distrusted: bool,
+    /// What it counts now.
+    pub recount: Recount,
+    /// Whether all its keys can be listed.
+    pub can_list: bool,
+    /// How its rows differ from the newest listing, where there is one.
+    pub comparison: Option<&'a Comparison>,
+    /// Whether what differs has been asked for since that listing.
+    pub is_asked: bool,
+    /// Listings of this process beyond the first.
+    pub relistings: u32,
+}
+
+/// What is to be done about a stream.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Step {
+    /// Nothing: it is complete, as this shows.
+    Proved(Proof),
+    /// Ask how many rows there are now.
+    Recount,
+    /// List all its keys.
+    List,
+    /// Ask for the rows that differ, by their keys.
+    Ask,
+    /// Nothing more: so many rows are listed and do not come.
+    Missing(u64),
+    /// Nothing more: so many rows come that a listing did not have.
+    Contradicted(u64),
+}
+
+/// Decides what is to be done about a stream.
+pub fn next_step(known: &Known<'_>) -> Step {
+    let Some(comparison) = known.comparison else {
+        let agrees = known.expected == Some(known.rows) && known.miscounted == 0 && !known.is_distrusted;
+        return match known.recount {
+            _ if !known.can_list => Step::Proved(if agrees { Proof::Total } else { Proof::None }),
+            _ if !agrees && known.expected.is_some() => Step::List,
+            Recount::NotAsked => Step::Recount,
+            Recount::NotOffered if agrees => Step::Proved(Proof::Total),
+            Recount::Rows(rows) if rows == known.rows && !known.is_distrusted && known.miscounted == 0 => {
+                Step::Proved(Proof::Total)
+            }
+            Recount::Rows(_) | Recount::Refused | Recount::NotOffered => Step::List,
+        };
+    };
+    if comparison.returned > 0 && harvester_pacing::control!("contradiction") {
+        return Step::Contradicted(comparison.returned);
+    }
+    let missing = (comparison.missing.len() as u64).saturating_sub(comparison.nameless);
+    if !known.is_asked {
+        let differs = missing > 0 || !comparison.vanished_keys.is_empty();
+        return if differs { Step::Ask } else { Step::Proved(Proof::Listing) };
+    }
+    let still_missing = comparison.relisted.min(missing);
+    if missing > 0 && known.relistings < RELISTINGS_MAX {
+        Step::List
+    } else if still_missing > 0 {
+        Step::Missing(still_missing)
+    } else {
+        Step::Proved(Proof::Listing)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A stream whose numbers agree.
+    fn agreeing() -> Known<'static> {
+        Known {
+            expected: Some(10),
+            rows: 10,
+            miscounted: 0,
+            is_distrusted: false,
+            recount: Recount::Rows(10),
+            can_list: true,
+            comparison: None,
+            is_asked: false,
+            relistings: 0,
+        }
+    }
+
+    #[test]
+    fn a_total_proves_a_stream_only_where_nothing_contradicts_it() {
+        let proved = Step::Proved(Proof::Total);
+        for (what, known, step) in [
+            ("all agrees", agreeing(), proved),
+            ("not counted again yet", Known { recount: Recount::NotAsked, ..agreeing() }, Step::Recount),
+            ("a whole table in one answer", Known { recount: Recount::NotOffered, ..agreeing() }, proved),
+            ("it counts otherwise now", Known { recount: Recount::Rows(11), ..agreeing() }, Step::List),
+            ("it does not count any more", Known { recount: Recount::Refused, ..agreeing() }, Step::List),
+            ("fewer rows came", Known { rows: 9, ..agreeing() }, Step::List),
+            ("more rows came", Known { rows: 11, ..agreeing() }, Step::List),
+            ("a pager contradicted its page", Known { miscounted: 1, ..agreeing() }, Step::List),
+            ("a row came twice", Known { is_distrusted: true, ..agreeing() }, Step::List),
+            ("never counted before", Known { expected: None, recount: Recount::NotAsked, ..agreeing() }, Step::Recount),
+            ("counted only afterwards", Known { expected: None, ..agreeing() }, proved),
+            ("never counted at all", Known { expected: None, recount: Recount::Refused, ..agreeing() }, Step::List),
+            (
+                "neither counted nor listed",
+                Known { expected: None, can_list: false, ..agreeing() },
+                Step::Proved(Proof::None),
+            ),
+            ("counted, not listed", Known { rows: 9, can_list: false, ..agreeing() }, Step::Proved(Proof::None)),
+        ] {
+            assert_eq!(next_step(&known), step, "{what}");
+        }
+    }
+
+    #[test]
+    fn a_listing_proves_a_stream_once_what_differs_has_been_asked_for() {
+        let keys = |count: usize| vec!["key".to_owned(); count];
+        let compared = |missing, vanished, relisted, returned| Comparison {
+            missing: keys(missing),
+            vanished: vanished as u64,
+            vanished_keys: keys(vanished),
+            relisted,
+            returned,
+            nameless: 0,
+        };
+        let proved = Step::Proved(Proof::Listing);
+        // missing, vanished, relisted, returned; asked for, relistings.
+        for (what, difference, is_asked, relistings, step) in [
+            ("all that is listed came, and no more", (0, 0, 0, 0), false, 0, proved),
+            ("one is missing", (1, 0, 0, 0), false, 0, Step::Ask),
+            ("one has gone, perhaps", (0, 1, 0, 0), false, 0, Step::Ask),
+            ("it has gone", (0, 1, 0, 0), true, 0, proved),
+            ("it has not: a listing left it out", (0, 1, 0, 1), true, 0, Step::Contradicted(1)),
+            ("one did not come", (1, 0, 0, 0), true, 0, Step::List),
+            ("it is listed again, and asked for again", (1, 0, 1, 0), false, 1, Step::Ask),
+            ("and does not come again", (1, 0, 1, 0), true, 1, Step::Missing(1)),
+            ("others appeared meanwhile, and have gone", (3, 2, 0, 0), true, 1, proved),
+            ("one of them was there before", (3, 2, 1, 0), true, 1, Step::Missing(1)),
+        ] {
+            let (missing, vanished, relisted, returned) = difference;
+            let comparison = compared(missing, vanished, relisted, returned);
+            let known = Known { comparison: Some(&comparison), is_asked, relistings, ..agreeing() };
+            assert_eq!(next_step(&known), step, "{what}");
+        }
+        let nameless = Comparison { nameless: 1, ..compared(1, 0, 1, 0) };
+        let known = Known { comparison: Some(&nameless), is_asked: true, relistings: 1, ..agreeing() };
+        assert_eq!(next_step(&known), proved, "a rejected row that does not say which it is may be the missing one");
+    }
+}
