@@ -1,11 +1,15 @@
 //! A person can always see how a job is doing: while it runs, after a kill, on a full disk, without a store.
 
-use std::{fs, process::Command, time::Duration};
+use std::{
+    fs,
+    process::{Command, Stdio},
+    time::Duration,
+};
 
 use dhis2_stand_in::{Body, Fault, FaultRule, Latency, Match, StandIn};
 use serde_json::Value;
 
-use crate::support::{Place, not_proved, stand_in, wait_until};
+use crate::support::{Place, not_proved, side_by_side, stand_in, wait_until};
 
 const UNITS: &str = "[[extract]]\nkind = \"metadata\"\ncollections = [\"organisationUnits\"]\npage_size = 50";
 
@@ -164,4 +168,56 @@ fn on_a_full_disk_it_is_told_what_happened_and_with_room_the_run_goes_on() {
     fs::remove_file(disk.0.path().join("filler")).unwrap();
     with_disk(&["run", "job.toml"]).assert_code(0, "with room");
     place.assert_exact(&server, "organisationUnits", "with room");
+}
+
+#[test]
+fn a_wait_is_told_within_seconds_with_why_and_until_when_wherever_progress_goes() {
+    let asked = Fault::Status { code: 503, retry_after: Some("120".into()), body: Body::Html };
+    let cases: Vec<(&str, &[&str], Trouble, &[&str])> = vec![
+        ("a Retry-After", &[], Trouble::Fault(asked.clone()), &["waiting: ", "Retry-After", "until="]),
+        ("without progress", &["--progress", "none"], Trouble::Fault(asked.clone()), &["waiting: ", "until="]),
+        ("quietly", &["-q"], Trouble::Fault(asked.clone()), &["WARN waiting: ", "until="]),
+        ("as JSON", &["--log-format", "json"], Trouble::Fault(asked), &["\"message\":\"waiting: ", "\"until\":\"2"]),
+        ("a server that is gone", &[], Trouble::Gone, &["waiting: ", "gives_up_at=", "last_failure="]),
+        ("a first answer that takes long", &[], Trouble::Silent, &["waiting: the source to answer"]),
+    ];
+    side_by_side(cases, 3, |(what, arguments, trouble, says)| {
+        let latency =
+            if matches!(trouble, Trouble::Silent) { Duration::from_secs(300) } else { Duration::from_millis(40) };
+        let server = stand_in().org_units(2_000).latency(Latency::Constant(latency)).start().unwrap();
+        let place = Place::new();
+        let extract = "[[extract]]\nkind = \"metadata\"\ncollections = [\"organisationUnits\"]\npage_size = 20";
+        place.job(server.url(), "", extract);
+        let stderr = fs::File::create(place.file("stderr")).unwrap();
+        let mut command = place.harvester(&[&["run", "job.toml"], arguments].concat());
+        let mut child = command.stdout(Stdio::null()).stderr(stderr).spawn().unwrap();
+        if !matches!(trouble, Trouble::Silent) {
+            assert!(
+                server.ledger().wait_until(Duration::from_secs(30), |seen| seen.len() > 40),
+                "{what}: nothing happened"
+            );
+        }
+        match trouble {
+            Trouble::Fault(fault) => server.add_fault(FaultRule::on(Match::always()).act(fault)),
+            Trouble::Gone => server.down(),
+            Trouble::Silent => {}
+        }
+        let told = wait_until(|| {
+            let text = fs::read_to_string(place.file("stderr")).unwrap();
+            text.lines().any(|line| says.iter().all(|word| line.contains(word)))
+        });
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(told, "{what}: {}", fs::read_to_string(place.file("stderr")).unwrap());
+    });
+}
+
+/// What a server does to be waited for.
+enum Trouble {
+    /// This, to every request.
+    Fault(Fault),
+    /// It refuses connections.
+    Gone,
+    /// It takes its time.
+    Silent,
 }

@@ -112,7 +112,7 @@ pub(super) fn harvest(
     let signals = Signals::install(max_seconds, before_leaving)
         .map_err(|error| Stuck::new(Outcome::Bug, format!("cannot listen to signals: {error}"), "report it"))?;
     let mut listeners = crate::observe::Listeners::default()
-        .with(LogListener::new(&job.name, door.format == LogFormat::Json))
+        .with(LogListener::new(&job.name, door.format, door.screen.mode(), job.limits.outage))
         .with(ProgressListener::new(&job.name, door.screen.clone()));
     match StatusListener::new(&job.name, &assemble::state_folder(&state_dir, &job.name)) {
         Ok(status) => listeners = listeners.with(status),

@@ -14,6 +14,7 @@ use harvester_actors::{
     events::{Event, Listener},
     report::Outcome,
 };
+use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 use tracing::{Level, debug, error, info, level_filters::LevelFilter, warn};
 use tracing_subscriber::{Layer as _, filter::Targets, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _};
@@ -22,6 +23,7 @@ use super::{
     block::plain_line,
     progress::{Phase, Progress},
     screen::{PLAIN_INTERVAL, ProgressMode, Screen},
+    waits::{Telling, Wait, WaitTeller},
 };
 use crate::exit_code::outcome_word;
 
@@ -93,6 +95,10 @@ pub struct LogListener {
     picture: Mutex<Picture>,
     /// Whether progress itself goes to the log: with JSON, where nothing else may stand on stderr.
     tells_progress: bool,
+    /// Whether a block on the terminal shows what it waits for.
+    has_block: bool,
+    /// How long a source may be gone.
+    outage: Duration,
 }
 
 /// What the listener keeps between events.
@@ -104,13 +110,43 @@ struct Picture {
     progress: Progress,
     /// When progress was last told.
     told: Duration,
+    /// Which waits have been told.
+    waits: WaitTeller,
 }
 
 impl LogListener {
-    /// A listener for one run.
-    pub fn new(job: &str, tells_progress: bool) -> Self {
-        let picture = Picture { began: Instant::now(), progress: Progress::default(), told: Duration::ZERO };
-        LogListener { job: job.to_owned(), picture: Mutex::new(picture), tells_progress }
+    /// A listener for one run of a job that lets its source be gone for `outage`.
+    pub fn new(job: &str, format: LogFormat, mode: ProgressMode, outage: Duration) -> Self {
+        let picture = Picture {
+            began: Instant::now(),
+            progress: Progress::default(),
+            told: Duration::ZERO,
+            waits: WaitTeller::default(),
+        };
+        let (tells_progress, has_block) = (format == LogFormat::Json, mode == ProgressMode::Bar);
+        LogListener { job: job.to_owned(), picture: Mutex::new(picture), tells_progress, has_block, outage }
+    }
+
+    /// Tells what it waits for, where that is news.
+    fn tell_wait(&self, telling: Telling, progress: &Progress, now: Duration) {
+        let job = self.job.as_str();
+        let clock = |from_now: Duration| {
+            let then = SignedDuration::try_from(from_now).ok().and_then(|it| Timestamp::now().checked_add(it).ok());
+            then.map(|then| format!("{then:.0}"))
+        };
+        let Wait { reason, remaining } = match telling {
+            Telling::Waits(wait) => wait,
+            Telling::Over(lasted) => return info!(job, waited_s = lasted.as_secs(), "no longer waiting"),
+        };
+        let until = remaining.and_then(clock);
+        let gives_up_at = clock((progress.answered_at() + self.outage).saturating_sub(now));
+        let last_failure = progress.last_failure.as_deref();
+        // A slow answer is no trouble yet, and a block shows it all the time.
+        if self.has_block || progress.is_quiet(now) {
+            info!(job, until, last_failure, "waiting: {reason}");
+        } else {
+            warn!(job, until, gives_up_at, last_failure, "waiting: {reason}");
+        }
     }
 }
 
@@ -218,6 +254,13 @@ impl Listener for LogListener {
                         info!(job, outcome, exit_code = report.exit_code, rows, requests, retries, seconds, "run ended")
                     }
                 }
+            }
+        }
+        let waiting = progress.waiting(now).map(|(reason, remaining)| Wait { reason, remaining });
+        if !matches!(event, Event::RunEnded(_)) {
+            let telling = picture.waits.hear(waiting, now);
+            if let Some(telling) = telling {
+                self.tell_wait(telling, &picture.progress, now);
             }
         }
         if self.tells_progress && now.saturating_sub(picture.told) >= PLAIN_INTERVAL {

@@ -17,6 +17,10 @@ use harvester_actors::{
 const SPEED_WINDOW: Duration = Duration::from_secs(20);
 /// Samples are at least this far apart, which bounds how many there are.
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(500);
+/// A first answer that takes longer is waited for.
+const FIRST_ANSWER_QUIET: Duration = Duration::from_secs(2);
+/// The same of any later one: many servers think that long about a page.
+const ANSWER_QUIET: Duration = Duration::from_secs(10);
 /// An estimate from less than this is a guess nobody should read.
 const ESTIMATE_AFTER: Duration = Duration::from_secs(3);
 
@@ -78,6 +82,10 @@ pub struct Progress {
     pub pace: Pace,
     /// When that was.
     pace_at: Duration,
+    /// When the source last gave something that counts.
+    answered_at: Duration,
+    /// When something last happened: an answer, a failure, a further request.
+    moved_at: Duration,
     /// Rows fetched by this process.
     rows_here: u64,
     /// The plan, to find a partition's stream.
@@ -91,6 +99,11 @@ impl Progress {
     ///
     /// - `now`: time since the process began.
     pub fn hear(&mut self, event: &Event, now: Duration) {
+        match event {
+            Event::Pace(pace) if pace.requests == self.pace.requests => {}
+            Event::Pace(_) | Event::PartitionReturned { .. } | Event::PartitionLost { .. } => self.moved_at = now,
+            _ => (self.answered_at, self.moved_at) = (now, now),
+        }
         match event {
             Event::Recovered { resumed_run, .. } => {
                 self.resumed = resumed_run.is_some();
@@ -282,13 +295,30 @@ impl Progress {
     /// What everything waits for, and how long still.
     pub fn waiting(&self, now: Duration) -> Option<(String, Option<Duration>)> {
         let Some(waiting) = self.pace.waiting.as_ref() else {
-            let remaining = self.all_are_held(now)?;
-            return Some(("all that is left has failed and is then asked for again".to_owned(), Some(remaining)));
+            if let Some(remaining) = self.all_are_held(now) {
+                return Some(("all that is left has failed and is then asked for again".to_owned(), Some(remaining)));
+            }
+            return self.is_quiet(now).then(|| ("the source to answer what it was asked".to_owned(), None));
         };
         let since = now.saturating_sub(self.pace_at);
         let remaining = waiting.remaining.map(|remaining| remaining.saturating_sub(since));
         // A wait that is as good as over is none.
         (remaining != Some(Duration::ZERO)).then(|| (waiting.reason.clone(), remaining))
+    }
+
+    /// Whether requests are under way and nothing has happened for a while.
+    pub(super) fn is_quiet(&self, now: Duration) -> bool {
+        let enough = match self.phase {
+            Phase::Starting => FIRST_ANSWER_QUIET,
+            Phase::Running => ANSWER_QUIET,
+            Phase::Finishing(_) | Phase::Stopping(_) | Phase::Ended(_) => return false,
+        };
+        self.pace.in_flight > 0 && now.saturating_sub(self.moved_at) >= enough
+    }
+
+    /// When the source last gave something that counts, in time since the process began.
+    pub(super) fn answered_at(&self) -> Duration {
+        self.answered_at
     }
 
     /// How long nothing is asked for because every partition that is left has failed a moment ago.
@@ -393,6 +423,24 @@ pub(super) mod tests {
         let later = now + Duration::from_secs(15);
         assert_eq!(progress.waiting(later), Some(("Retry-After".to_owned(), Some(Duration::from_secs(25)))));
         assert_eq!(progress.remaining(later), None);
+    }
+
+    #[test]
+    fn a_source_that_thinks_for_long_is_waited_for() {
+        let (mut progress, now) = half_way();
+        let pace = progress.pace.clone();
+        let wait = |progress: &mut Progress, seconds| {
+            let now = now + Duration::from_secs(seconds);
+            progress.hear(&Event::Pace(pace.clone()), now);
+            progress.waiting(now).map(|(reason, _)| reason)
+        };
+        assert_eq!(wait(&mut progress, 9), None);
+        assert!(wait(&mut progress, 11).unwrap().contains("to answer"));
+        progress.hear(&page(0, 10), now + Duration::from_secs(12));
+        assert_eq!(wait(&mut progress, 13), None);
+        let mut first = Progress::default();
+        assert_eq!(wait(&mut first, 0), None);
+        assert!(wait(&mut first, 2).is_some(), "the first answer");
     }
 
     #[test]
