@@ -47,7 +47,8 @@ pub(super) const DIFFERENCES: &[Difference] = &[
     d("", "deleted-objects-filter", "value pager.*", "others were deleted"),
     d("", "deleted-objects", "extra deletedObjects[].code", "some of ours had a code"),
     d("", "tracker-* old-events", "extra *[].completed*", "some of ours are completed where none of theirs was"),
-    d("", "tracker-*-occurred tracker-*-enrolled", "*", "theirs had nothing in June 2023"),
+    d("", "tracker-*-occurred tracker-*-enrolled", "value *", "theirs had nothing in June 2023"),
+    d("", "tracker-*-occurred tracker-*-enrolled", "extra *", "theirs had nothing in June 2023"),
     d("", "analytics-relative", "extra rows[]", "theirs had nothing in the last twelve months"),
     d("", "tracker-te-one", "missing relationships[]", "nobody is related here"),
     // Said shortly.
