@@ -28,7 +28,6 @@ pub const CONTROLS: &[&str] = &[
     "own-folder",
     "watermarks-until-complete",
     "watermark-bounds",
-    "masks",
 ];
 
 /// Whether the protection of this name is in force.
