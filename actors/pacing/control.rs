@@ -28,6 +28,7 @@ pub const CONTROLS: &[&str] = &[
     "own-folder",
     "watermarks-until-complete",
     "watermark-bounds",
+    "masks",
 ];
 
 /// Whether the protection of this name is in force.

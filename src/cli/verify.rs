@@ -121,8 +121,10 @@ fn newest(directory: &Path, job: &str) -> Option<PathBuf> {
         .collect();
     runs.sort_unstable();
     let folder = |run: &String| PathBuf::from(directory.to_string_lossy().replace("{run}", run));
-    // Other jobs may have their runs beside ours; where there is none but theirs, whoever looks there says so.
-    let newest = runs.iter().rev().map(folder).find(|folder| !sinks::is_of_another_job(folder, job));
+    // Other jobs may have their runs beside ours, and a run that still prepares its files has published nothing; where there
+    // is nothing else, whoever looks there says so.
+    let is_meant = |folder: &PathBuf| !sinks::is_of_another_job(folder, job) && !sinks::is_unpublished(folder);
+    let newest = runs.iter().rev().map(folder).find(is_meant);
     newest.or_else(|| runs.last().map(folder))
 }
 
@@ -138,10 +140,34 @@ mod tests {
         for name in
             ["x-20260101T000000Z", "x-20270101T000000Z", "x-latest", "x-20280101T000000Z-old", "y-20290101T000000Z"]
         {
-            fs::create_dir(folder.path().join(name)).unwrap();
+            fs::create_dir_all(folder.path().join(name).join("out")).unwrap();
+            fs::write(folder.path().join(name).join("out/manifest.json"), "{").unwrap();
         }
         assert_eq!(newest(&pattern, "a"), Some(folder.path().join("x-20270101T000000Z/out")));
         assert_eq!(newest(Path::new("out"), "a"), Some("out".into()));
+    }
+
+    #[test]
+    fn a_run_that_still_prepares_its_files_is_not_the_newest_and_one_that_lost_its_manifest_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let runs = [
+            ("20260101T000000Z", vec!["a.ndjson", "manifest.json"]),
+            ("20260102T000000Z", vec!["a.ndjson"]),
+            ("20260103T000000Z", vec!["a.ndjson.part", "manifest.json.part.new"]),
+            ("20260104T000000Z", vec![]),
+        ];
+        let pattern = folder.path().join("{run}");
+        for (run, expected) in [(4, 1), (3, 1), (2, 1), (1, 0)] {
+            fs::remove_dir_all(folder.path()).unwrap();
+            for (run, files) in &runs[..run] {
+                fs::create_dir_all(folder.path().join(run)).unwrap();
+                files.iter().for_each(|file| fs::write(folder.path().join(run).join(file), "{").unwrap());
+            }
+            assert_eq!(newest(&pattern, "a"), Some(folder.path().join(runs[expected].0)), "{run} runs");
+        }
+        fs::remove_dir_all(folder.path().join("20260101T000000Z")).unwrap();
+        fs::create_dir_all(folder.path().join("20260104T000000Z")).unwrap();
+        assert_eq!(newest(&pattern, "a"), Some(folder.path().join("20260104T000000Z")), "none is published");
     }
 
     #[test]

@@ -110,6 +110,8 @@ pub struct Conflict {
     pub error_code: Option<String>,
 }
 
+/// What a message shows of a url.
+const URL_CHARS_MAX: usize = 300;
 /// Most conflicts kept.
 pub(crate) const CONFLICTS_MAX: usize = 20;
 /// How much of a message is looked at for words: what a database says may stand behind a long query.
@@ -380,10 +382,12 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0.detail)?;
-        if let Some(url) = &self.0.url {
-            write!(f, " (GET {url})")?;
+        let Some(url) = &self.0.url else { return Ok(()) };
+        // A list of ids may be as long as a request line; what is asked for stands in front.
+        match url.char_indices().nth(URL_CHARS_MAX) {
+            Some((end, _)) => write!(f, " (GET {}…)", &url[..end]),
+            None => write!(f, " (GET {url})"),
         }
-        Ok(())
     }
 }
 
@@ -408,6 +412,8 @@ impl StdError for Error {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::redaction::TEXT_CHARS_MAX;
 
@@ -466,6 +472,17 @@ mod tests {
     }
 
     #[test]
+    fn a_message_shows_the_beginning_of_a_long_url() {
+        let url = format!("https://x.org/api/dataValueSets?{}", "orgUnit=ImspTQPwCqd&".repeat(400));
+        let error = Error::new(Kind::Status, "the server answers 414").about(&url, "");
+        assert_eq!(error.url(), Some(url.as_str()));
+        assert!(error.to_string().starts_with("the server answers 414 (GET https://x.org/api/dataValueSets?orgUnit="));
+        assert!(error.to_string().chars().count() < URL_CHARS_MAX + 50);
+        let short = Error::new(Kind::Status, "x").about("https://x.org/api/me", "");
+        assert_eq!(short.to_string(), "x (GET https://x.org/api/me)");
+    }
+
+    #[test]
     fn what_a_database_says_behind_a_long_query_is_found() {
         let select = "select x ".repeat(300);
         let body = format!(r#"{{"message":"bad SQL grammar [{select}]; ERROR: column reference is ambiguous"}}"#);
@@ -480,5 +497,29 @@ mod tests {
         assert_eq!(parse(b"[1]"), None);
         let said = parse(br#"{"message":{"a":1},"status":null,"extra":[]}"#).unwrap();
         assert_eq!(said, ServerMessage::default());
+    }
+
+    proptest! {
+        #[test]
+        fn no_body_upsets_it_and_a_beginning_never_says_more_than_the_whole(
+            random in prop::collection::vec(any::<u8>(), 0..200),
+            code in any::<String>(),
+            message in any::<String>(),
+            cut in 0.0..1.0,
+        ) {
+            let _ = parse(&random);
+            let body = serde_json::json!({
+                "status": "ERROR", "errorCode": code, "message": format!("SqlState: {message}"), "response": {"conflicts": [{"object": message}]},
+            })
+            .to_string();
+            let whole = parse(body.as_bytes()).unwrap();
+            let _ = (whole.sql_state(), whole.is_query_error());
+            if let Some(part) = parse(&body.as_bytes()[..(body.len() as f64 * cut) as usize]) {
+                prop_assert!(part.status.is_none() || part.status == whole.status);
+                prop_assert!(part.error_code.is_none() || part.error_code == whole.error_code);
+                prop_assert!(part.message.is_none() || part.message == whole.message);
+                prop_assert!(part.conflicts.is_empty() || part.conflicts == whole.conflicts);
+            }
+        }
     }
 }

@@ -41,7 +41,7 @@ impl Client {
 }
 
 impl ImportSummary {
-    fn parse(body: &[u8], redaction: &Redaction) -> Option<Self> {
+    pub(crate) fn parse(body: &[u8], redaction: &Redaction) -> Option<Self> {
         // serde_json stops at 128 levels.
         let document: Value = serde_json::from_slice(body).ok()?;
         let report = document.get("response").filter(|response| response.is_object()).unwrap_or(&document);
@@ -84,6 +84,8 @@ impl ImportSummary {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn parse(body: &[u8]) -> Option<ImportSummary> {
@@ -142,5 +144,23 @@ mod tests {
         let summary = parse(text.as_bytes()).unwrap();
         assert_eq!((summary.conflicts.len(), summary.conflict_count), (CONFLICTS_MAX, 1000));
         assert_eq!((summary.created, summary.ignored), (0, 0));
+    }
+
+    proptest! {
+        #[test]
+        fn no_body_upsets_it_and_what_is_kept_is_bounded(
+            body in prop::collection::vec(any::<u8>(), 0..200),
+            name in "[a-zA-Z]{0,12}|importCount|stats|conflicts|response|importSummaries|typeReports|validationReport",
+            value in prop::sample::select(vec!["1", "-1", "null", "[]", "{}", "[1,{}]", "[{\"conflicts\":[1]}]", "{\"imported\":18446744073709551615}", "{\"errorReports\":[[]]}"]),
+            other in prop::sample::select(vec!["{}", "[]", "{\"created\":2.5}", "7"]),
+        ) {
+            let _ = parse(&body);
+            let text = format!(r#"{{"{name}":{value},"stats":{other}}}"#);
+            for text in [text.clone(), format!(r#"{{"response":{text}}}"#)] {
+                if let Some(summary) = parse(text.as_bytes()) {
+                    prop_assert!(summary.conflicts.len() as u64 <= summary.conflict_count);
+                }
+            }
+        }
     }
 }

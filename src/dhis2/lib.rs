@@ -29,6 +29,9 @@
 mod auth;
 mod client;
 mod error;
+#[cfg(feature = "fuzz")]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod gate;
 mod handle;
 mod imports;

@@ -501,7 +501,7 @@ fn text(headers: &HeaderMap, name: header::HeaderName) -> Option<String> {
 const TITLE_CHARS_MAX: usize = 120;
 
 /// The title of a page, cut to a line.
-fn title(page: &[u8], redaction: &Redaction) -> Option<String> {
+pub(crate) fn title(page: &[u8], redaction: &Redaction) -> Option<String> {
     let page = String::from_utf8_lossy(page);
     // Lower-casing ASCII keeps every byte where it is.
     let lower = page.to_ascii_lowercase();
@@ -514,7 +514,7 @@ fn title(page: &[u8], redaction: &Redaction) -> Option<String> {
 }
 
 /// Whether a page asks for name and password.
-fn is_login_page(page: &[u8]) -> bool {
+pub(crate) fn is_login_page(page: &[u8]) -> bool {
     let lower = String::from_utf8_lossy(page).to_ascii_lowercase();
     let password = ["type=\"password\"", "type='password'", "type=password", "j_password"];
     if password.iter().any(|mark| lower.contains(mark)) {

@@ -10,13 +10,19 @@ use std::{
     io::{self, Read as _, Seek as _, Write as _},
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
-    process,
+    process, thread,
+    time::Duration,
 };
 
 use rustix::fs::OFlags;
 
 /// Name of the lock file within a state folder.
 pub const LOCK_FILE: &str = "lock";
+
+/// How often a lock that is held is asked for again, and how long between: a process that is being forked holds a copy of every
+/// lock until it becomes another program. Who really holds it, holds it longer.
+const ASKED_MAX: u32 = 20;
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// Holds a state folder until it is dropped.
 #[derive(Debug)]
@@ -49,7 +55,7 @@ pub enum LockError {
 }
 
 impl StateLock {
-    /// Takes the lock of an existing state folder, or says who has it. Never waits.
+    /// Takes the lock of an existing state folder, or says who has it. Waits for a moment at most.
     ///
     /// # Errors
     /// `Held` when another process has it; `Storage` when the folder or the file cannot be opened or locked, or when what
@@ -60,7 +66,7 @@ impl StateLock {
         let held = || LockError::Held { folder: folder.to_owned(), holder: holder(&path) };
         let of_folder = if harvester_pacing::control!("folder-lock") { lock_folder(folder, held)? } else { None };
         let mut file = open(&path, true).map_err(storage)?;
-        match file.try_lock() {
+        match try_lock(&file) {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(held()),
             Err(TryLockError::Error(source)) => return Err(storage(source)),
@@ -79,7 +85,7 @@ impl StateLock {
 fn lock_folder(folder: &Path, held: impl Fn() -> LockError) -> Result<Option<File>, LockError> {
     let storage = |source| LockError::Storage { path: folder.to_owned(), source };
     let opened = OpenOptions::new().read(true).custom_flags(flags(OFlags::DIRECTORY)).open(folder).map_err(storage)?;
-    match opened.try_lock() {
+    match try_lock(&opened) {
         Ok(()) => Ok(Some(opened)),
         Err(TryLockError::WouldBlock) => Err(held()),
         // NFS wants a file that is open for writing, which a folder never is.
@@ -87,6 +93,18 @@ fn lock_folder(folder: &Path, held: impl Fn() -> LockError) -> Result<Option<Fil
             tracing::debug!(%error, "the state folder cannot be locked, its file `{LOCK_FILE}` is");
             Ok(None)
         }
+    }
+}
+
+/// Locks a file or folder, or finds it locked by somebody who stays.
+fn try_lock(file: &File) -> Result<(), TryLockError> {
+    let mut asked = 0;
+    loop {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) if asked < ASKED_MAX => asked += 1,
+            tried => return tried,
+        }
+        thread::park_timeout(PAUSE);
     }
 }
 

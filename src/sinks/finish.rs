@@ -137,9 +137,8 @@ impl Finish<'_> {
         self.each_partition(stream, PartitionRole::Repair, &mut index, |_| {})?;
         let listed_from = index.at.len();
         if repaired_from < listed_from {
-            // Its parts are one chain.
-            self.each_partition(stream, PartitionRole::Listing, &mut index, |_| {})?;
-            chains.push(listed_from..index.at.len());
+            // Each listing is a chain of its own: what a later one has more of belongs between the keys that both have.
+            self.each_partition(stream, PartitionRole::Listing, &mut index, |rows| chains.push(rows))?;
         }
         let mut window = self.reader.window();
         let Grouped { at, same, duplicates } = index.group(listed_from, &mut window)?;

@@ -46,4 +46,4 @@ pub use frame::fuzz_head;
 
 pub(crate) use disk::{create_anew, create_dirs, probe, sync_dir};
 pub use files::{FilesSettings, FilesSink};
-pub use verify::{Finding, Problem, Verification, Whose, is_of_another_job, verify};
+pub use verify::{Finding, Problem, Verification, Whose, is_of_another_job, is_unpublished, verify};

@@ -166,6 +166,13 @@ pub fn is_of_another_job(dir: &Path, job: &str) -> bool {
     jobs.peek().is_some() && jobs.all(|is_ours| !is_ours)
 }
 
+/// Whether nothing in a folder has its final name, and no publishing has begun there.
+pub fn is_unpublished(dir: &Path) -> bool {
+    let Ok(entries) = fs::read_dir(dir) else { return true };
+    let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+    names.into_iter().all(|name| name != MANIFEST_PART && (name.ends_with(".part") || name.ends_with(".part.new")))
+}
+
 /// What is wrong with one file.
 fn check(dir: &Path, file: &str, bytes: u64, sha256: &str) -> Result<Option<Problem>, Failure> {
     let inside = |part| matches!(part, Component::Normal(_));

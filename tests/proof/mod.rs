@@ -22,6 +22,7 @@ use crate::support::{Ended, PASSWORD, stand_in};
 
 mod kills;
 mod manners;
+mod outages;
 mod seeds;
 mod soak;
 

@@ -8,6 +8,7 @@
 //!             ├──▶ latency.rs  think for so long
 //!             ├──▶ auth.rs     who is it?  ──▶ 401 or 302, by version and headers
 //!             ├──▶ routes/*    the truth   ◀── world.rs ◀── country.rs (content by formula: seed × scale)
+//!             │                     │           ▲  values.rs, registry.rs (what was reported, who is tracked: by formula too)
 //!             │                     │           ▲  dialect.rs (what this version does), collation.rs, query.rs
 //!             │                     └───────────┴── mutations.rs (the truth changes after the nth list, at a request, all the time)
 //!             │                                       quirks.rs (what is odd about this server, all the time)
@@ -16,8 +17,10 @@
 //! ```
 //!
 //! It runs on a thread of its own with a runtime of its own, on 127.0.0.1, and knows nothing of the crates it tests:
-//! client and stand-in cannot be wrong together. Facts come from `dhis2-api.md`. So far it speaks system, login,
-//! schemas, metadata collections and deleted objects; one file in `routes/` per area of the API.
+//! client and stand-in cannot be wrong together. Facts come from recorded servers (2.40, 2.42, 2.43), which
+//! `proof/recorded.rs` holds it against, elsewhere from `dhis2-api.md`. It speaks system, login, schemas, metadata
+//! collections, deleted objects, data values and registrations, the tracker, old and new, analytics of events and
+//! enrollments, data store and SQL views; one file in `routes/` per area of the API.
 //!
 //! # How to use it
 //!
@@ -56,12 +59,14 @@
 //! | end a session | [`StandIn::lose_sessions`], [`StandIn::oust_sessions`] |
 //! | change the truth while it is read | [`Builder::after_lists`], [`Builder::at_request`], [`Builder::steadily`], [`StandIn::insert`], [`StandIn::delete`], [`StandIn::update`] |
 //! | know what must be found | [`StandIn::truth`], [`StandIn::truth_survivors`], [`StandIn::appeared`], [`StandIn::vanished`] |
+//! | know what was reported or tracked | [`StandIn::truth_data_values`], [`StandIn::truth_tracked`] |
+//! | have somebody who sees a part of the tree | [`User::of_branches`] |
 //! | know how it was asked | [`Ledger::requests`], [`Ledger::max_in_window`], [`Ledger::max_in_flight`], [`Ledger::wait_until`] |
 //! | restart it under the same url | drop it, then [`Builder::port`] with [`StandIn::port`] |
 //!
 //! # What it does not do
 //!
-//! XML (406 in every version), `.json.zip`, gist's `auto` and `absoluteUrls`, `/api/metadata`. It answers one request
+//! XML and CSV (406 in every version), `.json.zip`, imports, files, aggregate analytics, relationships, gist's `auto` and `absoluteUrls`, `/api/metadata`. It answers one request
 //! at a time as far as computing goes; waiting is concurrent.
 
 mod answer;

@@ -73,7 +73,7 @@ struct Cli {
     /// repeatable. When: nth, every, first, from, chance; narrowed by path, rows, listings; ended by times, lasting-ms. What: status
     /// (retry-after, body), close, reset, reset-after, cut, cut-share (framing, gzipped), stall, stall-at, drip, delay-ms, html,
     /// login, empty, redirect, garble, bad-crc, stale, unauthorized, lose-sessions, refuse-ms, restart-ms, hang-ms, too-heavy,
-    /// no-rows, fewer-rows, partial, database-cut, informational, mixed
+    /// no-rows, fewer-rows, partial, database-cut, export-cut, informational, mixed
     #[arg(long, value_name = "RULE")]
     fault: Vec<String>,
     /// Something odd about the server, or about the proxy before it; repeatable: shuffled-sets=SEED, lagging-replica=ROWS,

@@ -181,7 +181,7 @@ fn schema(world: &World, base: &str, at: usize, collection: &Collection) -> Stri
     let mut json = String::new();
     let _ = write!(
         json,
-        "{{\"klass\":\"org.hisp.dhis.{klass}\",\"metadata\":{metadata},\"shareable\":{shareable},\"relativeApiEndpoint\":\"/{name}\",\"name\":\"{singular}\",\
+        "{{\"klass\":\"org.hisp.dhis.{klass}\",\"metadata\":true,\"shareable\":{shareable},\"relativeApiEndpoint\":\"/{name}\",\"name\":\"{singular}\",\
          \"displayName\":\"{label}\",\"singular\":\"{singular}\",\"plural\":\"{name}\",\"collectionName\":\"{name}\",\"apiEndpoint\":\"{base}/api/{name}\",\
          \"href\":\"{base}/api/schemas/{singular}\",\"persisted\":true,\"identifiableObject\":true,\"nameableObject\":{nameable},\"embeddedObject\":false,\
          \"translatable\":{named},\"secondaryMetadata\":{secondary},\"order\":{at},\"namespace\":\"http://dhis2.org/schema/dxf/2.0\",\"subscribableObject\":false,\"subscribable\":false,\
@@ -189,7 +189,6 @@ fn schema(world: &World, base: &str, at: usize, collection: &Collection) -> Stri
          \"implicitPrivateAuthority\":false,\"references\":[\"org.hisp.dhis.category.CategoryCombo\"],\"authorities\":[{{\"type\":\"DELETE\",\"authorities\":[\"F_DELETE\"]}}],\
          \"properties\":{properties}}}",
         klass = collection.klass,
-        metadata = true,
         shareable = collection.shareable,
         name = collection.name,
         singular = collection.singular,

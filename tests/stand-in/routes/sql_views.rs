@@ -33,10 +33,10 @@ fn grid(world: &World, request: &Request, row: u32) -> Result<(Vec<&'static str>
     let mut units = world.shelves[shelf].by_id.clone();
     units.sort_unstable();
     let level = request.params("var").find_map(|text| text.strip_prefix("level:"));
-    if row % 3 == 0 && level.is_none() {
+    if row.is_multiple_of(3) && level.is_none() {
         return Err("SQL query contains variables not provided in request: `[level]`".into());
     }
-    let columns = if row % 3 == 0 { &UNIT_COLUMNS[..3] } else { UNIT_COLUMNS };
+    let columns = if row.is_multiple_of(3) { &UNIT_COLUMNS[..3] } else { UNIT_COLUMNS };
     let mut rows = Vec::new();
     for unit in units {
         let mut text = |name: &str| {
