@@ -196,6 +196,8 @@ struct Contents {
     prepared: BTreeMap<String, Vec<u8>>,
     published: BTreeMap<String, Vec<u8>>,
     manifest: Option<Manifest>,
+    /// How often a stream has been prepared.
+    prepares: u32,
     rejects: Vec<Reject>,
 }
 
@@ -222,6 +224,11 @@ impl Disk {
         contents.checkpoint = None;
         contents.spans.clear();
         contents.ended = None;
+    }
+
+    /// How often a stream has been prepared.
+    pub(crate) fn prepares(&self) -> u32 {
+        self.contents().prepares
     }
 
     /// Entries of the spool.
@@ -267,6 +274,10 @@ pub(crate) struct World {
     pub(crate) partitions: u32,
     /// How many rows more than there are it announces of each stream.
     pub(crate) miscounts_by: AtomicU64,
+    /// Rows that it sends and does not list.
+    pub(crate) unlisted: Mutex<BTreeSet<String>>,
+    /// Whether each page leads to the place it came from.
+    pub(crate) stands_still: AtomicBool,
     /// Rows that it lists and does not send.
     pub(crate) held_back: Mutex<HeldBack>,
     /// What it says about itself.
@@ -290,6 +301,8 @@ impl World {
             failures: Mutex::default(),
             partitions,
             miscounts_by: AtomicU64::new(0),
+            unlisted: Mutex::default(),
+            stands_still: AtomicBool::new(false),
             held_back: Mutex::default(),
             identity: Mutex::new(SourceIdentity {
                 url: "http://fake".into(),
@@ -435,7 +448,7 @@ impl Source for FakeSource {
         })
     }
 
-    fn count<'a>(&'a self, selection: &'a Value) -> LocalBoxFuture<'a, Result<Recount, Failure>> {
+    fn count<'a>(&'a self, selection: &'a Value, _: u32) -> LocalBoxFuture<'a, Result<Recount, Failure>> {
         Box::pin(async move {
             self.life.source_thinks().await;
             let count = self.life.call(&self.world.disk, || {
@@ -460,6 +473,10 @@ impl Source for FakeSource {
         None
     }
 
+    fn last_trouble(&self) -> Option<String> {
+        None
+    }
+
     fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
     }
@@ -478,7 +495,8 @@ impl FakeSource {
         let wanted: Vec<&(String, String)> = if let Some(ids) = selection["ids"].as_array() {
             rows.iter().filter(|(id, _)| ids.iter().any(|wanted| wanted == id)).collect()
         } else if selection["listing"] == true {
-            rows.iter().collect()
+            let unlisted = self.world.unlisted.lock().unwrap();
+            rows.iter().filter(|(id, _)| !unlisted.contains(id)).collect()
         } else {
             let first = selection["first"].as_str().unwrap_or_default();
             let last = selection["last"].as_str().unwrap_or_default();
@@ -509,6 +527,7 @@ impl FakeSource {
             counts.bytes += row.len() as u64 + 1;
         }
         let next = match taken.last() {
+            _ if self.world.stands_still.load(Ordering::SeqCst) => position.next.clone(),
             Some((id, _)) if behind + taken.len() < wanted.len() => Next::After(id.clone()),
             _ => Next::End,
         };
@@ -708,6 +727,7 @@ impl Sink for FakeSink {
                 let missing: Vec<String> = missing.cloned().collect();
                 let vanished: Vec<&String> = before.difference(&listed).collect();
                 Ok(Comparison {
+                    listed: listed.len() as u64,
                     relisted: missing.iter().filter(|key| listed_before.contains(*key)).count() as u64,
                     missing,
                     vanished: vanished.len() as u64,
@@ -743,7 +763,9 @@ impl Sink for FakeSink {
                     duplicates: (fetched - rows.len()) as u64,
                     newest: None,
                 };
-                self.disk.contents().prepared.insert(file, bytes);
+                let mut contents = self.disk.contents();
+                contents.prepares += 1;
+                contents.prepared.insert(file, bytes);
                 Ok(prepared)
             };
             self.life.call(&self.disk, act).await

@@ -24,6 +24,9 @@ use crate::{
     writer::{CurrentPosition, WritePage, Writer},
 };
 
+/// Pages of a partition in a row that lead to the place they came from before it is believed that it never ends.
+pub const STANDING_PAGES_MAX: u32 = 3;
+
 /// How far a stop has come; fetchers see it change.
 #[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Stopping {
@@ -116,6 +119,7 @@ async fn fetch_partition(
     let mut stopping = parts.stopping.clone();
     let mut position = parts.writer.send(CurrentPosition(partition.id)).await.map_err(|_| gone())??;
     *untouched = position.seq == 0;
+    let mut standing = 0;
     while !position.is_finished() {
         if *stopping.borrow() > Stopping::No {
             return Ok(false);
@@ -130,6 +134,12 @@ async fn fetch_partition(
             Err(_) if *stopping.borrow() > Stopping::No => return Ok(false),
             Err(failure) => return Err(failure),
         };
+        standing = if page.next == position.next { standing + 1 } else { 0 };
+        if standing >= STANDING_PAGES_MAX {
+            let message = format!("{standing} pages of {} lead to the place they came from", partition.key);
+            // For good: the pages in between count as progress, so that it would otherwise be garbled for ever.
+            return Err(Failure::new(FailureClass::Rejected, message));
+        }
         crash_point!("fetcher.page.fetched");
         position = parts.writer.send(WritePage(page)).await.map_err(|_| gone())??;
         *untouched = false;

@@ -339,8 +339,8 @@ impl Run {
             let Failure { class, message, .. } = failure.clone();
             self.teller.tell(Event::SourceWaitedFor { class, message, attempts, delay, patience_left });
         };
-        let last_answer = || harvest.source.last_answer();
-        patiently(harvest.patience, harvest.limiter.as_ref(), last_answer, tell, || ask(harvest)).await
+        let (last_answer, last_trouble) = (|| harvest.source.last_answer(), || harvest.source.last_trouble());
+        patiently(harvest.patience, harvest.limiter.as_ref(), last_answer, last_trouble, tell, || ask(harvest)).await
     }
 
     /// Waits for `work`, or for somebody to ask for a stop.
@@ -468,9 +468,21 @@ impl Run {
 
     /// What is to be fetched for each stream to be proved complete: see [`reconcile`].
     async fn explain(&mut self) -> Result<Vec<Partition>, End> {
+        loop {
+            let (more, to_count) = self.next_partitions().await?;
+            if !more.is_empty() || to_count.is_empty() {
+                return Ok(more);
+            }
+            let plan = self.known()?.header.plan.clone();
+            self.recount(&plan, &to_count).await?;
+        }
+    }
+
+    /// One step of that for each stream: what is to be fetched, and which streams are to be counted.
+    async fn next_partitions(&mut self) -> Result<(Vec<Partition>, Vec<StreamId>), End> {
         let plan = Arc::new(self.known()?.header.plan.clone());
-        self.recount(&plan).await?;
         let mut more: Vec<Partition> = Vec::new();
+        let mut to_count = Vec::new();
         for (stream, of_plan) in streams_in(&plan) {
             let Some(first) = plan.partitions_of(stream).next() else { continue };
             if !self.is_whole(stream) || self.accounts.get(&stream).is_some_and(|account| account.unproved.is_some()) {
@@ -498,7 +510,13 @@ impl Run {
                 (Step::Ask, Some(Comparison { missing, vanished_keys, .. })) => {
                     (PartitionRole::Repair, source.repair(&first.selection, missing, vanished_keys))
                 }
+                (Step::Recount, _) => {
+                    to_count.push(stream);
+                    continue;
+                }
                 (Step::List, _) => {
+                    // What is counted counts behind the newest listing.
+                    account.recount = None;
                     account.relistings += u32::from(comparison.is_some());
                     (PartitionRole::Listing, Vec::from_iter(source.listing(&first.selection, rows)))
                 }
@@ -511,7 +529,7 @@ impl Run {
                 more.push(Partition { id, stream, key, role, selection, requests: None, expected_rows: None });
             }
         }
-        Ok(more)
+        Ok((more, to_count))
     }
 
     /// What is known of a stream.
@@ -535,23 +553,17 @@ impl Run {
         }
     }
 
-    /// Asks how many rows there are now, of every stream for which that decides.
-    async fn recount(&mut self, plan: &Plan) -> Result<(), End> {
-        let mut asked: Vec<(StreamId, &serde_json::Value)> = Vec::new();
-        for (stream, _) in streams_in(plan) {
-            let is_listed = plan.newest_listing(stream).is_some();
-            let is_asked = || reconcile::next_step(&self.facts(plan, stream, None)) == Step::Recount;
-            if let Some(first) = plan.partitions_of(stream).next()
-                && !is_listed
-                && self.is_whole(stream)
-                && is_asked()
-            {
-                asked.push((stream, &first.selection));
-            }
-        }
+    /// Asks how many rows there are now, of these streams.
+    async fn recount(&mut self, plan: &Plan, streams: &[StreamId]) -> Result<(), End> {
+        let asked = streams.iter().filter_map(|stream| {
+            let first = plan.partitions_of(*stream).next()?;
+            let is_listed = plan.newest_listing(*stream).is_some();
+            Some((*stream, &first.selection, if is_listed { reconcile::HIDDEN_COUNTS } else { 1 }))
+        });
+        let asked: Vec<_> = asked.collect();
         let run = &*self;
-        let counting = |(stream, selection)| async move {
-            match run.asked(move |harvest| harvest.source.count(selection)).await {
+        let counting = |(stream, selection, times)| async move {
+            match run.asked(move |harvest| harvest.source.count(selection, times)).await {
                 Ok(recount) => Ok((stream, recount)),
                 // What cannot be counted is listed.
                 Err(failure) if outcome_of(failure.class) == Outcome::Refused => Ok((stream, Recount::Refused)),
@@ -667,6 +679,10 @@ impl Run {
             Step::Contradicted(rows) => Some(format!(
                 "the server contradicts itself: it sends {rows} rows of {name} that it did not list, so other rows may be \
                  missing; perhaps several servers answer at this url, and not all of them are up to date"
+            )),
+            Step::Hidden(rows) => Some(format!(
+                "the server contradicts itself: it counts {rows} rows of {name} that it neither lists nor sends; perhaps several \
+                 servers answer at this url, and not all of them are up to date"
             )),
             Step::Recount | Step::List | Step::Ask => {
                 Some(format!("whether all rows of {name} are there cannot be shown: the server does not list them"))

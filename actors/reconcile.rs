@@ -20,6 +20,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::sink::Comparison;
 
+/// How often rows are counted that may be hidden: a replica that lags behind answers all of it once in 4,096 times.
+pub const HIDDEN_COUNTS: u32 = 12;
+
 /// Listings that one process makes because what an earlier one listed did not come.
 pub const RELISTINGS_MAX: u32 = 1;
 
@@ -62,7 +65,7 @@ pub struct Known<'a> {
     pub miscounted: u64,
     /// Whether its numbers agree only because a row came twice.
     pub is_distrusted: bool,
-    /// What it counts now.
+    /// What it counts now: behind the last row, or behind the newest listing where there is one.
     pub recount: Recount,
     /// Whether all its keys can be listed.
     pub can_list: bool,
@@ -89,6 +92,8 @@ pub enum Step {
     Missing(u64),
     /// Nothing more: so many rows come that a listing did not have.
     Contradicted(u64),
+    /// Nothing more: so many rows are counted, before and after, that are neither listed nor sent.
+    Hidden(u64),
 }
 
 /// Decides what is to be done about a stream.
@@ -112,7 +117,7 @@ pub fn next_step(known: &Known<'_>) -> Step {
     let missing = (comparison.missing.len() as u64).saturating_sub(comparison.nameless);
     if !known.is_asked {
         let differs = missing > 0 || !comparison.vanished_keys.is_empty();
-        return if differs { Step::Ask } else { Step::Proved(Proof::Listing) };
+        return if differs { Step::Ask } else { listed(known, comparison) };
     }
     let still_missing = comparison.relisted.min(missing);
     if missing > 0 && known.relistings < RELISTINGS_MAX {
@@ -120,7 +125,21 @@ pub fn next_step(known: &Known<'_>) -> Step {
     } else if still_missing > 0 {
         Step::Missing(still_missing)
     } else {
-        Step::Proved(Proof::Listing)
+        listed(known, comparison)
+    }
+}
+
+/// What is to be done about a stream of which everything that is listed is there.
+///
+/// Rows that were counted when the plan was made, never came and are not listed have been deleted since; unless they are counted
+/// again, which a replica that has them does sooner or later.
+fn listed(known: &Known<'_>, comparison: &Comparison) -> Step {
+    let gone = known.expected.unwrap_or(0).saturating_sub(comparison.listed + comparison.vanished);
+    match known.recount {
+        _ if gone == 0 => Step::Proved(Proof::Listing),
+        Recount::NotAsked => Step::Recount,
+        Recount::Rows(rows) if rows >= comparison.listed + gone => Step::Hidden(gone),
+        Recount::Rows(_) | Recount::Refused | Recount::NotOffered => Step::Proved(Proof::Listing),
     }
 }
 
@@ -179,6 +198,7 @@ mod tests {
             vanished_keys: keys(vanished),
             relisted,
             returned,
+            listed: 10 - vanished as u64,
             nameless: 0,
         };
         let proved = Step::Proved(Proof::Listing);
@@ -198,6 +218,18 @@ mod tests {
             let (missing, vanished, relisted, returned) = difference;
             let comparison = compared(missing, vanished, relisted, returned);
             let known = Known { comparison: Some(&comparison), is_asked, relistings, ..agreeing() };
+            assert_eq!(next_step(&known), step, "{what}");
+        }
+        for (what, expected, recount, step) in [
+            ("five of those that were counted at first are gone", 15, Recount::NotAsked, Step::Recount),
+            ("they are", 15, Recount::Rows(10), proved),
+            ("others came since", 15, Recount::Rows(12), proved),
+            ("they are not", 15, Recount::Rows(15), Step::Hidden(5)),
+            ("it does not count any more", 15, Recount::Refused, proved),
+            ("none is", 10, Recount::NotAsked, proved),
+        ] {
+            let comparison = compared(0, 0, 0, 0);
+            let known = Known { expected: Some(expected), recount, comparison: Some(&comparison), ..agreeing() };
             assert_eq!(next_step(&known), step, "{what}");
         }
         let nameless = Comparison { nameless: 1, ..compared(1, 0, 1, 0) };

@@ -115,7 +115,9 @@ pub struct Recovered {
 pub struct Comparison {
     /// Keys that the newest listing has and that were not fetched, in its order.
     pub missing: Vec<String>,
-    /// How many of these an earlier listing had as well: they have been asked for before, and are listed again.
+    /// How many keys the newest listing has.
+    pub listed: u64,
+    /// How many of the missing ones an earlier listing had as well: they have been asked for before, and are listed again.
     pub relisted: u64,
     /// How many rows were fetched before the newest listing and are not in it.
     pub vanished: u64,

@@ -32,10 +32,16 @@ pub trait Source: Send + Sync {
         size: PageSize,
     ) -> LocalBoxFuture<'a, Result<Page, Failure>>;
 
-    /// Counts the rows a stream has now. `selection` is that of the stream's first partition.
+    /// Counts the rows a stream has now, `times` times, and says the highest number. `selection` is that of the stream's first
+    /// partition.
     ///
-    /// Called once in a start for each stream whose numbers agree, behind its last row: the count must be a fresh one.
-    fn count<'a>(&'a self, selection: &'a serde_json::Value) -> LocalBoxFuture<'a, Result<Recount, Failure>>;
+    /// Called behind the last row of a stream whose numbers agree, once, and behind a listing that has fewer keys than the server
+    /// had counted, several times: another server behind the same url may count otherwise. The count must be a fresh one.
+    fn count<'a>(
+        &'a self,
+        selection: &'a serde_json::Value,
+        times: u32,
+    ) -> LocalBoxFuture<'a, Result<Recount, Failure>>;
 
     /// The selection of a partition that lists the keys a stream has now, for a comparison with what was fetched;
     /// `None` where this kind of data has no such listing. `selection` is that of the stream's first partition, `rows` about
@@ -50,6 +56,9 @@ pub trait Source: Send + Sync {
 
     /// When the source last answered anything, a probe included; `None` when it has not, or nobody knows.
     fn last_answer(&self) -> Option<Instant>;
+
+    /// What a request last failed of, as a sentence for people; `None` when none has, or nobody knows.
+    fn last_trouble(&self) -> Option<String>;
 
     /// Lets no further request leave: those that wait for their turn fail at once, those under way may end. For good.
     fn close(&self);

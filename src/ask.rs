@@ -332,7 +332,15 @@ where
         }
     };
     let attempt = || told_while_silent(connected, attempt());
-    patience::patiently(patience, Some(connected.limiter()), || connected.last_answer(), tell, attempt).await
+    patience::patiently(
+        patience,
+        Some(connected.limiter()),
+        || connected.last_answer(),
+        || connected.last_trouble(),
+        tell,
+        attempt,
+    )
+    .await
 }
 
 /// Does `work`, and says so while the source says nothing for long.

@@ -366,6 +366,11 @@ impl Connected {
         self.gate.last_answer()
     }
 
+    /// What a request of the plan last failed of.
+    pub(crate) fn last_trouble(&self) -> Option<String> {
+        self.gate.last_trouble()
+    }
+
     /// A source over this client.
     pub(crate) fn source(&self, extracts: Vec<Extract>, in_flight: u32, watermarks: Watermarks) -> Dhis2Source {
         Dhis2Source::new(

@@ -2,6 +2,8 @@
 
 /// The dependency arrows that must not exist.
 mod architecture;
+/// What is 0 is complete, whatever a server says of itself.
+mod completeness;
 /// What each protection is for: switched off, its test fails.
 mod controls;
 /// Whatever a person does wrong: the right code, what happened to what, and what to do.

@@ -8,7 +8,10 @@ use std::{
 use actix::Addr;
 use dhis2::gate::{Gate, GateClosed, Turn, TurnOutcome};
 use futures_util::future::LocalBoxFuture;
-use harvester_actors::rate_limiter::{self, RateLimiter, next_turn};
+use harvester_actors::{
+    failure::Failure,
+    rate_limiter::{self, RateLimiter, next_turn},
+};
 use tokio::{sync::watch, time::Instant};
 
 /// What all requests of one run pass: closed once and for all when it stops, and witness of every answer.
@@ -16,17 +19,28 @@ use tokio::{sync::watch, time::Instant};
 pub(crate) struct SourceGate {
     closed: watch::Sender<bool>,
     last_answer: Arc<Mutex<Option<Instant>>>,
+    last_trouble: Arc<Mutex<Option<String>>>,
 }
 
 impl SourceGate {
     /// An open gate.
     pub(crate) fn new() -> Self {
-        SourceGate { closed: watch::Sender::new(false), last_answer: Arc::default() }
+        SourceGate { closed: watch::Sender::new(false), last_answer: Arc::default(), last_trouble: Arc::default() }
     }
 
     /// Lets nothing through any more; who waits for a turn fails at once.
     pub(crate) fn close(&self) {
         self.closed.send_replace(true);
+    }
+
+    /// Remembers what a request failed of.
+    pub(crate) fn in_trouble(&self, failure: &Failure) {
+        *self.last_trouble.lock().unwrap_or_else(PoisonError::into_inner) = Some(failure.message.clone());
+    }
+
+    /// What a request last failed of.
+    pub(crate) fn last_trouble(&self) -> Option<String> {
+        self.last_trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// When the source last answered anything it meant to say.

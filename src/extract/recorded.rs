@@ -136,7 +136,8 @@ fn recordings() -> Option<BTreeMap<String, Exchange>> {
         let text =
             format!("NO RECORDED ANSWERS in {}: this test is skipped (DHIS2_RECORDED names them)", folder.display());
         assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "{text}");
-        eprintln!("{text}");
+        // Past the test runner's capture: a proof that did not happen is said aloud.
+        let _ = fs::write("/dev/stderr", format!("{text}\n"));
         return None;
     }
     Some(found)

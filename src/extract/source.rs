@@ -95,6 +95,8 @@ pub(crate) struct SourceContext<'a> {
     contact: Contact,
     /// Who knows what a refusal of the credentials means.
     denials: &'a Denials,
+    /// Who remembers what was last in the way.
+    gate: &'a SourceGate,
     /// What requests of the plan have found.
     found: &'a Found,
 }
@@ -108,6 +110,26 @@ impl<'a> SourceContext<'a> {
         classify(error, self.contact)
     }
 
+    /// Makes one request, and finds out what its failure means.
+    async fn asked<T, F>(&self, request: impl Fn(&'a Client) -> F) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        self.denials.settled().await?;
+        let asked_at = Instant::now();
+        match request(self.client).await {
+            Ok(answer) => {
+                self.denials.accepted();
+                Ok(answer)
+            }
+            Err(error) => {
+                let failure = self.denials.judge(self.client, &error, self.failure(&error), asked_at).await;
+                self.gate.in_trouble(&failure);
+                Err(failure)
+            }
+        }
+    }
+
     /// Makes a small request of the plan, and repeats it a few times where that may help.
     pub(crate) async fn retried<T, F>(&self, request: impl Fn(&'a Client) -> F) -> Result<T, Failure>
     where
@@ -116,7 +138,7 @@ impl<'a> SourceContext<'a> {
         let mut backoff = Backoff::new(seed());
         let (mut failed, mut garbled) = (0, 0);
         loop {
-            let failure = match asked(self.client, self.denials, self.contact, &request).await {
+            let failure = match self.asked(&request).await {
                 Ok(answer) => return Ok(answer),
                 Err(failure) => failure,
             };
@@ -147,27 +169,6 @@ impl<'a> SourceContext<'a> {
         let at = self.retried(|client| async move { client.id_at(list, place).await }).await?;
         found().insert(key, at.clone());
         Ok(at)
-    }
-}
-
-/// Makes one request, and finds out what its failure means.
-async fn asked<'a, T, F>(
-    client: &'a Client,
-    denials: &Denials,
-    contact: Contact,
-    request: impl Fn(&'a Client) -> F,
-) -> Result<T, Failure>
-where
-    F: Future<Output = Result<T, Error>>,
-{
-    denials.settled().await?;
-    let asked_at = Instant::now();
-    match request(client).await {
-        Ok(answer) => {
-            denials.accepted();
-            Ok(answer)
-        }
-        Err(error) => Err(denials.judge(client, &error, classify(&error, contact), asked_at).await),
     }
 }
 
@@ -256,7 +257,7 @@ impl Dhis2Source {
         *self.identified_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         let asked_at = Timestamp::now();
         let ask = |client: &'a Client| client.system_info();
-        let info = asked(&self.client, &self.denials, self.contact(), ask).await?;
+        let info = self.context().asked(ask).await?;
         let (date, zone) = (info.server_date.as_deref(), info.server_time_zone_id.as_deref());
         *self.ahead.lock().unwrap_or_else(PoisonError::into_inner) =
             date.and_then(|date| server_clock::too_far_ahead(date, zone, asked_at));
@@ -299,6 +300,7 @@ impl Dhis2Source {
             watermarks: &self.watermarks.of_streams,
             contact: self.contact(),
             denials: &self.denials,
+            gate: &self.gate,
             found: &self.found,
         }
     }
@@ -399,16 +401,18 @@ impl Source for Dhis2Source {
                 Err(Unfetched::Failed(failure)) => Err(failure),
                 Err(Unfetched::Wire(error)) => {
                     let failure = self.weighed(context.failure(&error)).await;
-                    Err(self.denials.judge(&self.client, &error, failure, asked_at).await)
+                    let failure = self.denials.judge(&self.client, &error, failure, asked_at).await;
+                    self.gate.in_trouble(&failure);
+                    Err(failure)
                 }
             }
         })
     }
 
-    fn count<'a>(&'a self, selection: &'a Value) -> LocalBoxFuture<'a, Result<Recount, Failure>> {
+    fn count<'a>(&'a self, selection: &'a Value, times: u32) -> LocalBoxFuture<'a, Result<Recount, Failure>> {
         Box::pin(async move {
             match Selection::of(selection)? {
-                Selection::Metadata(selection) => metadata::count(&self.context(), &selection).await,
+                Selection::Metadata(selection) => metadata::count(&self.context(), &selection, times).await,
                 Selection::DeletedObjects(_) => Ok(Recount::NotOffered),
             }
         })
@@ -433,6 +437,10 @@ impl Source for Dhis2Source {
 
     fn last_answer(&self) -> Option<Instant> {
         self.gate.last_answer()
+    }
+
+    fn last_trouble(&self) -> Option<String> {
+        self.gate.last_trouble()
     }
 
     fn close(&self) {

@@ -48,11 +48,12 @@ pub(crate) fn compare(
         fetched.dedup();
     }
     let mut listed = vec![false; before.len()];
-    let mut missing = Vec::new();
+    let (mut listed_keys, mut missing) = (0, Vec::new());
     let mut missed: HashSet<u128> = HashSet::new();
     for span in spans.spans(newest.id) {
         reader.page(&span?, &mut buffer, |record| {
             let key = digest(record.key);
+            listed_keys += 1;
             let is_since = since.binary_search(&key).is_ok();
             match before.binary_search(&key) {
                 Ok(place) => listed[place] = true,
@@ -68,6 +69,7 @@ pub(crate) fn compare(
         before.iter().zip(&listed).filter(|(_, listed)| !**listed).map(|(key, _)| *key).collect();
     let mut comparison = Comparison {
         missing,
+        listed: listed_keys,
         relisted: 0,
         vanished: vanished.len() as u64,
         vanished_keys: Vec::new(),
