@@ -1,6 +1,6 @@
 //! What needs the source but no run: one question (`get`), a plan, a check. Nothing is kept, nothing is resumed.
 
-use std::{future::Future, ops::ControlFlow, path::PathBuf, time::Duration};
+use std::{cell::RefCell, future::Future, ops::ControlFlow, path::PathBuf, time::Duration};
 
 use dhis2::{
     Client, Error,
@@ -16,14 +16,18 @@ use harvester_actors::{
     source::Source,
 };
 use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use url::Url;
 
 use crate::{
     assemble::{Connected, extract},
     extract::{Contact, classify},
     job::{Credentials, Job, Limits},
-    observe::finding::Finding,
+    observe::{
+        finding::Finding,
+        log,
+        waits::{self, Telling, WaitTeller},
+    },
     service::StopReason,
 };
 
@@ -32,6 +36,13 @@ const PAGE_ROWS: u32 = 1_000;
 
 /// How far the server's clock may be from ours before somebody should know.
 const SKEW_NOTE: Duration = Duration::from_secs(60);
+
+/// A source that says nothing for so long is told of …
+const SILENCE_TOLD_AFTER: Duration = Duration::from_secs(2);
+/// … and again after this,
+const SILENCE_TOLD_AGAIN: Duration = Duration::from_secs(30);
+/// looked at so often.
+const SILENCE_LOOK: Duration = Duration::from_millis(500);
 
 /// All time zones are a whole number of these from UTC, so a clock that is off shows as the rest.
 const ZONE_STEP_MS: i64 = 15 * 60 * 1_000;
@@ -311,11 +322,37 @@ where
     F: Future<Output = Result<T, Failure>>,
 {
     let patience = Patience { retries: 0, outage, seed: u64::from(std::process::id()) };
+    let began = Instant::now();
+    let waits = RefCell::new(WaitTeller::default());
     let tell = |Wait { failure, delay, patience_left, .. }: Wait<'_>| {
-        let (delay_s, gives_up_in_s) = (delay.as_secs_f64(), patience_left.as_secs());
-        tracing::warn!(delay_s, gives_up_in_s, "waiting for the source: {failure}");
+        let wait = waits::Wait { reason: failure.to_string(), remaining: Some(delay) };
+        if let Some(Telling::Waits(wait)) = waits.borrow_mut().hear(Some(wait), began.elapsed()) {
+            let (until, gives_up_at) = (log::clock(delay), log::clock(patience_left));
+            tracing::warn!(until, gives_up_at, "waiting: {}", wait.reason);
+        }
     };
+    let attempt = || told_while_silent(connected, attempt());
     patience::patiently(patience, Some(connected.limiter()), || connected.last_answer(), tell, attempt).await
+}
+
+/// Does `work`, and says so while the source says nothing for long.
+async fn told_while_silent<T>(connected: &Connected, work: impl Future<Output = T>) -> T {
+    let began = Instant::now();
+    let mut told_at = SILENCE_TOLD_AFTER;
+    tokio::pin!(work);
+    loop {
+        tokio::select! {
+            done = &mut work => return done,
+            () = tokio::time::sleep(SILENCE_LOOK) => {}
+        }
+        let silence = connected.last_answer().map_or(began, |answer| answer.max(began)).elapsed();
+        if silence < SILENCE_TOLD_AFTER {
+            told_at = SILENCE_TOLD_AFTER;
+        } else if silence >= told_at {
+            told_at = silence + SILENCE_TOLD_AGAIN;
+            tracing::warn!(silent_s = silence.as_secs(), "waiting: the source to answer what it was asked");
+        }
+    }
 }
 
 /// Does `work` unless somebody asks for a stop before it is done.

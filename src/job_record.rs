@@ -138,13 +138,12 @@ impl JobRecord {
     /// The id of a run that begins now: the present second, or the one behind the latest id, so that no id is given twice
     /// and each is later than the one before, also within a second and after the clock went back.
     pub(crate) fn next_run_id(&mut self, now: Timestamp) -> String {
-        let last = self.last_run_id.as_deref().and_then(|last| DateTime::strptime(RUN_ID, last).ok());
+        let last = self.last_run_id.as_deref().filter(|_| harvester_pacing::control!("run-ids"));
+        let last = last.and_then(|last| DateTime::strptime(RUN_ID, last).ok());
         let last = last.and_then(|last| TimeZone::UTC.to_timestamp(last).ok());
         let after_last = last.and_then(|last| last.checked_add(SignedDuration::from_secs(1)).ok());
         let id = after_last.map_or(now, |after_last| after_last.max(now)).strftime(RUN_ID).to_string();
-        if harvester_pacing::control!("run-ids") {
-            self.last_run_id = Some(id.clone());
-        }
+        self.last_run_id = Some(id.clone());
         id
     }
 

@@ -349,3 +349,30 @@ fn once_the_server_has_answered_a_page_that_is_not_there_for_a_moment_is_asked_f
     place.job(server.url(), "", UNITS);
     place.ends(&["get", "organisationUnits", "--all", "--job", "job.toml"]).assert_code(7, "from the first");
 }
+
+#[test]
+fn a_question_that_waits_says_why_and_until_when_and_not_for_each_attempt() {
+    let commands = vec![vec!["get", "me", "--job", "job.toml"], vec!["plan", "job.toml"], vec!["check", "job.toml"]];
+    side_by_side(commands, 3, |typed| {
+        let server = stand_in().start().unwrap();
+        let place = Place::new();
+        place.job(server.url(), "outage_s = 9", UNITS);
+        server.down();
+        let gone = place.ends(&typed);
+        gone.assert_code(5, typed[0]);
+        let waits: Vec<_> = gone.stderr.lines().filter(|line| line.contains("waiting: ")).collect();
+        assert!((1..=2).contains(&waits.len()), "{gone:#?}");
+        assert!(waits[0].contains("refused") && waits[0].contains("gives_up_at="), "{gone:#?}");
+
+        // One that takes the connection and says nothing.
+        server.up();
+        server.set_latency(Latency::Constant(Duration::from_secs(300)));
+        let stderr = fs::File::create(place.file("stderr")).unwrap();
+        let mut child = place.harvester(&typed).stdout(Stdio::null()).stderr(stderr).spawn().unwrap();
+        let says = || fs::read_to_string(place.file("stderr")).unwrap().contains("waiting: the source to answer");
+        let is_told = crate::support::wait_until(says);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(is_told, "{}: {}", typed[0], fs::read_to_string(place.file("stderr")).unwrap());
+    });
+}

@@ -179,19 +179,23 @@ fn a_wait_is_told_within_seconds_with_why_and_until_when_wherever_progress_goes(
         ("quietly", &["-q"], Trouble::Fault(asked.clone()), &["WARN waiting: ", "until="]),
         ("as JSON", &["--log-format", "json"], Trouble::Fault(asked), &["\"message\":\"waiting: ", "\"until\":\"2"]),
         ("a server that is gone", &[], Trouble::Gone, &["waiting: ", "gives_up_at=", "last_failure="]),
+        ("a server that was never there", &[], Trouble::Never, &["waiting: ", "refused", "gives_up_at="]),
         ("a first answer that takes long", &[], Trouble::Silent, &["waiting: the source to answer"]),
     ];
     side_by_side(cases, 3, |(what, arguments, trouble, says)| {
         let latency =
             if matches!(trouble, Trouble::Silent) { Duration::from_secs(300) } else { Duration::from_millis(40) };
         let server = stand_in().org_units(2_000).latency(Latency::Constant(latency)).start().unwrap();
+        if matches!(trouble, Trouble::Never) {
+            server.down();
+        }
         let place = Place::new();
         let extract = "[[extract]]\nkind = \"metadata\"\ncollections = [\"organisationUnits\"]\npage_size = 20";
         place.job(server.url(), "", extract);
         let stderr = fs::File::create(place.file("stderr")).unwrap();
         let mut command = place.harvester(&[&["run", "job.toml"], arguments].concat());
         let mut child = command.stdout(Stdio::null()).stderr(stderr).spawn().unwrap();
-        if !matches!(trouble, Trouble::Silent) {
+        if !matches!(trouble, Trouble::Silent | Trouble::Never) {
             assert!(
                 server.ledger().wait_until(Duration::from_secs(30), |seen| seen.len() > 40),
                 "{what}: nothing happened"
@@ -200,7 +204,7 @@ fn a_wait_is_told_within_seconds_with_why_and_until_when_wherever_progress_goes(
         match trouble {
             Trouble::Fault(fault) => server.add_fault(FaultRule::on(Match::always()).act(fault)),
             Trouble::Gone => server.down(),
-            Trouble::Silent => {}
+            Trouble::Silent | Trouble::Never => {}
         }
         let told = wait_until(|| {
             let text = fs::read_to_string(place.file("stderr")).unwrap();
@@ -208,7 +212,10 @@ fn a_wait_is_told_within_seconds_with_why_and_until_when_wherever_progress_goes(
         });
         child.kill().unwrap();
         child.wait().unwrap();
-        assert!(told, "{what}: {}", fs::read_to_string(place.file("stderr")).unwrap());
+        let text = fs::read_to_string(place.file("stderr")).unwrap();
+        assert!(told, "{what}: {text}");
+        let waits = text.lines().filter(|line| line.contains("waiting: ")).count();
+        assert!(waits <= 3, "{what}: not a line for each attempt: {text}");
     });
 }
 
@@ -220,4 +227,6 @@ enum Trouble {
     Gone,
     /// It takes its time.
     Silent,
+    /// It refuses connections from the first.
+    Never,
 }

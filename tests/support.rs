@@ -73,6 +73,8 @@ impl Place {
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("STATE_DIRECTORY", self.file("state"))
             .env("DHIS2_PASSWORD", PASSWORD)
+            // What `tests/prove` switches off, it switches off in the program.
+            .envs(std::env::var_os("HARVESTER_CONTROL").map(|control| ("HARVESTER_CONTROL", control)))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());

@@ -86,6 +86,12 @@ pub fn init(format: LogFormat, level: Level, colours: bool, screen: &Screen) {
     };
 }
 
+/// So long from now, by the clock on the wall: RFC 3339, UTC.
+pub(crate) fn clock(from_now: Duration) -> Option<String> {
+    let then = Timestamp::now().checked_add(SignedDuration::try_from(from_now).ok()?).ok()?;
+    Some(format!("{then:.0}"))
+}
+
 /// Writes a log line for each event that is worth one.
 #[derive(Debug)]
 pub struct LogListener {
@@ -130,16 +136,12 @@ impl LogListener {
     /// Tells what it waits for, where that is news.
     fn tell_wait(&self, telling: Telling, progress: &Progress, now: Duration) {
         let job = self.job.as_str();
-        let clock = |from_now: Duration| {
-            let then = SignedDuration::try_from(from_now).ok().and_then(|it| Timestamp::now().checked_add(it).ok());
-            then.map(|then| format!("{then:.0}"))
-        };
         let Wait { reason, remaining } = match telling {
             Telling::Waits(wait) => wait,
             Telling::Over(lasted) => return info!(job, waited_s = lasted.as_secs(), "no longer waiting"),
         };
         let until = remaining.and_then(clock);
-        let gives_up_at = clock((progress.answered_at() + self.outage).saturating_sub(now));
+        let gives_up_at = clock(progress.gives_up(self.outage).saturating_sub(now));
         let last_failure = progress.last_failure.as_deref();
         // A slow answer is no trouble yet, and a block shows it all the time.
         if self.has_block || progress.is_quiet(now) {
@@ -167,16 +169,9 @@ impl Listener for LogListener {
                     None => info!(job, "beginning a new run"),
                 }
             }
-            Event::SourceWaitedFor { class, message, attempts, delay, patience_left } => {
-                let (delay_s, gives_up_in_s) = (delay.as_secs_f64(), patience_left.as_secs());
-                warn!(
-                    job,
-                    class = class.as_str(),
-                    attempts,
-                    delay_s,
-                    gives_up_in_s,
-                    "waiting for the source: {message}"
-                );
+            // Told as the wait that it is, and not for each attempt.
+            Event::SourceWaitedFor { class, attempts, delay, .. } => {
+                debug!(job, class = class.as_str(), attempts, delay_s = delay.as_secs_f64(), "asked again");
             }
             Event::SourceIdentified(source) => {
                 info!(job, url = %source.url, version = %source.version, "source answers");

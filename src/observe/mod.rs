@@ -12,7 +12,7 @@ pub mod screen;
 mod show;
 pub mod status;
 mod voice;
-mod waits;
+pub(crate) mod waits;
 
 use std::sync::Arc;
 

@@ -84,6 +84,10 @@ pub struct Progress {
     pace_at: Duration,
     /// When the source last gave something that counts.
     answered_at: Duration,
+    /// What failed before or between all fetching, and when it is asked again; `None` once the source has answered.
+    asked_again: Option<(String, Duration)>,
+    /// When nobody asks that any more.
+    gives_up: Option<Duration>,
     /// When something last happened: an answer, a failure, a further request.
     moved_at: Duration,
     /// Rows fetched by this process.
@@ -102,15 +106,23 @@ impl Progress {
         match event {
             Event::Pace(pace) if pace.requests == self.pace.requests => {}
             Event::Pace(_) | Event::PartitionReturned { .. } | Event::PartitionLost { .. } => self.moved_at = now,
-            _ => (self.answered_at, self.moved_at) = (now, now),
+            Event::SourceWaitedFor { .. } => self.moved_at = now,
+            _ => {
+                (self.answered_at, self.moved_at) = (now, now);
+                self.asked_again = None;
+                self.gives_up = None;
+            }
         }
         match event {
             Event::Recovered { resumed_run, .. } => {
                 self.resumed = resumed_run.is_some();
                 self.run_id = resumed_run.clone().unwrap_or_default();
             }
-            // Who waits is told by the log; nothing has progressed.
-            Event::SourceWaitedFor { .. } => {}
+            Event::SourceWaitedFor { message, delay, patience_left, .. } => {
+                self.asked_again = Some((message.clone(), now + *delay));
+                self.gives_up = Some(now + *patience_left);
+                self.last_failure = Some(message.clone());
+            }
             Event::SourceIdentified(source) => self.source = Some(source.clone()),
             Event::PlanMade { run_id, plan, committed } => {
                 self.run_id.clone_from(run_id);
@@ -295,6 +307,10 @@ impl Progress {
     /// What everything waits for, and how long still.
     pub fn waiting(&self, now: Duration) -> Option<(String, Option<Duration>)> {
         let Some(waiting) = self.pace.waiting.as_ref() else {
+            if let Some((failure, again_at)) = &self.asked_again {
+                let remaining = Some(again_at.saturating_sub(now)).filter(|remaining| !remaining.is_zero());
+                return Some((failure.clone(), remaining));
+            }
             if let Some(remaining) = self.all_are_held(now) {
                 return Some(("all that is left has failed and is then asked for again".to_owned(), Some(remaining)));
             }
@@ -316,9 +332,11 @@ impl Progress {
         self.pace.in_flight > 0 && now.saturating_sub(self.moved_at) >= enough
     }
 
-    /// When the source last gave something that counts, in time since the process began.
-    pub(super) fn answered_at(&self) -> Duration {
-        self.answered_at
+    /// When the run ends unless the source answers, in time since the process began.
+    ///
+    /// - `outage`: how long the source may be gone.
+    pub(super) fn gives_up(&self, outage: Duration) -> Duration {
+        self.gives_up.unwrap_or(self.answered_at + outage)
     }
 
     /// How long nothing is asked for because every partition that is left has failed a moment ago.

@@ -156,10 +156,20 @@ impl Redactor {
             | Event::FetcherDied { .. }
             | Event::Reconciled { .. }
             | Event::Finishing { .. } => return event,
-            _ => {}
+            Event::Recovered { .. }
+            | Event::SourceWaitedFor { .. }
+            | Event::SourceIdentified(_)
+            | Event::PlanMade { .. }
+            | Event::PlanGrown(_)
+            | Event::PartitionReturned { .. }
+            | Event::PartitionLost { .. }
+            | Event::Pace(_)
+            | Event::Stopping { .. }
+            | Event::RunEnded(_) => {}
         }
         match event.to_mut() {
             Event::Recovered { rebuilt: Some(text), .. }
+            | Event::SourceWaitedFor { message: text, .. }
             | Event::PartitionReturned { message: text, .. }
             | Event::PartitionLost { message: text, .. }
             | Event::Stopping { reason: text } => *text = self.message(text),
@@ -289,6 +299,13 @@ mod tests {
             Event::PlanMade { run_id, plan: Arc::clone(&plan), committed: Vec::new() },
             Event::PlanGrown(plan),
             Event::Stopping { reason: "canary-pw".to_owned() },
+            Event::SourceWaitedFor {
+                class: harvester_actors::failure::FailureClass::Transient,
+                message: "canary-pw".to_owned(),
+                attempts: 1,
+                delay: Default::default(),
+                patience_left: Default::default(),
+            },
         ] {
             let told = format!("{:?}", redactor.event(&event));
             assert!(!told.contains("canary-pw") && told.contains(MASK), "{told}");

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 /// What is waited for, and how long still, where anybody knows.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) struct Wait {
+pub(crate) struct Wait {
     /// Why, as a fragment.
-    pub(super) reason: String,
+    pub(crate) reason: String,
     /// How long still.
-    pub(super) remaining: Option<Duration>,
+    pub(crate) remaining: Option<Duration>,
 }
 
 /// A shorter wait is over before anybody has read of it.
@@ -22,7 +22,7 @@ const END_WORTH_TELLING: Duration = Duration::from_secs(10);
 
 /// What is to be told.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) enum Telling {
+pub(crate) enum Telling {
     /// It waits.
     Waits(Wait),
     /// It does not wait any more; how long it did.
@@ -31,7 +31,7 @@ pub(super) enum Telling {
 
 /// Remembers which waits have been told.
 #[derive(Clone, Debug, Default)]
-pub(super) struct WaitTeller {
+pub(crate) struct WaitTeller {
     /// Since when it waits, if it does.
     since: Option<Duration>,
     /// What was told last.
@@ -50,7 +50,7 @@ struct Told {
 
 impl WaitTeller {
     /// What is to be told of what it waits for now. Times are since the process began.
-    pub(super) fn hear(&mut self, waiting: Option<Wait>, now: Duration) -> Option<Telling> {
+    pub(crate) fn hear(&mut self, waiting: Option<Wait>, now: Duration) -> Option<Telling> {
         let Some(wait) = waiting else {
             let since = self.since.take()?;
             // Only what was told needs an end.
@@ -58,8 +58,8 @@ impl WaitTeller {
             let lasted = now.saturating_sub(since);
             return (is_told && lasted >= END_WORTH_TELLING).then_some(Telling::Over(lasted));
         };
-        self.since.get_or_insert(now);
-        if wait.remaining.is_some_and(|remaining| remaining <= WORTH_TELLING) {
+        let lasts = now.saturating_sub(*self.since.get_or_insert(now));
+        if wait.remaining.is_some_and(|remaining| lasts + remaining <= WORTH_TELLING) {
             return None;
         }
         let is_known = self.told.as_ref().is_some_and(|told| {
@@ -101,6 +101,11 @@ mod tests {
     fn a_wait_is_told_at_once_and_every_half_minute() {
         assert_eq!(told(100, |now| Some(("Retry-After", Some(600 - now)))), [0, 30, 60, 90]);
         assert_eq!(told(65, |_| Some(("the source does not answer", None))), [0, 30, 60]);
+        assert_eq!(
+            told(40, |_| Some(("asked again soon, and again", Some(1)))),
+            [1, 31],
+            "many short waits are a long one"
+        );
     }
 
     #[test]
@@ -114,7 +119,7 @@ mod tests {
     fn short_waits_are_no_flood() {
         // A server that asks for two seconds after each answer.
         assert!(told(60, |now| (now % 3 > 0).then_some(("Retry-After", Some(2)))).len() <= 3);
-        assert_eq!(told(60, |_| Some(("a predecessor", Some(1)))), Vec::<u64>::new());
+        assert_eq!(told(60, |now| (now % 2 > 0).then_some(("a predecessor", Some(1)))), Vec::<u64>::new());
     }
 
     #[test]

@@ -378,7 +378,7 @@ pub(crate) static COLLECTIONS: &[Collection] = &[
         members: &[
             m("legendSets", Empty),
             m("aggregationType", Choice(&["SUM", "AVERAGE", "NONE"])),
-            m("valueType", Choice(&["NUMBER", "INTEGER_POSITIVE", "TEXT", "BOOLEAN", "PERCENTAGE"])),
+            m("valueType", Kind::Turn(&["NUMBER", "INTEGER_POSITIVE", "PERCENTAGE", "TEXT", "BOOLEAN"])),
             m("domainType", Choice(&["AGGREGATE", "TRACKER"])),
             m("aggregationLevels", Empty),
             m("zeroIsSignificant", Flag),

@@ -19,8 +19,7 @@
 //! It runs on a thread of its own with a runtime of its own, on 127.0.0.1, and knows nothing of the crates it tests:
 //! client and stand-in cannot be wrong together. Facts come from recorded servers (2.40, 2.42, 2.43), which
 //! `proof/recorded.rs` holds it against, elsewhere from `dhis2-api.md`. It speaks system, login, schemas, metadata
-//! collections, deleted objects, data values and registrations, the tracker, old and new, analytics of events and
-//! enrollments, data store and SQL views; one file in `routes/` per area of the API.
+//! collections, deleted objects, data values and registrations, the tracker, old and new, analytics, data store and SQL views; one file in `routes/` per area of the API.
 //!
 //! # How to use it
 //!
@@ -66,7 +65,7 @@
 //!
 //! # What it does not do
 //!
-//! XML and CSV (406 in every version), `.json.zip`, imports, files, aggregate analytics, relationships, gist's `auto` and `absoluteUrls`, `/api/metadata`. It answers one request
+//! XML and CSV (406 in every version), `.json.zip`, imports, files, relationships, gist's `auto` and `absoluteUrls`, `/api/metadata`. It answers one request
 //! at a time as far as computing goes; waiting is concurrent.
 
 mod answer;

@@ -77,3 +77,33 @@ fn a_page_beyond_the_last_is_empty_and_an_order_by_id_is_refused() {
     let got = get(&bare, &format!("/api/analytics/events/query/{program}?dimension=ou:{root}{ALWAYS}"));
     assert_eq!((got.status, got.json()["errorCode"].as_str()), (409, Some("E7144")));
 }
+
+#[test]
+fn sums_of_districts_add_up_to_the_country() {
+    let stand_in = small("2.42").start().unwrap();
+    let elements: Vec<String> = (0..3).map(|row| stand_in.id_of_row("dataElements", row).unwrap()).collect();
+    let root = stand_in.id_of_row("organisationUnits", 0).unwrap();
+    let sums = |periods: &str, units: &str| {
+        let target =
+            format!("/api/analytics?dimension=dx:{}&dimension=pe:{periods}&dimension=ou:{units}", elements.join(";"));
+        let got = get(&stand_in, &target).json();
+        let mut sums = std::collections::BTreeMap::new();
+        for row in got["rows"].as_array().unwrap_or_else(|| panic!("{got}")) {
+            let cell = |at: usize| row[at].as_str().unwrap().to_owned();
+            *sums.entry(cell(0)).or_insert(0.0) += cell(3).parse::<f64>().unwrap();
+        }
+        sums
+    };
+    let whole = sums("2023", &root);
+    let districts = sums("2023", "LEVEL-3");
+    let months: Vec<String> = (1..=12).map(|month| format!("2023{month:02}")).collect();
+    let months = sums(&months.join(";"), "LEVEL-2");
+    assert_eq!(whole.len(), 3);
+    for (element, sum) in &whole {
+        assert!((districts[element] - sum).abs() < sum.abs() * 1e-9, "{element}: {districts:?} of {whole:?}");
+        // What is reported by quarter or year lies in no month.
+        assert!(months[element] > 0.0 && months[element] < sum * (1.0 + 1e-9), "{element}: {months:?} of {whole:?}");
+    }
+    let got = get(&stand_in, &format!("/api/analytics?dimension=dx:{}&dimension=ou:{root}", elements[0]));
+    assert_eq!((got.status, got.json()["errorCode"].as_str()), (409, Some("E7146")));
+}

@@ -1,5 +1,6 @@
 //! Finds who answers a path: one file per API area.
 
+pub(crate) mod analytics;
 pub(crate) mod analytics_events;
 pub(crate) mod data_store;
 pub(crate) mod data_values;
@@ -106,6 +107,7 @@ fn inside(world: &mut World, request: &Request, user: &User) -> Answer {
         ["me", "authorization" | "authorities", authority] => me::has_authority(user, authority),
         ["schemas"] => schemas::all(world, request),
         ["schemas", singular] => schemas::one(world, request, singular),
+        ["analytics"] => analytics::query(world, request, user),
         ["analytics", "events", "query", program] => {
             analytics_events::query(world, request, user, analytics_events::Table::Events, program)
         }
