@@ -7,7 +7,7 @@
 use std::{future::Future, time::Duration};
 
 use actix::Addr;
-use harvester_pacing::Backoff;
+use harvester_pacing::{Backoff, breaker::OPEN_MAX};
 use tokio::time::Instant;
 
 use crate::{
@@ -74,14 +74,20 @@ where
             FailureClass::Garbled if garbled < GARBLED_MAX => garbled += 1,
             _ => return Err(failure),
         }
-        let mut delay = backoff.next(failure.retry_after);
         let patience_left = patience.outage.saturating_sub(silence());
-        if failure.class == FailureClass::Transient {
-            if patience_left.is_zero() || failure.retry_after.is_some_and(|wait| wait > patience_left) {
-                return Err(failure);
+        // Whoever is asked to come back later than patience lasts, or has none left, stops here.
+        let is_over = patience_left.is_zero() || failure.retry_after.is_some_and(|wish| wish > patience_left);
+        if is_over && failure.class == FailureClass::Transient {
+            return Err(failure);
+        }
+        let mut delay = backoff.next(failure.retry_after);
+        if failure.retry_after.is_none() {
+            // Never longer than the breaker waits, and a last time when patience ends: a source that is back by then is not
+            // given up.
+            delay = delay.min(OPEN_MAX);
+            if failure.class == FailureClass::Transient {
+                delay = delay.min(patience_left);
             }
-            // It is asked once more at the very end.
-            delay = delay.min(patience_left);
         }
         tell(Wait { failure: &failure, attempts, delay, patience_left });
         last = Some(failure);
@@ -129,6 +135,18 @@ mod tests {
     impl SourceProbe for NeverBack {
         fn probe(&self) -> LocalBoxFuture<'_, bool> {
             Box::pin(async { false })
+        }
+    }
+
+    #[actix::test]
+    async fn a_source_that_is_back_well_before_patience_ends_is_not_given_up() {
+        tokio::time::pause();
+        for seed in 0..200 {
+            let began = Instant::now();
+            let patience = Patience { outage: Duration::from_secs(45), seed, ..PATIENCE };
+            let ask = || async { if began.elapsed() < Duration::from_secs(30) { Err(transient()) } else { Ok(()) } };
+            let asked = patiently(patience, None, || None, || None, |_| {}, ask).await;
+            assert!(asked.is_ok(), "seed {seed}: given up after {:?}", began.elapsed());
         }
     }
 

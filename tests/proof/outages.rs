@@ -138,10 +138,12 @@ impl Outage {
     /// Runs a job through it.
     fn prove(self) -> Result<(), String> {
         let (rule, began) = self.rule();
-        let server = server().fault(rule).start().unwrap();
+        let is_unheard = self.moment.0 == MOMENTS[0].0 && self.sort == Sort::Refused;
+        let server = if is_unheard { server() } else { server().fault(rule) }.start().unwrap();
         let place = Place::new();
         place.job(server.url(), LIMITS, EXTRACT);
-        let mut ended = if self.moment.0 == MOMENTS[0].0 && self.sort == Sort::Refused {
+        // Nobody hears a request that nobody listens to: the port is closed before it and opened by the clock.
+        let mut ended = if is_unheard {
             server.down();
             let child = start(&place);
             // Nothing but time passes while nobody listens.
