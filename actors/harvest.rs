@@ -165,6 +165,11 @@ struct Listed {
 }
 
 impl Account {
+    /// Whether nothing more can be found out.
+    fn is_closed(&self) -> bool {
+        self.unproved.is_some() || self.verdict.is_some_and(Step::is_last)
+    }
+
     /// What showed that nothing is missing.
     fn proof(&self) -> Proof {
         match self.verdict {
@@ -485,7 +490,7 @@ impl Run {
         let mut to_count = Vec::new();
         for (stream, of_plan) in streams_in(&plan) {
             let Some(first) = plan.partitions_of(stream).next() else { continue };
-            if !self.is_whole(stream) || self.accounts.get(&stream).is_some_and(|account| account.unproved.is_some()) {
+            if !self.is_whole(stream) || self.accounts.get(&stream).is_some_and(Account::is_closed) {
                 continue;
             }
             let comparison = match plan.newest_listing(stream) {
@@ -646,6 +651,7 @@ impl Run {
             let is_doubled = self.finished.get(stream).is_some_and(|prepared| prepared.duplicates > 0);
             if is_doubled && account.proof() == Proof::Total && !account.is_distrusted {
                 account.is_distrusted = true;
+                account.verdict = None;
                 self.finished.remove(stream);
                 found = true;
             }

@@ -96,6 +96,16 @@ pub enum Step {
     Hidden(u64),
 }
 
+impl Step {
+    /// Whether nothing more is to be done.
+    pub fn is_last(self) -> bool {
+        match self {
+            Step::Recount | Step::List | Step::Ask => false,
+            Step::Proved(_) | Step::Missing(_) | Step::Contradicted(_) | Step::Hidden(_) => true,
+        }
+    }
+}
+
 /// Decides what is to be done about a stream.
 pub fn next_step(known: &Known<'_>) -> Step {
     let Some(comparison) = known.comparison else {

@@ -3,7 +3,7 @@
 //! A server's messages, titles and names are a stranger's text. Where they come in, the client masks and cuts them already;
 //! this is for what slips through: a proxy that prints the `Authorization` header, a message with a terminal's escape
 //! sequences, a page of HTML on one line. Masked is what is sent: the password or token, and how it looks as base64 of basic
-//! authentication, percent-encoded, in JSON and in HTML. A secret shorter than [`SECRET_BYTES_MIN`] is not looked for: it would
+//! authentication, percent-encoded, in JSON and in HTML. A secret shorter than four bytes is not looked for: it would
 //! be found in ordinary words.
 
 use std::{
