@@ -17,6 +17,7 @@
 //! - a page is announced only once it has its place, and committed only once the spool is durable;
 //! - a death at any point costs at most the pages that were in flight, and changes no byte of the result;
 //! - the spool decides, the store is its index, and recovery is the path that every start takes;
+//! - a run is complete only once each stream is proved so: by numbers that agree, or by a listing ([`reconcile`]);
 //! - one page per fetcher is in memory, whatever the number of pages, rows, partitions and streams.
 //!
 //! What is deliberately absent: HTTP, files, sled, screens. They stand behind the three ports [`source`], [`sink`] and

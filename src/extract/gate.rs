@@ -33,6 +33,12 @@ impl SourceGate {
         self.closed.send_replace(true);
     }
 
+    /// Waits for so long, or until nothing is let through any more; whether it still is.
+    pub(crate) async fn rests(&self, wait: Duration) -> bool {
+        let mut closed = self.closed.subscribe();
+        tokio::time::timeout(wait, closed.wait_for(|closed| *closed)).await.is_err()
+    }
+
     /// Remembers what a request failed of.
     pub(crate) fn in_trouble(&self, failure: &Failure) {
         *self.last_trouble.lock().unwrap_or_else(PoisonError::into_inner) = Some(failure.message.clone());

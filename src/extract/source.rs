@@ -49,6 +49,9 @@ const PLAN_GARBLED_MAX: u32 = 3;
 /// show as an outage.
 const IDENTITY_INTERVAL: Duration = Duration::from_secs(180);
 
+/// What every request that is no page is called, where refusals of one question are counted.
+const PLAN: &str = "";
+
 /// How long a ping may take that tells a page which is too heavy from a source that is gone.
 const PING_MAX: Duration = Duration::from_secs(5);
 
@@ -119,11 +122,12 @@ impl<'a> SourceContext<'a> {
         let asked_at = Instant::now();
         match request(self.client).await {
             Ok(answer) => {
-                self.denials.accepted();
+                self.denials.accepted(PLAN);
                 Ok(answer)
             }
             Err(error) => {
-                let failure = self.denials.judge(self.client, &error, self.failure(&error), asked_at).await;
+                let failure =
+                    self.denials.judge(self.client, self.gate, PLAN, &error, self.failure(&error), asked_at).await;
                 self.gate.in_trouble(&failure);
                 Err(failure)
             }
@@ -395,13 +399,14 @@ impl Source for Dhis2Source {
             }
             match page {
                 Ok(page) => {
-                    self.denials.accepted();
+                    self.denials.accepted(&partition.key);
                     Ok(page)
                 }
                 Err(Unfetched::Failed(failure)) => Err(failure),
                 Err(Unfetched::Wire(error)) => {
                     let failure = self.weighed(context.failure(&error)).await;
-                    let failure = self.denials.judge(&self.client, &error, failure, asked_at).await;
+                    let failure =
+                        self.denials.judge(&self.client, &self.gate, &partition.key, &error, failure, asked_at).await;
                     self.gate.in_trouble(&failure);
                     Err(failure)
                 }
