@@ -201,3 +201,24 @@ fn a_server_that_is_not_there_ends_every_command_with_5_once_patience_is_over() 
         assert!(took >= Duration::from_millis(2_900) && took < Duration::from_secs(25), "{arguments:?}: {took:?}");
     }
 }
+
+#[test]
+fn a_wrong_token_is_6_for_every_command_whatever_status_says_so() {
+    // 401 until 2.41; 400 `Checksum validation failed` with `WWW-Authenticate: ApiToken` later.
+    for version in ["2.40", "2.42", "2.43"] {
+        let server = stand_in().version(version).org_units(20).start().unwrap();
+        let place = Place::new();
+        let job = format!(
+            "version = 1\nname = \"job\"\n\n[source]\nurl = \"{}\"\ntoken = {{ env = \"DHIS2_PASSWORD\" }}\n\n{UNITS}\n\n\
+             [sink]\nkind = \"files\"\ndirectory = \"out\"\n",
+            server.url()
+        );
+        place.write("job.toml", &job);
+        for arguments in [&["check", "job.toml"][..], &["plan", "job.toml"], &["run", "job.toml"]] {
+            let mut command = place.harvester(arguments);
+            let ended = Ended::of(command.env("DHIS2_PASSWORD", "d2pat_wrong").output().unwrap());
+            ended.assert_code(6, &format!("{version}: {arguments:?}"));
+            assert!(ended.stderr.contains("token") || ended.stdout.contains("token"), "{version}: {ended:#?}");
+        }
+    }
+}

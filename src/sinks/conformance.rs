@@ -373,6 +373,33 @@ async fn a_comparison_names_what_is_missing_and_counts_what_vanished(bench: &dyn
     assert_eq!(bench.read("organisationUnits.ndjson").unwrap(), b"1\n7\n2\n6\n3\n4\n5\n");
 }
 
+async fn a_comparison_tells_what_was_asked_for_before_and_what_a_listing_hid(bench: &dyn Bench) {
+    use PartitionRole::{Listing, Repair, Rows};
+    let roles = [Rows, Listing, Repair, Listing, Repair].map(|role| (0, role));
+    let plan = Arc::new(plan(vec![stream("organisationUnits", StreamOrder::Keyset)], &roles));
+    let sink = begun(bench, &plan).await;
+    let mut spans = Spans::default();
+    for page in [
+        page(0, 0, &[("a", "1"), ("gone", "2"), ("hidden", "3")]),
+        // `stays` is listed twice and never comes, `young` only by the newer listing.
+        page(1, 0, &[("a", ""), ("gone", ""), ("hidden", ""), ("late", ""), ("stays", "")]),
+        page(2, 0, &[("late", "4")]),
+        page(3, 0, &[("a", ""), ("late", ""), ("stays", ""), ("young", "")]),
+    ] {
+        spans.0.push(sink.clone().append(page).await.unwrap());
+    }
+    let compare = |spans: &Spans| sink.clone().compare(StreamId(0), plan.clone(), Arc::new(spans.clone()));
+    let found = compare(&spans).await.unwrap();
+    assert_eq!(found.missing, ["stays", "young"]);
+    assert_eq!((found.listed, found.relisted, found.returned), (4, 1, 0));
+    assert_eq!(found.vanished_keys, ["gone", "hidden"]);
+
+    spans.0.push(sink.clone().append(page(4, 0, &[("hidden", "3"), ("young", "5")])).await.unwrap());
+    let found = compare(&spans).await.unwrap();
+    assert_eq!(found.missing, ["stays"]);
+    assert_eq!((found.vanished, found.relisted, found.returned), (2, 1, 1), "`hidden` came although it was not listed");
+}
+
 /// A test of each promise for a bench.
 macro_rules! every_promise {
     ($sink:ident, $bench:expr, [$($promise:ident),* $(,)?]) => {
@@ -397,6 +424,7 @@ macro_rules! every_promise {
                 what_is_published_is_what_was_appended_and_a_repeat_changes_nothing,
                 appends_go_on_while_a_sync_runs,
                 a_comparison_names_what_is_missing_and_counts_what_vanished,
+                a_comparison_tells_what_was_asked_for_before_and_what_a_listing_hid,
             ]);
         )*
     };
