@@ -47,7 +47,7 @@ fn a_quiet_server_is_believed_for_its_numbers_alone() {
 }
 
 #[test]
-fn control_empty_page_that_counts_rows_is_no_end() {
+fn control_pager_count_an_empty_page_that_counts_rows_is_no_end() {
     let empty = Fault::Envelope(Envelope::NoRows);
     let row_page = FaultRule::on(Match::nth(3)).and_full_rows_only().act(empty.clone()).times(1);
     let listing = FaultRule::on(Match::nth(1)).and(is_listing).act(empty).times(1);

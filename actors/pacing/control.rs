@@ -12,7 +12,6 @@ pub const CONTROLS: &[&str] = &[
     "identity",
     "contradiction",
     "outage-weight",
-    "empty-page",
     "pager-count",
     "recount",
     "progress",

@@ -82,7 +82,7 @@ impl Walk {
         let mut miscounted = 0;
         let mut stalled = 0;
         if let Some(total) = total {
-            if rows == 0 && total > 0 && control!("empty-page") {
+            if rows == 0 && total > 0 && control!("pager-count") {
                 return garbled(format!("the server counts {total} more rows of {key} and sends none"));
             }
             let whole = total.min(u64::from(page_size));
