@@ -501,11 +501,11 @@ impl Run {
             let rows = self.stream_counts(stream).rows.max(of_plan.expected_rows.unwrap_or(0));
             let account = self.accounts.entry(stream).or_default();
             account.verdict = Some(step);
-            if let Some(Comparison { missing, vanished, nameless, .. }) = &comparison {
+            if let Some(Comparison { missing, relisted, vanished, nameless, .. }) = &comparison {
                 let listed = account.listed.get_or_insert_default();
                 listed.vanished = *vanished;
                 if step == Step::Ask {
-                    listed.appeared += (missing.len() as u64).saturating_sub(*nameless);
+                    listed.appeared += (missing.len() as u64).saturating_sub(nameless + relisted);
                 }
                 let Listed { appeared, vanished } = *listed;
                 self.teller.tell(Event::Reconciled { stream, appeared, vanished });

@@ -222,3 +222,17 @@ fn a_wrong_token_is_6_for_every_command_whatever_status_says_so() {
         }
     }
 }
+
+#[test]
+fn rows_asked_for_by_their_ids_that_come_in_part_are_asked_for_again() {
+    let by_ids = |request: &Request| request.params("filter").any(|filter| filter.starts_with("id:in:"));
+    // Twice: what did not come behind the second listing either would count as missing.
+    let repairs = FaultRule::on(Match::First(2)).and(by_ids).act(Fault::Envelope(Envelope::FewerRows));
+    let appeared = Change::insert("organisationUnits", 20);
+    let (server, place) = scene(|server| server.after_lists("organisationUnits", 14, appeared).fault(repairs));
+    let ended = run(&place);
+    ended.assert_code(0, "answers to ids in part");
+    place.assert_exact(&server, "organisationUnits", "answers to ids in part");
+    assert_eq!(ended.report()["streams"]["organisationUnits"]["appeared"], 20);
+    assert_eq!(server.ledger().faults(), 2);
+}

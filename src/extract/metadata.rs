@@ -477,6 +477,14 @@ pub(crate) async fn fetch(
             let message = format!("{strangers} rows of {} came that were not asked for by their ids", partition.key);
             return Err(Failure::new(FailureClass::Garbled, message).into());
         }
+        // Each of them has another try: a row that is left out here would count as gone.
+        (Want::Ids(_), Some(_))
+            if answer.pager.and_then(|pager| pager.total).is_some_and(|total| total > answer.rows) =>
+        {
+            let message =
+                format!("the server counts more of the rows of {} asked for by their ids than it sends", partition.key);
+            return Err(Failure::new(FailureClass::Garbled, message).into());
+        }
         (Want::Ids(_), _) | (_, None) => Next::End,
         (want, Some(page_size)) => {
             let walked = WalkedPage {
