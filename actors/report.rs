@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::reconcile::Proof;
+use crate::follow::Proof;
 
 /// How a command ended. The exit code is a function of this alone (`src/exit_code.rs`).
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
