@@ -70,7 +70,7 @@ pub(crate) fn run(request: RunRequest) -> Report {
         Err(refusal) => refusal.report(job),
     };
     report.exit_code = exit_code::exit_code(report.outcome, *stop.borrow());
-    listener.hear(&Event::RunEnded(Arc::new(report.clone())));
+    listener.on_event(&Event::RunEnded(Arc::new(report.clone())));
     report
 }
 

@@ -117,16 +117,14 @@ fn judge(job: &Job, spool: Option<&SpoolFile>, loaded: Loaded) -> Finding {
                     format!("undo the change, or {restart}"),
                 );
             }
-            let finished = checkpoint.partitions.values().filter(|state| state.position.is_finished()).count();
-            let mut counts = PageCounts::default();
-            checkpoint.partitions.values().for_each(|state| counts.add(&state.counts));
+            let rows = checkpoint.plan.streams().map(|(id, _)| checkpoint.row_totals(id).counts.kept).sum();
             Finding::ok(
                 SUBJECT,
                 format!(
                     "run {run} goes on: {} of {} and {} are there ({})",
-                    count(finished as u64),
-                    plural(checkpoint.header.plan.partitions.len() as u64, "partition"),
-                    plural(counts.kept, "row"),
+                    count(u64::from(checkpoint.finished.len())),
+                    plural(u64::from(checkpoint.plan.partitions()), "partition"),
+                    plural(rows, "row"),
                     bytes(spool_len)
                 ),
             )
