@@ -32,9 +32,9 @@ use crate::{
     partition::{
         Next, Partition, PartitionId, PartitionRole, Plan, Position, SourceIdentity, Stream, StreamId, StreamOrder,
     },
-    planner::Patience,
     reconcile::Recount,
     report::{Manifest, Outcome},
+    retry::RetryPolicy,
     sink::{Comparison, PreparedStream, Recovered, Sink, SpanIterator, SpanReader, SpoolEntry},
     source::{PageSize, Source},
     supervisor::Stop,
@@ -347,7 +347,7 @@ impl World {
             stop: life.stop.subscribe(),
             fetchers,
             arbiters: 0,
-            patience: Patience { retries: 2, outage: Duration::from_secs(60), seed: 1 },
+            patience: RetryPolicy { retries: 2, outage: Duration::from_secs(60), seed: 1 },
         }
     }
 }

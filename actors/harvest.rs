@@ -27,12 +27,13 @@ use crate::{
     page::Reject,
     partition::{Partition, PartitionId, PartitionRole, Plan, Position, SourceIdentity, StreamId},
     patience::{Wait, patiently},
-    planner::{AddPartitions, CurrentSettlement, Patience, Planner, Settlement},
+    planner::{AddPartitions, CurrentSettlement, Planner, Settlement},
     rate_limiter::{CurrentPace, RateLimiter},
     reconcile::{self, Known, Proof, Recount, Step},
     recovery,
     report::{Manifest, ManifestSource, ManifestStream, Outcome, Report, ReportError, StreamReport},
     reporter::{CurrentTold, Reporter, Teller},
+    retry::RetryPolicy,
     sink::{Comparison, PreparedStream, Sink},
     source::Source,
     supervisor::{EndRun, Ending, RunOver, StartFetching, Stop, Supervisor, SupervisorParts},
@@ -74,7 +75,7 @@ pub struct Harvest {
     /// Over how many arbiters they are spread; 0 keeps everything on one, which paused time needs.
     pub arbiters: usize,
     /// How patient it is with a source that fails.
-    pub patience: Patience,
+    pub patience: RetryPolicy,
 }
 
 /// Runs it to its end. Never fails: what went wrong is in the report. `exit_code` is left 0 for the caller.

@@ -43,6 +43,7 @@ pub mod reconcile;
 pub mod recovery;
 pub mod report;
 pub mod reporter;
+pub mod retry;
 pub mod sink;
 pub mod source;
 pub mod supervisor;

@@ -5,8 +5,8 @@
 //!    └──PageArrived, PartitionFinished, PartitionReturned──▶ Planner ──EndRun──▶ Supervisor
 //! ```
 //!
-//! It decides the fate of a page that failed ([`fate`], pure): again and when, smaller, lost, or the end of the run. It
-//! knows nothing of rows, and not how far a partition has come: the writer knows that.
+//! What becomes of a page that failed is [`decide_retry`]'s. It knows nothing of rows, and not how far a partition has come:
+//! the writer knows that.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
@@ -15,29 +15,20 @@ use std::{
 };
 
 use actix::prelude::*;
-use harvester_pacing::Backoff;
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
     events::Event,
-    failure::{Failure, FailureClass, Weight},
+    failure::{Failure, FailureClass},
     partition::{Partition, PartitionId},
     reporter::Teller,
+    retry::{RetryDecision, RetryPolicy, RetryState, SourceState, decide_retry},
     source::{PageSize, Source},
     supervisor::EndRun,
 };
 
-/// Attempts at one page, however well the rest of the source answers, before its partition is given up.
-pub const ATTEMPTS_MAX: u32 = 30;
-
-/// Times a page may come whole but wrong before it counts as refused.
-pub const GARBLED_MAX: u32 = 3;
-
 /// Deaths of fetchers over one partition before the run ends as a bug.
 pub const DEATHS_MAX: u32 = 3;
-
-/// Halvings of a page before it counts as refused: 1,000 rows are then one.
-pub const HALVINGS_MAX: u32 = 10;
 
 /// Names one fetcher of this process.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -121,121 +112,6 @@ pub struct Settlement {
     pub open: usize,
 }
 
-/// How patient the planner is.
-#[derive(Clone, Copy, Debug)]
-pub struct Patience {
-    /// Further attempts at a page before it may be given up at all.
-    pub retries: u32,
-    /// How long the source may be silent before the run gives up.
-    pub outage: Duration,
-    /// What makes waits reproducible in tests.
-    pub seed: u64,
-}
-
-/// What one page has already suffered.
-#[derive(Clone, Debug)]
-pub struct Trouble {
-    /// Failed attempts at the present page.
-    pub attempts: u32,
-    /// Of these, answers that were whole but wrong.
-    pub garbled: u32,
-    /// Since when it has failed in a way that can mean too much weight when repeated.
-    pub heavy_since: Option<Instant>,
-    /// How often its pages have been halved.
-    pub size: PageSize,
-    /// Its waits.
-    backoff: Backoff,
-}
-
-impl Trouble {
-    /// No trouble yet. `seed` makes its waits its own.
-    pub fn new(seed: u64) -> Self {
-        Trouble { attempts: 0, garbled: 0, heavy_since: None, size: PageSize::default(), backoff: Backoff::new(seed) }
-    }
-
-    /// A page has come: what the one before it suffered no longer matters. Its size does.
-    fn forget(&mut self) {
-        self.attempts = 0;
-        self.garbled = 0;
-        self.heavy_since = None;
-        self.backoff.reset();
-    }
-}
-
-/// What becomes of a partition whose page failed.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Fate {
-    /// The page is asked for again after this delay.
-    Again(Duration),
-    /// Nothing more of it can be had, ever.
-    Lost(Failure),
-    /// It was only taken because everything was, and this user does not get it.
-    LeftOut(Failure),
-    /// Nothing more of it can be had for now.
-    Unavailable(Failure),
-    /// Nothing more of anything can be had.
-    EndRun(Failure),
-}
-
-/// How the source has been lately.
-#[derive(Clone, Copy, Debug)]
-pub struct Lately {
-    /// The present moment.
-    pub now: Instant,
-    /// When it last gave a page.
-    pub last_page: Instant,
-    /// How long it has answered nothing at all.
-    pub silence: Duration,
-}
-
-/// Decides what becomes of a partition whose page failed, and keeps account in `trouble`.
-///
-/// `optional` says that the partition may be left out.
-pub fn fate(trouble: &mut Trouble, failure: Failure, lately: Lately, optional: bool, patience: Patience) -> Fate {
-    trouble.attempts += 1;
-    let mut class = failure.class;
-    if class == FailureClass::Transient && failure.weight != Weight::Unsaid {
-        let since = *trouble.heavy_since.get_or_insert(lately.now);
-        let others_came = lately.last_page > since || !harvester_pacing::control!("outage-weight");
-        if since < lately.now && (failure.weight == Weight::HeavyIfRepeated || others_came) {
-            class = FailureClass::TooHeavy;
-        }
-    }
-    match class {
-        FailureClass::Transient => {}
-        FailureClass::TooHeavy if trouble.size.halvings < HALVINGS_MAX => {
-            trouble.size.halvings += 1;
-            trouble.heavy_since = None;
-        }
-        // As small as it gets, but a passing cause is still possible.
-        FailureClass::TooHeavy if failure.class == FailureClass::Transient => {}
-        FailureClass::Garbled => {
-            trouble.garbled += 1;
-            if trouble.garbled > GARBLED_MAX {
-                return Fate::Lost(failure);
-            }
-        }
-        FailureClass::TooHeavy => return Fate::Lost(failure),
-        FailureClass::Rejected | FailureClass::Forbidden if optional => return Fate::LeftOut(failure),
-        FailureClass::Rejected | FailureClass::Forbidden => return Fate::Lost(failure),
-        FailureClass::Denied
-        | FailureClass::Changed
-        | FailureClass::Local
-        | FailureClass::Damaged
-        | FailureClass::Bug => return Fate::EndRun(failure),
-    }
-    if failure.retry_after.is_some_and(|wait| wait > patience.outage) {
-        return Fate::EndRun(failure);
-    }
-    if trouble.attempts > patience.retries && lately.silence >= patience.outage {
-        return Fate::EndRun(failure);
-    }
-    if trouble.attempts >= ATTEMPTS_MAX {
-        return Fate::Unavailable(failure);
-    }
-    Fate::Again(trouble.backoff.next(failure.retry_after))
-}
-
 /// See the module.
 pub struct Planner {
     /// Everything to fetch, by place.
@@ -249,7 +125,7 @@ pub struct Planner {
     /// Leased.
     leased: HashMap<PartitionId, FetcherId>,
     /// What failing pages have suffered.
-    trouble: HashMap<PartitionId, Trouble>,
+    trouble: HashMap<PartitionId, RetryState>,
     /// How many fetchers each partition has killed.
     deaths: HashMap<PartitionId, u32>,
     /// Who waits for work.
@@ -263,7 +139,7 @@ pub struct Planner {
     /// Whether no more leases are given.
     stopped: bool,
     /// How patient it is.
-    patience: Patience,
+    patience: RetryPolicy,
     /// Who shows what happens.
     teller: Teller,
     /// Who ends the run.
@@ -276,7 +152,7 @@ impl Planner {
         partitions: Vec<Arc<Partition>>,
         finished: &BTreeSet<PartitionId>,
         optional: BTreeSet<PartitionId>,
-        patience: Patience,
+        patience: RetryPolicy,
         source: Arc<dyn Source>,
         teller: Teller,
         supervisor: Recipient<EndRun>,
@@ -340,31 +216,31 @@ impl Planner {
     /// Decides about a partition that failed, and tells what was decided.
     fn settle(&mut self, id: PartitionId, failure: Failure, untouched: bool, ctx: &mut Context<Self>) {
         let seed = self.patience.seed ^ (u64::from(id.0) << 32);
-        let trouble = self.trouble.entry(id).or_insert_with(|| Trouble::new(seed));
+        let trouble = self.trouble.entry(id).or_insert_with(|| RetryState::new(seed));
         let last_answer = self.source.last_answer().map_or(self.last_page, |answer| answer.max(self.last_page));
-        let lately = Lately { now: Instant::now(), last_page: self.last_page, silence: last_answer.elapsed() };
+        let lately = SourceState { now: Instant::now(), last_page: self.last_page, silence: last_answer.elapsed() };
         let optional = untouched && self.optional.contains(&id);
         let class = failure.class;
         let message = failure.message.clone();
-        match fate(trouble, failure, lately, optional, self.patience) {
-            Fate::Again(delay) => {
+        match decide_retry(trouble, failure, lately, optional, self.patience) {
+            RetryDecision::Retry(delay) => {
                 let attempt = trouble.attempts;
                 self.teller.tell(Event::PartitionReturned { partition: id, class, message, attempt, delay });
                 self.hold(id, delay, ctx);
             }
-            Fate::Lost(failure) => {
+            RetryDecision::Failed(failure) => {
                 self.settlement.lost.insert(id, failure);
                 self.teller.tell(Event::PartitionLost { partition: id, left_out: false, class, message });
             }
-            Fate::LeftOut(failure) => {
+            RetryDecision::LeftOut(failure) => {
                 self.settlement.left_out.insert(id, failure);
                 self.teller.tell(Event::PartitionLost { partition: id, left_out: true, class, message });
             }
-            Fate::Unavailable(failure) => {
+            RetryDecision::Unavailable(failure) => {
                 self.settlement.unavailable.insert(id, failure);
                 self.teller.tell(Event::PartitionLost { partition: id, left_out: false, class, message });
             }
-            Fate::EndRun(failure) => {
+            RetryDecision::EndRun(failure) => {
                 self.ready.insert(id);
                 self.stopped = true;
                 self.supervisor.do_send(EndRun(failure));
@@ -476,97 +352,5 @@ impl Handler<CurrentSettlement> for Planner {
 
     fn handle(&mut self, _: CurrentSettlement, _: &mut Self::Context) -> Self::Result {
         Settlement { open: self.ready.len() + self.waiting + self.leased.len(), ..self.settlement.clone() }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const PATIENCE: Patience = Patience { retries: 6, outage: Duration::from_secs(600), seed: 1 };
-    const LONG: Duration = Duration::from_secs(601);
-
-    /// A source of which pages come.
-    fn good() -> Lately {
-        let now = Instant::now();
-        Lately { now, last_page: now + LONG, silence: Duration::ZERO }
-    }
-
-    /// The fates of one page that fails in the same way again and again, until something other than `Again` comes.
-    fn fates(failure: &Failure, silence: Duration, optional: bool) -> (u32, Fate, u32) {
-        let mut lately = Lately { silence, ..good() };
-        let mut trouble = Trouble::new(7);
-        for attempt in 1.. {
-            lately.now += Duration::from_secs(1);
-            let fate = fate(&mut trouble, failure.clone(), lately, optional, PATIENCE);
-            if !matches!(fate, Fate::Again(_)) {
-                return (attempt, fate, trouble.size.halvings);
-            }
-        }
-        unreachable!("the loop above has no end")
-    }
-
-    #[test]
-    fn each_class_has_its_own_end() {
-        use FailureClass as C;
-        let short = Duration::ZERO;
-        for (class, silence, optional, attempts, end) in [
-            (C::Transient, short, false, 30, "unavailable"),
-            (C::Transient, LONG, false, 7, "end"),
-            (C::Garbled, short, false, 4, "lost"),
-            (C::Garbled, LONG, false, 4, "lost"),
-            (C::TooHeavy, short, false, 11, "lost"),
-            (C::Rejected, short, false, 1, "lost"),
-            (C::Rejected, short, true, 1, "left out"),
-            (C::Forbidden, short, false, 1, "lost"),
-            (C::Forbidden, short, true, 1, "left out"),
-            (C::Denied, short, true, 1, "end"),
-            (C::Changed, short, false, 1, "end"),
-            (C::Local, short, false, 1, "end"),
-            (C::Damaged, short, false, 1, "end"),
-            (C::Bug, short, false, 1, "end"),
-        ] {
-            let (after, fate, _) = fates(&Failure::new(class, "it failed"), silence, optional);
-            let word = match fate {
-                Fate::Again(_) => "again",
-                Fate::Lost(_) => "lost",
-                Fate::LeftOut(_) => "left out",
-                Fate::Unavailable(_) => "unavailable",
-                Fate::EndRun(_) => "end",
-            };
-            assert_eq!((after, word), (attempts, end), "{class:?}, silent for {silence:?}, optional: {optional}");
-        }
-    }
-
-    #[test]
-    fn a_page_that_fails_twice_is_halved_where_it_is_the_pages_own_fault_and_then_has_new_luck() {
-        let outage = Lately { last_page: good().now, silence: Duration::from_secs(9), ..good() };
-        for (weight, mut lately, halvings) in [
-            (Weight::HeavyIfRepeated, good(), [0, 1, 1, 2, 2, 3]),
-            (Weight::HeavyIfRepeated, outage, [0, 1, 1, 2, 2, 3]),
-            (Weight::HeavyIfOthersCome, good(), [0, 1, 1, 2, 2, 3]),
-            (Weight::HeavyIfOthersCome, outage, [0; 6]),
-            (Weight::Unsaid, good(), [0; 6]),
-        ] {
-            let failure = Failure::new(FailureClass::Transient, "504").with_weight(weight);
-            let mut trouble = Trouble::new(7);
-            let halved = halvings.map(|_| {
-                lately.now += Duration::from_secs(1);
-                assert!(matches!(fate(&mut trouble, failure.clone(), lately, false, PATIENCE), Fate::Again(_)));
-                trouble.size.halvings
-            });
-            assert_eq!(halved, halvings, "{weight:?}, {lately:?}");
-        }
-    }
-
-    #[test]
-    fn a_wait_the_server_asks_for_is_kept_and_one_beyond_the_outage_ends_the_run() {
-        let asked = |seconds| {
-            let failure = Failure::new(FailureClass::Transient, "503");
-            let failure = failure.with_retry_after(Some(Duration::from_secs(seconds)));
-            fate(&mut Trouble::new(7), failure, good(), false, PATIENCE)
-        };
-        assert!(matches!(asked(90), Fate::Again(delay) if delay >= Duration::from_secs(90)));
-        assert!(matches!(asked(601), Fate::EndRun(_)));
     }
 }

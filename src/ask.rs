@@ -12,7 +12,7 @@ use harvester_actors::{
     harvest::outcome_of,
     partition::Plan,
     patience::{self, Wait},
-    planner::Patience,
+    retry::RetryPolicy,
     source::Source,
 };
 use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
@@ -321,7 +321,7 @@ async fn repeated<T, F>(connected: &Connected, outage: Duration, attempt: impl F
 where
     F: Future<Output = Result<T, Failure>>,
 {
-    let patience = Patience { retries: 0, outage, seed: u64::from(std::process::id()) };
+    let patience = RetryPolicy { retries: 0, outage, seed: u64::from(std::process::id()) };
     let began = Instant::now();
     let waits = RefCell::new(WaitTeller::default());
     let tell = |Wait { failure, delay, patience_left, .. }: Wait<'_>| {

@@ -12,9 +12,9 @@ use harvester_actors::{
     events::{Event, Listener},
     failure::{Failure, FailureClass},
     harvest::{self, Harvest},
-    planner::Patience,
     rate_limiter::{RateLimiter, RateLimiterSettings, Share},
     report::{Outcome, Report, ReportError},
+    retry::RetryPolicy,
     supervisor::Stop,
 };
 use jiff::Timestamp;
@@ -228,7 +228,7 @@ impl Prepared {
             stop: stops(request.stop),
             fetchers: job.limits.in_flight,
             arbiters,
-            patience: Patience {
+            patience: RetryPolicy {
                 retries: job.limits.retries,
                 outage: job.limits.outage,
                 seed: u64::from(std::process::id()),
