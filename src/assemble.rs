@@ -366,6 +366,11 @@ impl Connected {
         self.gate.last_answer()
     }
 
+    /// Whether the source has ever answered.
+    pub(crate) fn contact(&self) -> Contact {
+        if self.last_answer().is_some() { Contact::Later } else { Contact::First }
+    }
+
     /// What a request of the plan last failed of.
     pub(crate) fn last_trouble(&self) -> Option<String> {
         self.gate.last_trouble()

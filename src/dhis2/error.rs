@@ -353,6 +353,8 @@ impl Error {
             }
             Kind::Status => match self.0.status {
                 Some(429 | 502 | 503 | 504) => TurnOutcome::Overloaded { retry_after },
+                // Without JSON a 404 is a servlet container's in which DHIS2 is not there.
+                Some(404) if self.0.server.is_none() => TurnOutcome::Failed { retry_after },
                 Some(500..) => TurnOutcome::Failed { retry_after },
                 _ => TurnOutcome::Answered,
             },

@@ -13,5 +13,6 @@ mod source;
 
 pub(crate) use classify::{Contact, classify};
 pub(crate) use gate::{LimiterGate, SourceGate};
+pub(crate) use keyset::{Walk, WalkedPage};
 pub(crate) use metadata::MetadataExtract;
 pub(crate) use source::{Dhis2Source, Extract, OutageProbe, Watermarks};
