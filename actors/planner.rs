@@ -20,6 +20,7 @@ use tokio::{sync::oneshot, time::Instant};
 use crate::{
     events::Event,
     failure::{Failure, FailureClass},
+    last_will::send_now,
     partition::{Partition, PartitionId},
     reporter::Teller,
     retry::{RetryDecision, RetryPolicy, RetryState, SourceState, decide_retry},
@@ -243,7 +244,7 @@ impl Planner {
             RetryDecision::EndRun(failure) => {
                 self.ready.insert(id);
                 self.stopped = true;
-                self.supervisor.do_send(EndRun(failure));
+                send_now(&self.supervisor, EndRun(failure));
             }
         }
     }

@@ -21,6 +21,7 @@ use url::Url;
 
 use crate::{
     assemble::{Connected, extract},
+    exit_code::StopReason,
     extract::{Contact, Walk, WalkedPage, classify},
     job::{Credentials, Job, Limits},
     observe::{
@@ -28,7 +29,6 @@ use crate::{
         log,
         waits::{self, Telling, WaitTeller},
     },
-    service::StopReason,
 };
 
 /// Rows of a page of `get --all`.

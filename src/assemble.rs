@@ -20,19 +20,15 @@ use harvester_actors::{
 use jiff::Timestamp;
 use tokio::{sync::watch, time::Instant};
 
-pub(crate) use crate::ask::{GetRequest, check, get, plan};
 use crate::{
     checkpoints::SledStore,
-    exit_code,
+    exit_code::{self, StopReason},
     extract::{
         Contact, Dhis2Source, Extract, LimiterGate, MetadataExtract, OutageProbe, SourceGate, Watermarks, classify,
     },
     job::{self, Collections, Credentials, Job, differences},
     job_record::JobRecord,
-    service::{
-        StopReason,
-        lock::{LockError, StateLock},
-    },
+    service::lock::{LockError, StateLock},
     sinks::{self, FilesSettings, FilesSink},
 };
 

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::{door::Door, run::prepare};
 use crate::{
-    assemble,
+    ask,
     exit_code::{COMPLETE, exit_code},
     observe::{
         numbers::{about, count, plural},
@@ -44,7 +44,7 @@ pub(super) fn plan(args: &PlanArgs, door: &Door) -> u8 {
         Ok(signals) => signals,
         Err(_) => Signals::silent(),
     };
-    match assemble::plan(&job, &credentials, signals.stop.clone()) {
+    match ask::plan(&job, &credentials, signals.stop.clone()) {
         Ok(plan) => {
             let how_to_list = format!("harvester plan {} -v", args.job.display());
             let code = if args.json {
