@@ -437,7 +437,12 @@ pub(crate) fn extract(extract: &job::Extract) -> Result<Extract, Refusal> {
             }))
         }
         // `Job::runnable` refuses these with their line; this is for whoever forgets to ask it.
-        other => Err(Refusal {
+        other @ (job::Extract::DataValues { .. }
+        | job::Extract::Tracker { .. }
+        | job::Extract::Analytics { .. }
+        | job::Extract::DataStore { .. }
+        | job::Extract::SqlView { .. }
+        | job::Extract::CompleteRegistrations { .. }) => Err(Refusal {
             outcome: Outcome::Invalid,
             class: "invalid",
             message: format!("kind `{}` is not available in this version", other.kind()),

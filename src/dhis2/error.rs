@@ -16,7 +16,6 @@ use crate::redaction::Redaction;
 
 /// What happened.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-#[non_exhaustive]
 pub enum Kind {
     /// The client was set up wrongly: url, credentials, certificate file.
     Settings,
@@ -332,15 +331,33 @@ impl Error {
 
     /// Whether the same request may well succeed a little later: what a client alone tries again.
     pub(crate) fn is_transient(&self) -> bool {
-        use Kind::{
-            Connect, ConnectTimeout, Cut, Empty, Encoding, FirstByteTimeout, Garbled, Html, NoLength, NotJson, Refused,
-            Reset, Resolver, Stalled, Status,
-        };
         match self.0.kind {
-            Resolver | Connect | Refused | ConnectTimeout | Reset | FirstByteTimeout | Stalled | Cut | NoLength
-            | Encoding | Html | NotJson | Empty | Garbled => true,
-            Status => matches!(self.0.status, Some(429 | 500 | 502 | 503 | 504)),
-            _ => false,
+            Kind::Resolver
+            | Kind::Connect
+            | Kind::Refused
+            | Kind::ConnectTimeout
+            | Kind::Reset
+            | Kind::FirstByteTimeout
+            | Kind::Stalled
+            | Kind::Cut
+            | Kind::NoLength
+            | Kind::Encoding
+            | Kind::Html
+            | Kind::NotJson
+            | Kind::Empty
+            | Kind::Garbled => true,
+            Kind::Status => matches!(self.0.status, Some(429 | 500 | 502 | 503 | 504)),
+            Kind::Settings
+            | Kind::InvalidUrl
+            | Kind::UnknownHost
+            | Kind::OutOfFiles
+            | Kind::Tls
+            | Kind::TooLarge
+            | Kind::Auth
+            | Kind::Redirect
+            | Kind::Stopped
+            | Kind::GateClosed
+            | Kind::HandleClosed => false,
         }
     }
 

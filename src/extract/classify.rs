@@ -1,6 +1,7 @@
 //! What an error of the wire means for a harvest: one match, so that a new kind does not compile undecided.
 //!
-//! Source: answers of 2.40, 2.42 and 2.43 (`recorded.rs`), and what proxies do (`dhis2-api.md` §8.2); the classes are those of `design.md` §4, Failures.
+//! Source: answers of 2.40, 2.42 and 2.43 (`recorded.rs`), and what proxies do. A status, or the message of a 409, that is not
+//! named here is refused for good.
 
 use std::error::Error as StdError;
 
@@ -58,10 +59,17 @@ pub(crate) fn classify(error: &Error, contact: Contact) -> Failure {
             ),
         ),
         Kind::Redirect if first => (Rejected, Some("set source.url to the address the server names")),
-        Kind::UnknownHost | Kind::Resolver | Kind::Connect | Kind::Refused | Kind::ConnectTimeout | Kind::Tls => {
-            (Transient, None)
-        }
-        Kind::Reset | Kind::FirstByteTimeout | Kind::Stalled | Kind::Cut | Kind::Encoding => (Transient, None),
+        Kind::UnknownHost
+        | Kind::Resolver
+        | Kind::Connect
+        | Kind::Refused
+        | Kind::ConnectTimeout
+        | Kind::Tls
+        | Kind::Reset
+        | Kind::FirstByteTimeout
+        | Kind::Stalled
+        | Kind::Cut
+        | Kind::Encoding => (Transient, None),
         // Nothing is asked through a gate that a run has closed, except while it stops, when nobody looks at it.
         Kind::GateClosed | Kind::HandleClosed => (Bug, None),
         Kind::OutOfFiles => {
@@ -74,8 +82,6 @@ pub(crate) fn classify(error: &Error, contact: Contact) -> Failure {
             (Garbled, None)
         }
         Kind::Settings | Kind::InvalidUrl | Kind::Stopped => (Rejected, None),
-        // The client's kinds may grow; what we do not know we do not repeat.
-        _ => (Rejected, None),
     };
     let mut failure = Failure::new(class, chain(error)).with_retry_after(error.retry_after());
     if let Some(next) = next {
