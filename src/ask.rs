@@ -221,7 +221,7 @@ pub(crate) fn plan(
 pub(crate) fn check(job: &Job, credentials: &Credentials) -> Vec<Finding> {
     let bad = |subject, failure: Failure| {
         let next = failure.next.unwrap_or_else(|| "see whether the server answers in a browser".to_owned());
-        vec![Finding::bad(subject, outcome_of(failure.class), failure.message, next)]
+        vec![Finding::error(subject, outcome_of(failure.class), failure.message, next)]
     };
     actix::System::new().block_on(async {
         let connected = match connected(job, credentials) {
@@ -235,16 +235,16 @@ pub(crate) fn check(job: &Job, credentials: &Credentials) -> Vec<Finding> {
             Err(failure) => return bad("source", failure),
         };
         let mut findings = vec![match info.version.minor() {
-            25..=43 => Finding::good("version", format!("DHIS2 {} at {}", info.version.raw(), client.url())),
-            minor => Finding::note(
+            25..=43 => Finding::ok("version", format!("DHIS2 {} at {}", info.version.raw(), client.url())),
+            minor => Finding::warning(
                 "version",
                 format!("DHIS2 2.{minor} is not one of 2.25 to 2.43, which this program knows"),
                 "try a small collection first, and compare its numbers",
             ),
         }];
         match &info.system_id {
-            Some(id) => findings.push(Finding::good("identity", format!("database {id}"))),
-            None => findings.push(Finding::note(
+            Some(id) => findings.push(Finding::ok("identity", format!("database {id}"))),
+            None => findings.push(Finding::warning(
                 "identity",
                 "the server does not say which database it is, so a swapped one cannot be noticed",
                 "2.25 and 2.26 tell it to superusers only",
@@ -255,24 +255,26 @@ pub(crate) fn check(job: &Job, credentials: &Credentials) -> Vec<Finding> {
         match patiently(&connected, job.limits.outage, || client.me()).await {
             Ok(me) => {
                 let name = me.username.clone().or(me.id.clone()).unwrap_or_else(|| "somebody".to_owned());
-                findings.push(Finding::good("login", format!("logged in as {name}")));
+                findings.push(Finding::ok("login", format!("logged in as {name}")));
                 findings.push(match me.is_superuser() {
-                    Some(true) => Finding::good("rights", "superuser: nothing is hidden"),
-                    Some(false) => Finding::note(
+                    Some(true) => Finding::ok("rights", "superuser: nothing is hidden"),
+                    Some(false) => Finding::warning(
                         "rights",
                         "no superuser: objects that are not shared with this user are missing, and not counted",
                         "take a user with authority ALL where completeness matters",
                     ),
-                    None => Finding::note("rights", "the server does not tell", "compare totals with an administrator"),
+                    None => {
+                        Finding::warning("rights", "the server does not tell", "compare totals with an administrator")
+                    }
                 });
                 let roots = me.organisation_units.len() + me.data_view_organisation_units.len();
                 findings.push(match roots {
-                    0 => Finding::note(
+                    0 => Finding::warning(
                         "roots",
                         "this user has no organisation unit: metadata is complete, data would be empty",
                         "give the user the root of the hierarchy",
                     ),
-                    _ => Finding::good(
+                    _ => Finding::ok(
                         "roots",
                         format!(
                             "{} to record at, {} to view",
@@ -283,7 +285,7 @@ pub(crate) fn check(job: &Job, credentials: &Credentials) -> Vec<Finding> {
                 });
             }
             Err(failure) if failure.class == FailureClass::Denied => findings.extend(bad("login", failure)),
-            Err(failure) => findings.push(Finding::note("rights", failure.message, "see whether /api/me answers")),
+            Err(failure) => findings.push(Finding::warning("rights", failure.message, "see whether /api/me answers")),
         }
         findings
     })
@@ -298,13 +300,13 @@ fn clock(server_date: &str, now_utc: DateTime) -> Option<Finding> {
     let off = Duration::from_millis(off_ms.unsigned_abs());
     Some(if off > SKEW_NOTE {
         let direction = if off_ms > 0 { "ahead of" } else { "behind" };
-        Finding::note(
+        Finding::warning(
             "clock",
             format!("the server's clock is {} s {direction} this machine's", off.as_secs()),
             "incremental runs go by the server's clock alone; set the wrong one right all the same",
         )
     } else {
-        Finding::good("clock", format!("within {} s of the server's", off.as_secs().max(1)))
+        Finding::ok("clock", format!("within {} s of the server's", off.as_secs().max(1)))
     })
 }
 
@@ -343,7 +345,7 @@ where
     let waits = RefCell::new(WaitTeller::default());
     let tell = |Wait { failure, delay, patience_left, .. }: Wait<'_>| {
         let wait = waits::Wait { reason: failure.to_string(), remaining: Some(delay) };
-        if let Some(Telling::Waits(wait)) = waits.borrow_mut().hear(Some(wait), began.elapsed()) {
+        if let Some(Telling::Waits(wait)) = waits.borrow_mut().update(Some(wait), began.elapsed()) {
             let (until, gives_up_at) = (log::clock(delay), log::clock(patience_left));
             tracing::warn!(until, gives_up_at, "waiting: {}", wait.reason);
         }

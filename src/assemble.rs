@@ -145,7 +145,7 @@ impl Prepared {
         sinks::create_dirs(&folder)
             .and_then(|()| sinks::sync_dir(&request.state_dir))
             .map_err(|error| Refusal::storage(format!("cannot make `{}`: {error}", folder.display())))?;
-        let lock = StateLock::take(&folder).map_err(|error| match error {
+        let lock = StateLock::acquire(&folder).map_err(|error| match error {
             LockError::Held { .. } => Refusal {
                 outcome: Outcome::Locked,
                 class: "locked",

@@ -178,7 +178,7 @@ fn a_check_prints_a_line_for_each_finding_with_what_to_do_and_leaves_nothing() {
             assert!(ended.stdout.contains(words), "{what}: `{words}` is not in {ended:#?}");
         }
         for line in ended.stdout.lines() {
-            let is_finding = ["ok    ", "note  ", "BAD   "].iter().any(|grade| line.starts_with(grade));
+            let is_finding = ["ok    ", "note  ", "BAD   "].iter().any(|severity| line.starts_with(severity));
             assert!(is_finding || line.starts_with("                  do: "), "{what}: {line}");
         }
         let left: Vec<_> = fs::read_dir(place.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();

@@ -6,7 +6,7 @@ use clap::Args;
 use harvester_actors::{partition::Plan, report::Outcome};
 use serde::Serialize;
 
-use super::{door::Door, run::prepare};
+use super::{context::CommandContext, run::prepare};
 use crate::{
     ask,
     exit_code::{COMPLETE, exit_code},
@@ -34,32 +34,32 @@ pub(super) struct PlanArgs {
 }
 
 /// Runs the command.
-pub(super) fn plan(args: &PlanArgs, door: &Door) -> u8 {
-    let (job, credentials) = match prepare(&args.job, door) {
+pub(super) fn plan(args: &PlanArgs, ctx: &CommandContext) -> u8 {
+    let (job, credentials) = match prepare(&args.job, ctx) {
         Ok(ready) => ready,
-        Err(stuck) => return door.fail(&stuck),
+        Err(error) => return ctx.report_error(&error),
     };
     let per_second = job.limits.requests_per_second;
     let signals = match Signals::install(None, || {}) {
         Ok(signals) => signals,
-        Err(_) => Signals::silent(),
+        Err(_) => Signals::none(),
     };
     match ask::plan(&job, &credentials, signals.stop.clone()) {
         Ok(plan) => {
             let how_to_list = format!("harvester plan {} -v", args.job.display());
             let code = if args.json {
-                door.data(lines(&plan).as_bytes())
+                ctx.write_stdout(lines(&plan).as_bytes())
             } else {
-                door.text(&table(&plan, per_second, door.verbose > 0, &how_to_list))
+                ctx.write_text(&table(&plan, per_second, ctx.verbose > 0, &how_to_list))
             };
             if code == COMPLETE && !args.json {
-                door.say(&format!("next: harvester run {}", args.job.display()));
+                ctx.notice(&format!("next: harvester run {}", args.job.display()));
             }
             code
         }
         Err(failure) => match signals.reason() {
             Some(reason) => exit_code(Outcome::Interrupted, Some(reason)),
-            None => door.fail(&failure.into()),
+            None => ctx.report_error(&failure.into()),
         },
     }
 }

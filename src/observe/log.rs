@@ -97,8 +97,8 @@ pub(crate) fn clock(from_now: Duration) -> Option<String> {
 pub struct LogListener {
     /// The job.
     job: String,
-    /// For the lines that tell sums.
-    picture: Mutex<Picture>,
+    /// Kept between events.
+    state: Mutex<ListenerState>,
     /// Whether progress itself goes to the log: with JSON, where nothing else may stand on stderr.
     tells_progress: bool,
     /// Whether a block on the terminal shows what it waits for.
@@ -107,9 +107,9 @@ pub struct LogListener {
     outage: Duration,
 }
 
-/// What the listener keeps between events.
+/// State between events.
 #[derive(Debug)]
-struct Picture {
+struct ListenerState {
     /// When it began.
     began: Instant,
     /// How far the run has come.
@@ -123,14 +123,14 @@ struct Picture {
 impl LogListener {
     /// A listener for one run of a job that lets its source be gone for `outage`.
     pub fn new(job: &str, format: LogFormat, mode: ProgressMode, outage: Duration) -> Self {
-        let picture = Picture {
+        let state = ListenerState {
             began: Instant::now(),
             progress: Progress::default(),
             told: Duration::ZERO,
             waits: WaitTeller::default(),
         };
         let (tells_progress, has_block) = (format == LogFormat::Json, mode == ProgressMode::Bar);
-        LogListener { job: job.to_owned(), picture: Mutex::new(picture), tells_progress, has_block, outage }
+        LogListener { job: job.to_owned(), state: Mutex::new(state), tells_progress, has_block, outage }
     }
 
     /// Tells what it waits for, where that is news.
@@ -154,11 +154,11 @@ impl LogListener {
 
 impl Listener for LogListener {
     fn hear(&self, event: &Event) {
-        let mut picture = self.picture.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = picture.began.elapsed();
-        let was_finishing = matches!(picture.progress.phase, Phase::Finishing(_));
-        picture.progress.hear(event, now);
-        let (job, progress) = (self.job.as_str(), &picture.progress);
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = state.began.elapsed();
+        let was_finishing = matches!(state.progress.phase, Phase::Finishing(_));
+        state.progress.apply(event, now);
+        let (job, progress) = (self.job.as_str(), &state.progress);
         match event {
             Event::Recovered { resumed_run, cut_bytes, rebuilt } => {
                 if let Some(why) = rebuilt {
@@ -253,14 +253,14 @@ impl Listener for LogListener {
         }
         let waiting = progress.waiting(now).map(|(reason, remaining)| Wait { reason, remaining });
         if !matches!(event, Event::RunEnded(_)) {
-            let telling = picture.waits.hear(waiting, now);
+            let telling = state.waits.update(waiting, now);
             if let Some(telling) = telling {
-                self.tell_wait(telling, &picture.progress, now);
+                self.tell_wait(telling, &state.progress, now);
             }
         }
-        if self.tells_progress && now.saturating_sub(picture.told) >= PLAIN_INTERVAL {
-            picture.told = now;
-            let progress = plain_line(job, &picture.progress, now);
+        if self.tells_progress && now.saturating_sub(state.told) >= PLAIN_INTERVAL {
+            state.told = now;
+            let progress = plain_line(job, &state.progress, now);
             info!(job, %progress, "progress");
         }
     }

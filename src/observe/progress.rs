@@ -1,4 +1,4 @@
-//! How far a run has come: a picture made of events alone, without a clock or a screen of its own.
+//! How far a run has come: made of events alone, without a clock or a screen of its own.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -102,7 +102,7 @@ impl Progress {
     /// Takes one event into account.
     ///
     /// - `now`: time since the process began.
-    pub fn hear(&mut self, event: &Event, now: Duration) {
+    pub fn apply(&mut self, event: &Event, now: Duration) {
         match event {
             Event::Pace(pace) if pace.requests == self.pace.requests => {}
             Event::Pace(_) | Event::PartitionReturned { .. } | Event::PartitionLost { .. } => self.moved_at = now,
@@ -401,11 +401,11 @@ pub(super) mod tests {
             left_out: Vec::new(),
         };
         let run_id = "20260101T000000Z".to_owned();
-        progress.hear(&Event::PlanMade { run_id, plan: Arc::new(plan), committed: Vec::new() }, Duration::ZERO);
+        progress.apply(&Event::PlanMade { run_id, plan: Arc::new(plan), committed: Vec::new() }, Duration::ZERO);
         for second in 0..=30 {
             let now = Duration::from_secs(second);
             if second > 0 {
-                progress.hear(&page(0, 1000), now);
+                progress.apply(&page(0, 1000), now);
             }
             let pace = Pace {
                 requests: second * 10,
@@ -415,9 +415,9 @@ pub(super) mod tests {
                 in_flight_limit: 8,
                 waiting: None,
             };
-            progress.hear(&Event::Pace(pace), now);
+            progress.apply(&Event::Pace(pace), now);
         }
-        progress.hear(&Event::PartitionFinished(PartitionId(1)), Duration::from_secs(30));
+        progress.apply(&Event::PartitionFinished(PartitionId(1)), Duration::from_secs(30));
         (progress, Duration::from_secs(30))
     }
 
@@ -437,7 +437,7 @@ pub(super) mod tests {
     fn a_wait_counts_down_and_stops_the_estimate() {
         let (mut progress, now) = half_way();
         let waiting = Waiting { reason: "Retry-After".to_owned(), remaining: Some(Duration::from_secs(40)) };
-        progress.hear(&Event::Pace(Pace { waiting: Some(waiting), ..Pace::default() }), now);
+        progress.apply(&Event::Pace(Pace { waiting: Some(waiting), ..Pace::default() }), now);
         let later = now + Duration::from_secs(15);
         assert_eq!(progress.waiting(later), Some(("Retry-After".to_owned(), Some(Duration::from_secs(25)))));
         assert_eq!(progress.remaining(later), None);
@@ -449,12 +449,12 @@ pub(super) mod tests {
         let pace = progress.pace.clone();
         let wait = |progress: &mut Progress, seconds| {
             let now = now + Duration::from_secs(seconds);
-            progress.hear(&Event::Pace(pace.clone()), now);
+            progress.apply(&Event::Pace(pace.clone()), now);
             progress.waiting(now).map(|(reason, _)| reason)
         };
         assert_eq!(wait(&mut progress, 9), None);
         assert!(wait(&mut progress, 11).unwrap().contains("to answer"));
-        progress.hear(&page(0, 10), now + Duration::from_secs(12));
+        progress.apply(&page(0, 10), now + Duration::from_secs(12));
         assert_eq!(wait(&mut progress, 13), None);
         let mut first = Progress::default();
         assert_eq!(wait(&mut first, 0), None);
@@ -471,20 +471,20 @@ pub(super) mod tests {
             attempt: 1,
             delay: Duration::from_secs(seconds),
         };
-        progress.hear(&returned(0, 9), now);
+        progress.apply(&returned(0, 9), now);
         assert_eq!(progress.waiting(now), None, "the other partition is still fetched");
-        progress.hear(&returned(2, 30), now);
+        progress.apply(&returned(2, 30), now);
         let wait = |progress: &Progress, seconds| progress.waiting(now + Duration::from_secs(seconds));
         assert_eq!(wait(&progress, 4).unwrap().1, Some(Duration::from_secs(5)));
         assert_eq!(wait(&progress, 9), None, "one of them is asked for again");
-        progress.hear(&page(0, 10), now);
+        progress.apply(&page(0, 10), now);
         assert_eq!(wait(&progress, 4), None);
     }
 
     #[test]
     fn listed_keys_are_no_rows() {
         let (mut progress, now) = half_way();
-        progress.hear(&page(2, 500), now);
+        progress.apply(&page(2, 500), now);
         assert_eq!(progress.rows(), 30_000);
     }
 
@@ -500,11 +500,13 @@ pub(super) mod tests {
             is_finished,
         });
         let plan = Arc::clone(&half.plan);
-        progress
-            .hear(&Event::Recovered { resumed_run: Some("r".to_owned()), cut_bytes: 0, rebuilt: None }, Duration::ZERO);
+        progress.apply(
+            &Event::Recovered { resumed_run: Some("r".to_owned()), cut_bytes: 0, rebuilt: None },
+            Duration::ZERO,
+        );
         let committed = committed.to_vec();
-        progress.hear(&Event::PlanMade { run_id: "r".to_owned(), plan, committed }, Duration::ZERO);
-        progress.hear(&page(0, 500), Duration::ZERO);
+        progress.apply(&Event::PlanMade { run_id: "r".to_owned(), plan, committed }, Duration::ZERO);
+        progress.apply(&page(0, 500), Duration::ZERO);
         assert_eq!((progress.rows(), progress.partitions_finished, progress.resumed), (1500, 1, true));
         let pages = |stream: &str| progress.streams[stream].pages;
         assert_eq!((pages("organisationUnits"), pages("dataElements")), (6, 1));
@@ -521,7 +523,7 @@ pub(super) mod tests {
             attempt: 1,
             delay: Duration::from_secs(1),
         };
-        progress.hear(&returned, now);
+        progress.apply(&returned, now);
         assert_eq!((progress.retries, progress.last_failure.as_deref()), (1, Some("part/1: 503")));
     }
 }
