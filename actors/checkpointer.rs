@@ -19,6 +19,7 @@ use crate::{
     crash_point,
     events::Event,
     failure::{Failure, FailureClass},
+    last_will::send_now,
     page::Span,
     partition::{StreamId, Yield},
     reporter::EventSender,
@@ -147,7 +148,7 @@ impl Checkpointer {
             }
             Err(failure) => {
                 self.answer(&Err(failure.clone()));
-                self.supervisor.do_send(EndRun(failure.clone()));
+                send_now(&self.supervisor, EndRun(failure.clone()));
                 self.failed = Some(failure);
             }
         }

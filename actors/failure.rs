@@ -1,4 +1,4 @@
-//! What a failure means for a harvest: ten classes, decided once, by the room that knows the port.
+//! What a failure means for a harvest: its class, decided once, by the module that knows the port.
 
 use std::{fmt, time::Duration};
 

@@ -22,6 +22,7 @@ use crate::{
     checkpoint::Checkpoint,
     events::Event,
     failure::{Failure, FailureClass},
+    last_will::send_now,
     partition::{Partition, PartitionId, StreamId},
     plan::{PartitionSet, PlanChunk},
     reporter::EventSender,
@@ -255,7 +256,7 @@ impl Planner {
     /// Leases nothing more and ends the run.
     fn end_run(&mut self, failure: Failure) {
         self.stopped = true;
-        self.parts.supervisor.do_send(EndRun(failure));
+        send_now(&self.parts.supervisor, EndRun(failure));
     }
 
     /// Decides about a partition that failed, and emits what was decided.

@@ -11,7 +11,10 @@ use std::sync::Arc;
 
 use actix::prelude::*;
 
-use crate::events::{Event, Listener};
+use crate::{
+    events::{Event, Listener},
+    last_will::send_now,
+};
 
 /// Hands the reporter one fact.
 #[derive(Message)]
@@ -44,7 +47,7 @@ impl EventSender {
 
     /// Emits one fact. Facts are tiny and as many as pages, so their mailbox needs no bound.
     pub fn emit(&self, event: Event) {
-        self.0.do_send(EmitEvent(event));
+        send_now(&self.0, EmitEvent(event));
     }
 }
 

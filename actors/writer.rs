@@ -19,6 +19,7 @@ use crate::{
     checkpointer::{Checkpointer, EntryWritten},
     crash_point,
     failure::{Failure, FailureClass},
+    last_will::send_now,
     page::{Page, Span},
     partition::{Cursor, PartitionId, PlanPiece, Position},
     plan::{PartitionSet, PlanChunk},
@@ -98,7 +99,7 @@ impl Writer {
         }
         let chunk = PlanChunk { first: self.next_partition, count: count as u32, frame };
         self.next_partition.0 += chunk.count;
-        self.planner.do_send(PlanExtended(chunk));
+        send_now(&self.planner, PlanExtended(chunk));
     }
 }
 

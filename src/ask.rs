@@ -7,12 +7,13 @@ use dhis2::{
     metadata::{DeletedObjects, MetadataList},
     split::{Row, RowFault},
 };
+use futures_util::future::LocalBoxFuture;
 use harvester_actors::{
     failure::{Failure, FailureClass},
-    harvest::outcome_of,
-    partition::Plan,
+    report::outcome_of,
+    partition::{Next, Plan},
     patience::{self, Wait},
-    planner::Patience,
+    retry::RetryPolicy,
     source::Source,
 };
 use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
@@ -21,14 +22,14 @@ use url::Url;
 
 use crate::{
     assemble::{Connected, extract},
-    extract::{Contact, classify},
+    exit_code::StopReason,
+    extract::{Contact, Walk, WalkedPage, classify},
     job::{Credentials, Job, Limits},
     observe::{
         finding::Finding,
         log,
         waits::{self, Telling, WaitTeller},
     },
-    service::StopReason,
 };
 
 /// Rows of a page of `get --all`.
@@ -129,42 +130,40 @@ async fn all_rows(connected: &Connected, path: &str, outage: Duration, write: &m
     // What the server gives where nothing is said; it holds the id, by which the pages are walked.
     let fields = fields.unwrap_or_else(|| "id,displayName".to_owned());
     let is_paged = version.minor() >= 31 && collection != "deletedObjects";
-    let mut last: Option<String> = None;
+    let mut cursor = Next::Start;
     loop {
+        let walk = Walk::at(&cursor, None);
         let list = MetadataList {
             fields: &fields,
             filters: &filters,
-            id_gt: last.as_deref(),
+            id_gt: walk.last.as_deref(),
             order_id_asc: is_paged,
             page_size: is_paged.then_some(PAGE_ROWS),
             extra: &extra,
             ..MetadataList::new(&collection)
         };
-        let page = patiently(connected, outage, || page(client, &list)).await?;
-        if page.rows == 0 || write(&page.lines).is_break() || !is_paged {
+        // A page that cannot be the truth has other attempts.
+        let attempt = || async {
+            let contact = connected.contact();
+            let (lines, walked) = page(client, &list).await.map_err(|error| classify(&error, contact))?;
+            Ok((lines, if is_paged { walk.behind(walked, &collection)?.0 } else { Next::End }))
+        };
+        let lines;
+        (lines, cursor) = repeated(connected, outage, || None, attempt).await?;
+        if write(&lines).is_break() || cursor == Next::End {
             return Ok(());
         }
-        last = Some(page.last.ok_or_else(|| {
-            usage("the rows have no id to go on from".to_owned()).with_next("take `id` into fields=…")
-        })?);
     }
 }
 
-/// A page that is whole.
-struct Lines {
-    lines: Vec<u8>,
-    rows: u64,
-    last: Option<String>,
-}
-
-/// Fetches one page.
-async fn page(client: &Client, list: &MetadataList<'_>) -> Result<Lines, Error> {
+/// Fetches one page: its rows, a line each, and what there is to judge it by.
+async fn page(client: &Client, list: &MetadataList<'_>) -> Result<(Vec<u8>, WalkedPage), Error> {
     #[derive(serde::Deserialize)]
     struct Head {
         #[serde(default)]
         id: Option<String>,
     }
-    let mut page = Lines { lines: Vec::new(), rows: 0, last: None };
+    let (mut lines, mut last, mut repeats) = (Vec::new(), None, false);
     let mut rows = if list.collection == "deletedObjects" {
         DeletedObjects { klass: None, deleted_at: None, page_size: None, page: 1 }.send(client).await?
     } else {
@@ -174,14 +173,24 @@ async fn page(client: &Client, list: &MetadataList<'_>) -> Result<Lines, Error> 
         let Row::Whole(row) = row else {
             return Err(RowFault::Stopped("a row is larger or deeper than any row can be".to_owned()));
         };
-        page.last = row.head::<Head>()?.id;
-        page.rows += 1;
-        row.write_line(&mut page.lines);
+        last = row.head::<Head>()?.id;
+        repeats |= last.is_some() && last.as_deref() == list.id_gt;
+        row.write_line(&mut lines);
         Ok(())
     };
     while rows.read(&mut take).await? {}
-    rows.finish()?;
-    Ok(page)
+    let answer = rows.finish()?;
+    let total = answer.pager.and_then(|pager| pager.total);
+    let walked = WalkedPage {
+        rows: answer.rows,
+        total,
+        page_size: PAGE_ROWS,
+        last,
+        has_ended: false,
+        repeats,
+        is_listing: false,
+    };
+    Ok((lines, walked))
 }
 
 /// What people want to know of a plan.
@@ -261,10 +270,10 @@ pub(crate) fn plan(
         let connected = connected(job, credentials)?;
         let source = connected.source(extracts, job.limits.in_flight, Default::default());
         let planned = async {
-            let identity = repeated(&connected, job.limits.outage, || source.identify()).await?;
-            let identity = &identity;
+            let (outage, last_answer) = (job.limits.outage, || connected.last_answer());
+            let identity = &repeated(&connected, outage, last_answer, || source.identify()).await?;
             let source = &source;
-            repeated(&connected, job.limits.outage, || async move {
+            repeated(&connected, outage, last_answer, || async move {
                 let mut summary = PlanSummary::default();
                 source.plan(identity, PlanBuilder::new(&mut summary)).await?;
                 Ok(summary)
@@ -380,19 +389,27 @@ async fn patiently<T, F>(connected: &Connected, outage: Duration, request: impl 
 where
     F: Future<Output = Result<T, Error>>,
 {
-    repeated(connected, outage, || async {
-        let contact = if connected.last_answer().is_some() { Contact::Later } else { Contact::First };
+    // Nothing has succeeded before it does: an answer that fails it, like a 404 without JSON, ends no outage.
+    let last_success = || None;
+    repeated(connected, outage, last_success, || async {
+        let contact = connected.contact();
         request().await.map_err(|error| classify(&error, contact))
     })
     .await
 }
 
-/// Tries until it succeeds, fails for good, or the source has been gone for `outage`.
-async fn repeated<T, F>(connected: &Connected, outage: Duration, attempt: impl Fn() -> F) -> Result<T, Failure>
+/// Tries until it succeeds, fails for good, or the source has been gone for `outage`, counted from `last_success` where that
+/// is later than the beginning.
+async fn repeated<T, F>(
+    connected: &Connected,
+    outage: Duration,
+    last_success: impl Fn() -> Option<Instant>,
+    attempt: impl Fn() -> F,
+) -> Result<T, Failure>
 where
     F: Future<Output = Result<T, Failure>>,
 {
-    let patience = Patience { retries: 0, outage, seed: u64::from(std::process::id()) };
+    let patience = RetryPolicy { retries: 0, outage, seed: u64::from(std::process::id()) };
     let began = Instant::now();
     let waits = RefCell::new(WaitTeller::default());
     let tell = |Wait { failure, delay, patience_left, .. }: Wait<'_>| {
@@ -403,15 +420,8 @@ where
         }
     };
     let attempt = || told_while_silent(connected, attempt());
-    patience::patiently(
-        patience,
-        Some(connected.limiter()),
-        || connected.last_answer(),
-        || connected.last_trouble(),
-        tell,
-        attempt,
-    )
-    .await
+    patience::patiently(patience, Some(connected.limiter()), last_success, || connected.last_trouble(), tell, attempt)
+        .await
 }
 
 /// Does `work`, and says so while the source says nothing for long.

@@ -12,27 +12,23 @@ use harvester_actors::{
     events::{Event, Listener},
     failure::{Failure, FailureClass},
     harvest::{self, Harvest},
-    planner::Patience,
     rate_limiter::{RateLimiter, RateLimiterSettings, Share},
     report::{Outcome, Report, ReportError},
+    retry::RetryPolicy,
     supervisor::Stop,
 };
 use jiff::Timestamp;
 use tokio::{sync::watch, time::Instant};
 
-pub(crate) use crate::ask::{GetRequest, check, get, plan};
 use crate::{
     checkpoints::SledStore,
-    exit_code,
+    exit_code::{self, StopReason},
     extract::{
         Contact, Dhis2Source, Extract, LimiterGate, MetadataExtract, OutageProbe, SourceGate, Watermarks, classify,
     },
     job::{self, Collections, Credentials, Job, differences},
     job_record::JobRecord,
-    service::{
-        StopReason,
-        lock::{LockError, StateLock},
-    },
+    service::lock::{LockError, StateLock},
     sinks::{self, FilesSettings, FilesSink},
 };
 
@@ -228,7 +224,7 @@ impl Prepared {
             stop: stops(request.stop),
             fetchers: job.limits.in_flight,
             arbiters,
-            patience: Patience {
+            patience: RetryPolicy {
                 retries: job.limits.retries,
                 outage: job.limits.outage,
                 seed: u64::from(std::process::id()),
@@ -366,6 +362,11 @@ impl Connected {
         self.gate.last_answer()
     }
 
+    /// Whether the source has ever answered.
+    pub(crate) fn contact(&self) -> Contact {
+        if self.last_answer().is_some() { Contact::Later } else { Contact::First }
+    }
+
     /// What a request of the plan last failed of.
     pub(crate) fn last_trouble(&self) -> Option<String> {
         self.gate.last_trouble()
@@ -436,7 +437,12 @@ pub(crate) fn extract(extract: &job::Extract) -> Result<Extract, Refusal> {
             }))
         }
         // `Job::runnable` refuses these with their line; this is for whoever forgets to ask it.
-        other => Err(Refusal {
+        other @ (job::Extract::DataValues { .. }
+        | job::Extract::Tracker { .. }
+        | job::Extract::Analytics { .. }
+        | job::Extract::DataStore { .. }
+        | job::Extract::SqlView { .. }
+        | job::Extract::CompleteRegistrations { .. }) => Err(Refusal {
             outcome: Outcome::Invalid,
             class: "invalid",
             message: format!("kind `{}` is not available in this version", other.kind()),

@@ -351,6 +351,20 @@ fn once_the_server_has_answered_a_page_that_is_not_there_for_a_moment_is_asked_f
 }
 
 #[test]
+fn a_page_that_is_not_there_for_ever_ends_with_5_although_it_is_an_answer() {
+    let gone = Fault::Status { code: 404, retry_after: None, body: Body::Html };
+    let rule = FaultRule::on(Match::always()).and_path("/api/organisationUnits").act(gone);
+    let server = stand_in().fault(rule).start().unwrap();
+    let place = Place::new();
+    place.job(server.url(), "outage_s = 5", UNITS);
+    for typed in [vec!["get", "organisationUnits", "--all", "--job", "job.toml"], vec!["plan", "job.toml"]] {
+        let began = Instant::now();
+        place.ends(&typed).assert_code(5, &typed.join(" "));
+        assert!(began.elapsed() < Duration::from_secs(30), "{typed:?}: {:?}", began.elapsed());
+    }
+}
+
+#[test]
 fn a_question_that_waits_says_why_and_until_when_and_not_for_each_attempt() {
     let commands = vec![vec!["get", "me", "--job", "job.toml"], vec!["plan", "job.toml"], vec!["check", "job.toml"]];
     side_by_side(commands, 3, |typed| {

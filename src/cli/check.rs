@@ -12,7 +12,7 @@ use harvester_actors::report::Outcome;
 
 use super::context::{CommandContext, CommandError};
 use crate::{
-    assemble, checkpoint_health,
+    ask, assemble, checkpoint_health,
     exit_code::exit_code,
     job::{AVAILABLE, Job},
     observe::{Finding, Severity, numbers::bytes},
@@ -65,7 +65,7 @@ pub(super) fn check(args: &CheckArgs, ctx: &CommandContext) -> u8 {
             findings.push(Finding::ok("secret", format!("comes from {from}")));
             findings.extend(warning.map(|warning| Finding::warning("secret", warning, "")));
             if can_ask {
-                findings.extend(assemble::check(&job, &credentials));
+                findings.extend(ask::check(&job, &credentials));
             } else {
                 findings.push(Finding::warning("source", "not asked: that takes more open files", ""));
             }

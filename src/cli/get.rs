@@ -15,7 +15,7 @@ use super::{
     context::{CommandContext, CommandError},
 };
 use crate::{
-    assemble::{self, GetRequest},
+    ask::{self, GetRequest},
     exit_code,
     job::{CredentialSource, Credentials, Limits, SecretSource, base_url},
     service::{Signals, open_files},
@@ -129,7 +129,7 @@ pub(super) fn get(args: &GetArgs, ctx: &CommandContext) -> u8 {
         all: args.all,
         stop: signals.stop.clone(),
     };
-    let asked = assemble::get(request, &mut write);
+    let asked = ask::get(request, &mut write);
     let flushed = stdout.flush();
     drop(stdout);
     if let Some(error) = trouble.or(flushed.err()) {

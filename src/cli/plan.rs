@@ -8,8 +8,7 @@ use serde::Serialize;
 
 use super::{context::CommandContext, run::prepare};
 use crate::{
-    ask::PlanSummary,
-    assemble,
+    ask::{self, PlanSummary},
     exit_code::{COMPLETE, exit_code},
     observe::{
         numbers::{about, count, plural},
@@ -45,7 +44,7 @@ pub(super) fn plan(args: &PlanArgs, ctx: &CommandContext) -> u8 {
         Ok(signals) => signals,
         Err(_) => Signals::none(),
     };
-    match assemble::plan(&job, &credentials, signals.stop.clone()) {
+    match ask::plan(&job, &credentials, signals.stop.clone()) {
         Ok(plan) => {
             let how_to_list = format!("harvester plan {} -v", args.job.display());
             let code = if args.json {

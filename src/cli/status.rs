@@ -159,7 +159,7 @@ fn text(status: &Status, context: &ReportContext, now: Timestamp, width: usize) 
     }
     let next = match status.state {
         State::Running | State::Finishing => format!("wait for it, or stop it resumably: kill -TERM {}", status.pid),
-        _ => format!("harvester run {file}"),
+        State::New | State::Stopped | State::Complete | State::Failed => format!("harvester run {file}"),
     };
     let _ = writeln!(text, "next: {next}");
     text

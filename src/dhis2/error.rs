@@ -16,7 +16,6 @@ use crate::redaction::Redaction;
 
 /// Kinds of errors.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-#[non_exhaustive]
 pub enum ErrorKind {
     /// The client's url, credentials or certificate file are invalid.
     InvalidConfig,
@@ -332,15 +331,33 @@ impl Error {
 
     /// Whether the same request may well succeed a little later: what a client alone tries again.
     pub(crate) fn is_transient(&self) -> bool {
-        use ErrorKind::{
-            Connect, ConnectTimeout, ConnectionRefused, ConnectionReset, DnsUnavailable, EmptyBody, Encoding,
-            FirstByteTimeout, Garbled, Html, NotJson, Stalled, Status, Truncated, UnknownLength,
-        };
         match self.0.kind {
-            DnsUnavailable | Connect | ConnectionRefused | ConnectTimeout | ConnectionReset | FirstByteTimeout
-            | Stalled | Truncated | UnknownLength | Encoding | Html | NotJson | EmptyBody | Garbled => true,
-            Status => matches!(self.0.status, Some(429 | 500 | 502 | 503 | 504)),
-            _ => false,
+            ErrorKind::DnsUnavailable
+            | ErrorKind::Connect
+            | ErrorKind::ConnectionRefused
+            | ErrorKind::ConnectTimeout
+            | ErrorKind::ConnectionReset
+            | ErrorKind::FirstByteTimeout
+            | ErrorKind::Stalled
+            | ErrorKind::Truncated
+            | ErrorKind::UnknownLength
+            | ErrorKind::Encoding
+            | ErrorKind::Html
+            | ErrorKind::NotJson
+            | ErrorKind::EmptyBody
+            | ErrorKind::Garbled => true,
+            ErrorKind::Status => matches!(self.0.status, Some(429 | 500 | 502 | 503 | 504)),
+            ErrorKind::InvalidConfig
+            | ErrorKind::InvalidUrl
+            | ErrorKind::UnknownHost
+            | ErrorKind::OutOfFiles
+            | ErrorKind::Tls
+            | ErrorKind::TooLarge
+            | ErrorKind::Auth
+            | ErrorKind::Redirect
+            | ErrorKind::Cancelled
+            | ErrorKind::GateClosed
+            | ErrorKind::HandleClosed => false,
         }
     }
 
@@ -355,6 +372,8 @@ impl Error {
             | ErrorKind::Stalled => TurnOutcome::Overloaded { retry_after },
             ErrorKind::Status => match self.0.status {
                 Some(429 | 502 | 503 | 504) => TurnOutcome::Overloaded { retry_after },
+                // Without JSON a 404 is a servlet container's in which DHIS2 is not there.
+                Some(404) if self.0.server.is_none() => TurnOutcome::Failed { retry_after },
                 Some(500..) => TurnOutcome::Failed { retry_after },
                 _ => TurnOutcome::Answered,
             },

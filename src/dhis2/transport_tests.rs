@@ -472,7 +472,10 @@ async fn a_refusal_keeps_what_the_server_said() {
     assert!(matches!(outcomes[2], Overloaded { retry_after: Some(_) }));
     let none = Overloaded { retry_after: None };
     assert_eq!(outcomes[..2], [Answered, Overloaded { retry_after: seven }]);
-    assert_eq!(outcomes[3..], [none, Answered, Failed { retry_after: None }, Answered, Answered] as [TurnOutcome; 5]);
+    assert_eq!(
+        outcomes[3..],
+        [none, Failed { retry_after: None }, Failed { retry_after: None }, Answered, Answered] as [TurnOutcome; 5]
+    );
 }
 
 #[actix_rt::test]

@@ -1,6 +1,7 @@
 //! What an error of the wire means for a harvest: one match, so that a new kind does not compile undecided.
 //!
-//! Source: answers of 2.40, 2.42 and 2.43 (`recorded.rs`), and what proxies do (`dhis2-api.md` §8.2); the classes are those of `design.md` §4, Failures.
+//! Source: answers of 2.40, 2.42 and 2.43 (`recorded.rs`), and what proxies do. A status, or the message of a 409, that is not
+//! named here is refused for good.
 
 use std::error::Error as StdError;
 
@@ -63,8 +64,8 @@ pub(crate) fn classify(error: &Error, contact: Contact) -> Failure {
         | ErrorKind::Connect
         | ErrorKind::ConnectionRefused
         | ErrorKind::ConnectTimeout
-        | ErrorKind::Tls => (Transient, None),
-        ErrorKind::ConnectionReset
+        | ErrorKind::Tls
+        | ErrorKind::ConnectionReset
         | ErrorKind::FirstByteTimeout
         | ErrorKind::Stalled
         | ErrorKind::Truncated
@@ -85,8 +86,6 @@ pub(crate) fn classify(error: &Error, contact: Contact) -> Failure {
         | ErrorKind::UnknownLength
         | ErrorKind::TooLarge => (Garbled, None),
         ErrorKind::InvalidConfig | ErrorKind::InvalidUrl | ErrorKind::Cancelled => (Rejected, None),
-        // The client's kinds may grow; what we do not know we do not repeat.
-        _ => (Rejected, None),
     };
     let mut failure = Failure::new(class, chain(error)).with_retry_after(error.retry_after());
     if let Some(next) = next {

@@ -112,9 +112,7 @@ impl Walk {
             }
             None => {
                 let message = format!("no row of a page of {key} shows its id, so nobody knows where to go on");
-                return Err(
-                    Failure::new(FailureClass::Rejected, message).with_next("take `id` into the fields of the job")
-                );
+                return Err(Failure::new(FailureClass::Rejected, message).with_next("take `id` into the fields"));
             }
         };
         Ok((next, if control!("pager-count") { miscounted } else { 0 }))

@@ -11,41 +11,7 @@ use tokio::{
     time,
 };
 
-use crate::exit_code;
-
-/// Why a run is asked to stop.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum StopReason {
-    /// Ctrl-C.
-    Sigint,
-    /// The service manager, or `kill`.
-    Sigterm,
-    /// The terminal went away.
-    Sighup,
-    /// `--max-seconds` is over.
-    MaxSeconds,
-}
-
-impl StopReason {
-    /// As a fragment for people.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            StopReason::Sigint => "SIGINT",
-            StopReason::Sigterm => "SIGTERM",
-            StopReason::Sighup => "SIGHUP",
-            StopReason::MaxSeconds => "--max-seconds",
-        }
-    }
-
-    /// What the process exits with when this signal comes a second time.
-    fn exit_code(self) -> u8 {
-        match self {
-            StopReason::Sigint => exit_code::SIGINT,
-            StopReason::Sigterm | StopReason::Sighup => exit_code::SIGTERM,
-            StopReason::MaxSeconds => exit_code::LIMIT,
-        }
-    }
-}
+use crate::exit_code::StopReason;
 
 /// Reaction to a reason to stop.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
