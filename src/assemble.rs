@@ -13,9 +13,9 @@ use harvester_actors::{
     failure::{Failure, FailureClass},
     harvest::{self, Harvest},
     rate_limiter::{RateLimiter, RateLimiterSettings, Share},
-    report::{Outcome, Report, ReportError},
+    report::{Outcome, Report, ReportError, outcome_of},
     retry::RetryPolicy,
-    supervisor::Stop,
+    supervisor::StopRequest,
 };
 use jiff::Timestamp;
 use tokio::{sync::watch, time::Instant};
@@ -116,7 +116,7 @@ impl From<Failure> for Refusal {
     fn from(failure: Failure) -> Self {
         let next = failure.next.unwrap_or_else(|| "correct the job file".to_owned());
         Refusal {
-            outcome: harvest::outcome_of(failure.class),
+            outcome: outcome_of(failure.class),
             class: failure.class.as_str(),
             message: failure.message,
             next,
@@ -206,9 +206,9 @@ impl Prepared {
         let watermarks =
             Watermarks { system_id: self.record.system_id.clone(), of_streams: self.record.watermarks_for(&job) };
         let source = connected.source(extracts, job.limits.in_flight, watermarks);
-        let sink = files_sink(&job, &self.folder);
+        let target = files_target(&job, &self.folder);
         // What would only show when the files are published, perhaps after a night, is told now.
-        check_sink(&job, &sink)?;
+        check_target(&job, &target)?;
         let store = SledStore::open(self.folder.join("checkpoint"));
         let arbiters = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let harvest = Harvest {
@@ -217,14 +217,15 @@ impl Prepared {
             fingerprint: job.fingerprint(),
             differences,
             source: Arc::new(source),
-            sink: Arc::new(sink),
+            spool: Arc::new(FilesSpool::new(self.folder.join("spool"))),
+            target: Arc::new(target),
             store: Arc::new(store),
             limiter: Some(connected.share.limiter().clone()),
             listener: request.listener,
             stop: stops(request.stop),
             fetchers: job.limits.in_flight,
             arbiters,
-            patience: RetryPolicy {
+            retry: RetryPolicy {
                 retries: job.limits.retries,
                 outage: job.limits.outage,
                 seed: u64::from(std::process::id()),
@@ -452,7 +453,7 @@ pub(crate) fn extract(extract: &job::Extract) -> Result<Extract, Refusal> {
 }
 
 /// The engine's form of a reason to stop.
-fn stops(mut reasons: watch::Receiver<Option<StopReason>>) -> watch::Receiver<Option<Stop>> {
+fn stops(mut reasons: watch::Receiver<Option<StopReason>>) -> watch::Receiver<Option<StopRequest>> {
     let (sender, stop) = watch::channel(None);
     actix::spawn(async move {
         let reason = match reasons.wait_for(Option::is_some).await {
@@ -464,7 +465,7 @@ fn stops(mut reasons: watch::Receiver<Option<StopReason>>) -> watch::Receiver<Op
                 StopReason::MaxSeconds => Outcome::Limit,
                 StopReason::Sigint | StopReason::Sigterm | StopReason::Sighup => Outcome::Interrupted,
             };
-            sender.send_replace(Some(Stop { reason: reason.as_str().to_owned(), outcome }));
+            sender.send_replace(Some(StopRequest { reason: reason.as_str().to_owned(), outcome }));
         }
         // As long as the run may wait for a stop, its channel stays open.
         sender.closed().await;

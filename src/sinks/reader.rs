@@ -4,7 +4,7 @@ use std::{fs::File, os::unix::fs::FileExt, path::PathBuf, sync::Arc};
 
 use harvester_actors::{
     failure::Failure,
-    page::{FrameRange, RECORD_HEADER_BYTES, Span, record_lengths},
+    page::{FrameRange, PageRef, RECORD_HEADER_BYTES, record_lengths},
 };
 
 use super::{
@@ -44,14 +44,14 @@ impl SpoolReader {
     /// records must be thrown away when this fails. `buffer` is scratch space, kept between pages.
     ///
     /// # Errors
-    /// `Damaged` when the spool does not hold this span; `Local` when it cannot be read; what `visit` returns.
+    /// `Damaged` when the spool does not hold this page; `Local` when it cannot be read; what `visit` returns.
     pub(crate) fn page(
         &self,
-        span: &Span,
+        page: &PageRef,
         buffer: &mut Vec<u8>,
         mut visit: impl FnMut(Record<'_>) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
-        let FrameRange { from, to } = span.frame;
+        let FrameRange { from, to } = page.frame;
         let bad = |at: u64, what: &str| damage(&self.path, at, what);
         if to > self.len || to.saturating_sub(from) < (HEAD_BYTES + TRAILER_BYTES) as u64 {
             return Err(bad(from, "the checkpoint knows an entry there that the spool does not have"));
@@ -86,7 +86,7 @@ impl SpoolReader {
         let mut crc = FrameCrc::begin(self.seed, &head_bytes);
         crc.update(&buffer[HEAD_BYTES..filled]);
         let meta: Option<PageMeta> = serde_json::from_slice(&buffer[HEAD_BYTES..meta_end]).ok();
-        if meta != Some(PageMeta::of(span)) {
+        if !meta.is_some_and(|meta| meta.is_of(page)) {
             return Err(bad(from, "the page there is not the one that the checkpoint knows"));
         }
 
@@ -131,8 +131,8 @@ impl SpoolReader {
         if trailer != crc.trailer(to - from) {
             return Err(bad(from, "the page does not fit its checksum"));
         }
-        if records != span.counts.kept {
-            return Err(bad(from, &format!("the page holds {records} rows and says {}", span.counts.kept)));
+        if records != page.counts.kept {
+            return Err(bad(from, &format!("the page holds {records} rows and says {}", page.counts.kept)));
         }
         Ok(())
     }

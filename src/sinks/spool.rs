@@ -5,12 +5,12 @@
 //!   20260101T000000Z.log                   0600; the run's frames (see `frame.rs`), in the order in which pages arrived:
 //!     ┌─────────────┬────────────────┬────────────────┬──────────────────┬────────────────┬╌╌╌╌╌╌╌╌╌╌╌
 //!     │ run header  │ page: part. 0, │ page: part. 3, │ partitions the   │ page: part. 0, │ torn tail,
-//!     │ (plan, job) │ seq 0, records │ seq 0, records │ plan gained      │ seq 1, records │ if any
+//!     │ (job)       │ piece of plan  │ seq 0, records │ (or of the plan) │ seq 1, records │ if any
 //!     └─────────────┴────────────────┴────────────────┴──────────────────┴────────────────┴╌╌╌╌╌╌╌╌╌╌╌
-//!   20260101T000000Z.log.new               only while a run begins; never read
+//!   20260101T000000Z.log.new               while a run is planned; never read
 //! ```
 //!
-//! A log gets its name when its first frame is durable and those of earlier runs are gone, so there is one log at most;
+//! A log gets its name when its whole plan is durable and those of earlier runs are removed, so there is one log at most;
 //! should a person have put a second one beside it, the one with the greatest name counts.
 //!
 //! An append writes at the end that is known, body first and head last; if it fails (a full disk), the known end stays
@@ -30,11 +30,11 @@ use std::{
 };
 
 use harvester_actors::{
-    checkpoint::RunHeader,
+    checkpoint::{RunHeader, SpoolEntry},
     failure::{Failure, FailureClass},
-    page::{FrameRange, Page, PageBody, Span},
-    partition::Partition,
-    sink::{Recovered, SpoolEntry},
+    page::{FrameRange, Page, PageBody, Reject, Span},
+    partition::{Partition, PartitionId, PlanPiece},
+    sink::Recovered,
 };
 
 use super::{
@@ -84,7 +84,7 @@ impl Spool {
         Spool { dir, log: Mutex::new(None) }
     }
 
-    /// See `Sink::recover`.
+    /// See `Spool::recover`.
     pub(crate) fn recover(
         &self,
         behind: u64,
@@ -108,7 +108,7 @@ impl Spool {
         Ok(None)
     }
 
-    /// See `Sink::begin`.
+    /// See `Spool::begin`.
     pub(crate) fn begin(&self, header: &RunHeader) -> Result<FrameRange, Failure> {
         if names::file_stem(&header.run_id) != header.run_id {
             return Err(Failure::new(FailureClass::Bug, "the run's id cannot be a file name"));
@@ -117,19 +117,32 @@ impl Spool {
         let mut state = self.lock();
         *state = None;
         disk::create_dirs(&self.dir).map_err(|error| local("create", &self.dir, &error))?;
-        let path = self.dir.join(format!("{}.log", header.run_id));
         let new = self.dir.join(format!("{}.log.new", header.run_id));
-        let meta = to_json(header)?;
         let mut log = Log {
             file: Arc::new(disk::create_anew(&new).map_err(|error| local("create", &new, &error))?),
-            path: path.clone(),
+            path: new,
             run_id: header.run_id.clone(),
             seed: frame::seed_of(&header.run_id),
             len: 0,
             durable: 0,
             lost: None,
         };
-        let frame = log.append(Kind::Run, &meta, &PageBody::Memory(Vec::new()))?;
+        let frame = log.append(Kind::Run, &to_json(header)?, &PageBody::Memory(Vec::new()))?;
+        *state = Some(log);
+        Ok(frame)
+    }
+
+    /// See `Spool::extend_plan`.
+    pub(crate) fn extend_plan(&self, piece: &PlanPiece) -> Result<FrameRange, Failure> {
+        let mut state = self.lock();
+        open(&mut state)?.append(Kind::Piece, &to_json(piece)?, &PageBody::Memory(Vec::new()))
+    }
+
+    /// See `Spool::commit_plan`.
+    pub(crate) fn commit_plan(&self) -> Result<(), Failure> {
+        let mut state = self.lock();
+        let log = open(&mut state)?;
+        let (new, path) = (log.path.clone(), self.dir.join(format!("{}.log", log.run_id)));
         harvester_actors::crash_point!("spool.begin.written");
         log.file.sync_all().map_err(|error| local("sync", &new, &error))?;
         log.durable = log.len;
@@ -144,27 +157,55 @@ impl Spool {
         harvester_actors::crash_point!("spool.begin.renamed");
         disk::sync_dir(&self.dir).map_err(|error| local("sync", &self.dir, &error))?;
         harvester_actors::crash_point!("spool.begin.after");
-        *state = Some(log);
-        Ok(frame)
+        log.path = path;
+        Ok(())
     }
 
-    /// See `Sink::append`.
-    pub(crate) fn append(&self, page: Page) -> Result<Span, Failure> {
+    /// See `Spool::append`.
+    pub(crate) fn append(&self, page: Page, first_child: PartitionId) -> Result<Span, Failure> {
         let mut state = self.lock();
         let log = open(&mut state)?;
-        let Page { partition, seq, next, counts, rejects, body } = page;
-        let mut span = Span { partition, seq, next, counts, rejects, frame: FrameRange::default() };
-        span.frame = log.append(Kind::Page, &to_json(&PageMeta::of(&span))?, &body)?;
-        Ok(span)
+        let Page { partition, pass, seq, next, halvings, counts, rejects, children, body } = page;
+        let children = (first_child.0..).zip(children).map(|(id, child)| child.at(PartitionId(id))).collect();
+        let frame = FrameRange::default();
+        let meta = PageMeta::of(Span { partition, pass, seq, next, halvings, counts, rejects, children, frame });
+        let frame = log.append(Kind::Page, &to_json(&meta)?, &body)?;
+        Ok(meta.into_span(frame))
     }
 
-    /// See `Sink::grow`.
-    pub(crate) fn grow(&self, partitions: &[Partition]) -> Result<FrameRange, Failure> {
-        let mut state = self.lock();
-        open(&mut state)?.append(Kind::Partitions, &to_json(&partitions)?, &PageBody::Memory(Vec::new()))
+    /// See `Spool::partitions`.
+    pub(crate) fn partitions(&self, frame: FrameRange) -> Result<Vec<Partition>, Failure> {
+        match self.entry(frame)? {
+            SpoolEntry::Planned { piece, .. } => Ok(piece.partitions),
+            SpoolEntry::Page(span) => Ok(span.children),
+            SpoolEntry::Begun { .. } => Ok(Vec::new()),
+        }
     }
 
-    /// See `Sink::sync`.
+    /// See `Spool::rejects`.
+    pub(crate) fn rejects(&self, frame: FrameRange) -> Result<Vec<Reject>, Failure> {
+        match self.entry(frame)? {
+            SpoolEntry::Page(span) => Ok(span.rejects),
+            SpoolEntry::Planned { .. } | SpoolEntry::Begun { .. } => Ok(Vec::new()),
+        }
+    }
+
+    /// The entry at this place, checked as a whole.
+    fn entry(&self, frame: FrameRange) -> Result<SpoolEntry, Failure> {
+        let (file, path, seed) = {
+            let mut state = self.lock();
+            let log = open(&mut state)?;
+            (Arc::clone(&log.file), log.path.clone(), log.seed)
+        };
+        let checked = check_frame(&file, seed, frame.from, frame.to).map_err(|error| local("read", &path, &error))?;
+        let Some((head, meta)) = checked.filter(|(head, _)| head.frame_len() == Some(frame.to - frame.from)) else {
+            return Err(damage(&path, frame.from, "the checkpoint knows an entry there that the spool does not have"));
+        };
+        read_entry(&head, &meta, frame)
+            .map_err(|error| damage(&path, frame.from, &format!("the entry is whole but cannot be read: {error}")))
+    }
+
+    /// See `Spool::sync`.
     pub(crate) fn sync(&self) -> Result<(), Failure> {
         let (file, path, len) = {
             let mut state = self.lock();
@@ -196,7 +237,7 @@ impl Spool {
         }
     }
 
-    /// See `Sink::discard`.
+    /// See `Spool::discard`.
     pub(crate) fn discard(&self) -> Result<(), Failure> {
         *self.lock() = None;
         harvester_actors::crash_point!("spool.discard.before");
@@ -420,16 +461,10 @@ fn read_log(
         // Lengths have been checked against the file's.
         let frame = FrameRange { from: at, to: at + head.frame_len().unwrap_or_default() };
         let unreadable = |error| log.damage(at, &format!("the entry is whole but cannot be read: {error}"));
-        visit(match head.kind {
-            Kind::Page => {
-                let meta: PageMeta = serde_json::from_slice(&meta).map_err(unreadable)?;
-                SpoolEntry::Page(meta.into_span(frame))
-            }
-            Kind::Partitions => {
-                SpoolEntry::Grown { partitions: serde_json::from_slice(&meta).map_err(unreadable)?, frame }
-            }
-            Kind::Run => return Err(log.damage(at, "a second run begins there")),
-        })?;
+        if head.kind == Kind::Run {
+            return Err(log.damage(at, "a second run begins there"));
+        }
+        visit(read_entry(&head, &meta, frame).map_err(unreadable)?)?;
         at = frame.to;
     }
     harvester_actors::crash_point!("spool.recover.read");
@@ -445,6 +480,15 @@ fn read_log(
     harvester_actors::crash_point!("spool.recover.synced");
     (log.len, log.durable) = (at, at);
     Ok((log, Recovered { len: at, cut_bytes: len - at }))
+}
+
+/// The entry of a frame that has been checked.
+fn read_entry(head: &Head, meta: &[u8], frame: FrameRange) -> serde_json::Result<SpoolEntry> {
+    Ok(match head.kind {
+        Kind::Run => SpoolEntry::Begun { header: serde_json::from_slice(meta)?, frame },
+        Kind::Piece => SpoolEntry::Planned { piece: serde_json::from_slice(meta)?, frame },
+        Kind::Page => SpoolEntry::Page(serde_json::from_slice::<PageMeta>(meta)?.into_span(frame)),
+    })
 }
 
 /// Whether a whole frame ends at this place.
