@@ -29,9 +29,7 @@ use crate::{
     failure::{Failure, FailureClass},
     harvest::Harvest,
     page::{FrameRange, Page, PageBody, PageCounts, RECORD_HEADER_BYTES, Reject, Span, push_record, record_lengths},
-    partition::{
-        Next, Partition, PartitionId, PartitionRole, Plan, Position, SourceIdentity, Stream, StreamId, StreamOrder,
-    },
+    partition::{Next, Partition, PartitionId, PartitionRole, Plan, Position, SourceIdentity, Stream, StreamId},
     planner::Patience,
     reconcile::Recount,
     report::{Manifest, Outcome},
@@ -391,7 +389,6 @@ impl Source for FakeSource {
             for (place, (name, rows)) in truth.iter().enumerate() {
                 plan.streams.push(Stream {
                     name: name.clone(),
-                    order: StreamOrder::Keyset,
                     expected_rows: Some(rows.len() as u64 + miscounts_by),
                     optional: false,
                     watermark: None,

@@ -986,7 +986,6 @@ fn bug(message: &str) -> End {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::partition::StreamOrder;
 
     #[test]
     fn a_watermark_is_the_earlier_of_the_beginning_and_the_newest_row() {
@@ -1001,7 +1000,6 @@ mod tests {
         ] {
             let stream = crate::partition::Stream {
                 name: String::new(),
-                order: StreamOrder::Keyset,
                 expected_rows: None,
                 optional: false,
                 watermark: planned.map(str::to_owned),

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Place of a partition in its plan, counted from 0. Plan order is output order.
+/// Place of a partition in its plan, counted from 0.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(transparent)]
 pub struct PartitionId(pub u32);
@@ -20,25 +20,12 @@ impl fmt::Display for PartitionId {
 #[serde(transparent)]
 pub struct StreamId(pub u32);
 
-/// How the finished rows of a stream are put in order.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum StreamOrder {
-    /// Each partition comes in the server's own order, partitions follow each other: concatenate in plan order.
-    /// A partition may have run on into the ones behind it; what they also have is a duplicate.
-    Keyset,
-    /// Rows come in any order: sort by key, compared as bytes.
-    Sorted,
-}
-
 /// One finished file to be.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Stream {
     /// Name without suffix, not yet encoded for a file system: `organisationUnits`.
     pub name: String,
-    /// How its rows are put in order.
-    pub order: StreamOrder,
     /// Rows the server announced when the plan was made; `None` where it gives no total.
     pub expected_rows: Option<u64>,
     /// Reached by `["*"]`: a 403 or 404 leaves it out instead of failing the run.
@@ -57,7 +44,7 @@ pub enum PartitionRole {
     Rows,
     /// They are the keys the server has now, in its order, without the rows: the other side of a comparison.
     Listing,
-    /// They are rows that the comparison found missing. Each row's place is behind its neighbour in the listing.
+    /// They are rows that the comparison found missing.
     Repair,
 }
 

@@ -132,8 +132,8 @@ mod tests {
     fn a_plan_is_a_table_for_people_and_lines_for_machines() {
         let plan: Plan = serde_json::from_value(json!({
             "streams": [
-                { "name": "organisationUnits", "order": "keyset", "expected_rows": 20000, "optional": false },
-                { "name": "dataElements", "order": "keyset", "expected_rows": null, "optional": false },
+                { "name": "organisationUnits", "expected_rows": 20000, "optional": false },
+                { "name": "dataElements", "expected_rows": null, "optional": false },
             ],
             "partitions": [
                 { "id": 0, "stream": 0, "key": "organisationUnits/0", "selection": {}, "requests": 11, "expected_rows": 10000 },

@@ -24,7 +24,6 @@ use harvester_actors::{
     page::{Page, Reject},
     partition::{
         LeftOut, Next, Partition, PartitionId, PartitionRole, Plan, Position, SourceIdentity, Stream, StreamId,
-        StreamOrder,
     },
     reconcile::Recount,
     source::PageSize,
@@ -290,7 +289,6 @@ impl MetadataExtract {
         let stream = StreamId(plan.streams.len() as u32);
         plan.streams.push(Stream {
             name: name.clone(),
-            order: if is_paged { StreamOrder::Keyset } else { StreamOrder::Sorted },
             expected_rows: size.total,
             optional: self.collections.is_none(),
             watermark: identity.server_date.clone().filter(|_| self.incremental),
@@ -357,7 +355,6 @@ impl MetadataExtract {
         let stream = StreamId(plan.streams.len() as u32);
         plan.streams.push(Stream {
             name: NAME.to_owned(),
-            order: StreamOrder::Sorted,
             expected_rows: None,
             // Only superusers get it from 2.29 on; without it the rest is still worth having, and the report says so.
             optional: true,

@@ -353,14 +353,14 @@ pub(super) mod tests {
         events::{Committed, Waiting},
         failure::FailureClass,
         page::{FrameRange, Span},
-        partition::{Next, Partition, Stream, StreamOrder},
+        partition::{Next, Partition, Stream},
     };
 
     use super::*;
 
     fn stream(name: &str, expected_rows: Option<u64>) -> Stream {
         serde_json::from_value(serde_json::json!({
-            "name": name, "order": StreamOrder::Keyset, "expected_rows": expected_rows, "optional": false,
+            "name": name, "expected_rows": expected_rows, "optional": false,
         }))
         .unwrap()
     }
