@@ -7,7 +7,7 @@ use harvester_actors::{
     checkpoint_store::CheckpointStore,
     failure::FailureClass,
     page::{FrameRange, PageCounts, Reject, Span},
-    partition::{Next, Partition, PartitionId, PartitionRole, Plan, SourceIdentity, Stream, StreamId, StreamOrder},
+    partition::{Next, Partition, PartitionId, PartitionRole, Plan, SourceIdentity, Stream, StreamId},
 };
 use proptest::{prelude::*, test_runner::TestRunner};
 
@@ -67,7 +67,6 @@ fn header(run_id: &str, partitions: u32) -> RunHeader {
         plan: Plan {
             streams: vec![Stream {
                 name: "organisationUnits".to_owned(),
-                order: StreamOrder::Keyset,
                 expected_rows: Some(9),
                 optional: false,
                 watermark: None,

@@ -21,7 +21,7 @@ use tokio::task::spawn_blocking;
 use super::{
     compare,
     disk::{self, local},
-    finish::Finish,
+    finish::StreamFinisher,
     publish,
     spool::Spool,
 };
@@ -201,7 +201,7 @@ impl Sink for FilesSink {
             let out_dir = sink.out_dir_now()?;
             disk::create_dirs(&out_dir).map_err(|error| local("create", &out_dir, &error))?;
             sink.hold(&out_dir)?;
-            Finish {
+            StreamFinisher {
                 reader: sink.spool.reader()?,
                 scratch_dir: &sink.settings.spool_dir,
                 out_dir: &out_dir,

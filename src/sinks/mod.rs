@@ -1,7 +1,7 @@
 //! Where rows go: a spool that takes them as they arrive, and files that appear when all are there.
 //!
-//! `frame` → `spool` → `reader` → `sorter` or `weave` (with `twins`) → `finish` → `publish` → `verify` is the way of a row; `files` puts
-//! them together to a [`Sink`](harvester_actors::sink::Sink), and every sink passes `conformance`.
+//! `frame` → `spool` → `reader` → `order` (with `sorter` and `merge`) → `finish` → `publish` → `verify` is the way of a row; `files`
+//! puts them together to a [`Sink`](harvester_actors::sink::Sink), and every sink passes `conformance`.
 //!
 //! Places where a test can end the process (`FAILPOINTS=name=return`, feature `failpoints`), in the order of a run:
 //!
@@ -28,14 +28,14 @@ mod disk;
 mod files;
 mod finish;
 mod frame;
+mod merge;
 mod names;
+mod order;
 mod publish;
 mod reader;
 mod sorter;
 mod spool;
-mod twins;
 mod verify;
-mod weave;
 
 #[cfg(test)]
 mod conformance;

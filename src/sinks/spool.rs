@@ -563,7 +563,7 @@ fn find_proof_of_damage(log: &Log, bad: u64, len: u64) -> io::Result<Option<u64>
 
 #[cfg(test)]
 mod tests {
-    use harvester_actors::partition::{PartitionRole, StreamOrder};
+    use harvester_actors::partition::PartitionRole;
 
     use super::{
         super::conformance::{header, page, plan, spilled, stream},
@@ -581,7 +581,7 @@ mod tests {
     fn sample() -> Sample {
         let dir = tempfile::tempdir().unwrap();
         let spool = Spool::new(dir.path().to_path_buf());
-        let plan = plan(vec![stream("s", StreamOrder::Keyset)], &[(0, PartitionRole::Rows); 2]);
+        let plan = plan(vec![stream("s")], &[(0, PartitionRole::Rows); 2]);
         let begun = header(RUN, &plan);
         let first = spool.begin(&begun).unwrap();
         let mut entries = vec![(SpoolEntry::Begun { header: begun, frame: first }, first, 0)];
@@ -717,7 +717,7 @@ mod tests {
     fn a_failed_append_leaves_a_spool_that_the_next_one_continues() {
         let dir = tempfile::tempdir().unwrap();
         let spool = Spool::new(dir.path().to_path_buf());
-        let plan = plan(vec![stream("s", StreamOrder::Keyset)], &[(0, PartitionRole::Rows)]);
+        let plan = plan(vec![stream("s")], &[(0, PartitionRole::Rows)]);
         spool.begin(&header(RUN, &plan)).unwrap();
         let first = spool.append(page(0, 0, &[("a", "{}")])).unwrap();
         let row = "x".repeat(3 * CHUNK_BYTES);
@@ -741,7 +741,7 @@ mod tests {
     #[test]
     fn of_two_logs_the_greater_name_counts_and_a_beginning_that_was_not_finished_never_does() {
         let dir = tempfile::tempdir().unwrap();
-        let plan = plan(vec![stream("s", StreamOrder::Keyset)], &[(0, PartitionRole::Rows)]);
+        let plan = plan(vec![stream("s")], &[(0, PartitionRole::Rows)]);
         let log = |run: &str| {
             let dir = tempfile::tempdir().unwrap();
             Spool::new(dir.path().to_path_buf()).begin(&header(run, &plan)).unwrap();
@@ -775,32 +775,5 @@ mod tests {
         assert_eq!(failure.class, FailureClass::Damaged);
         assert!(failure.next.unwrap().contains("newer program"));
         assert_eq!(left, bytes);
-    }
-
-    #[test]
-    fn single_records_are_found_in_any_order() {
-        let dir = tempfile::tempdir().unwrap();
-        let spool = Spool::new(dir.path().to_path_buf());
-        let plan = plan(vec![stream("s", StreamOrder::Keyset)], &[(0, PartitionRole::Rows)]);
-        spool.begin(&header(RUN, &plan)).unwrap();
-        let rows: Vec<(String, String)> = (0..200).map(|n| (format!("k{n}"), "r".repeat(1 + n * 37 % 9000))).collect();
-        let borrowed: Vec<(&str, &str)> = rows.iter().map(|(key, row)| (key.as_str(), row.as_str())).collect();
-        let span = spool.append(page(0, 0, &borrowed)).unwrap();
-        let reader = spool.reader().unwrap();
-        let mut places = Vec::new();
-        reader
-            .page(&span, &mut Vec::new(), |record| {
-                places.push(record.at);
-                Ok(())
-            })
-            .unwrap();
-        let mut window = reader.window();
-        for step in [1, 3, 7, 199] {
-            for n in (0..200).map(|n| n * step % 200) {
-                let record = window.record(places[n]).unwrap();
-                assert_eq!((record.key, record.row), (rows[n].0.as_bytes(), rows[n].1.as_bytes()));
-            }
-        }
-        assert!(window.record(span.frame.to + 5).is_err());
     }
 }
