@@ -11,7 +11,8 @@ use futures_util::future::LocalBoxFuture;
 use harvester_actors::{
     failure::{Failure, FailureClass},
     report::outcome_of,
-    partition::{Next, Plan},
+    partition::{Cursor, LeftOut, Partition, PlanPiece},
+    plan::{PlanBuilder, PlanOutlet},
     patience::{self, Wait},
     retry::RetryPolicy,
     source::Source,
@@ -130,7 +131,7 @@ async fn all_rows(connected: &Connected, path: &str, outage: Duration, write: &m
     // What the server gives where nothing is said; it holds the id, by which the pages are walked.
     let fields = fields.unwrap_or_else(|| "id,displayName".to_owned());
     let is_paged = version.minor() >= 31 && collection != "deletedObjects";
-    let mut cursor = Next::Start;
+    let mut cursor = Cursor::Start;
     loop {
         let walk = Walk::at(&cursor, None);
         let list = MetadataList {
@@ -146,11 +147,11 @@ async fn all_rows(connected: &Connected, path: &str, outage: Duration, write: &m
         let attempt = || async {
             let contact = connected.contact();
             let (lines, walked) = page(client, &list).await.map_err(|error| classify(&error, contact))?;
-            Ok((lines, if is_paged { walk.behind(walked, &collection)?.0 } else { Next::End }))
+            Ok((lines, if is_paged { walk.behind(walked, &collection)?.0 } else { Cursor::End }))
         };
         let lines;
         (lines, cursor) = repeated(connected, outage, || None, attempt).await?;
-        if write(&lines).is_break() || cursor == Next::End {
+        if write(&lines).is_break() || cursor == Cursor::End {
             return Ok(());
         }
     }

@@ -29,7 +29,7 @@ use crate::{
     job::{self, Collections, Credentials, Job, differences},
     job_record::JobRecord,
     service::lock::{LockError, StateLock},
-    sinks::{self, FilesSettings, FilesSink},
+    sinks::{self, FileSpool, FilesSettings, FilesTarget},
 };
 
 /// How long requests of a predecessor may still count: the window of the rate limiter.
@@ -206,7 +206,8 @@ impl Prepared {
         let watermarks =
             Watermarks { system_id: self.record.system_id.clone(), of_streams: self.record.watermarks_for(&job) };
         let source = connected.source(extracts, job.limits.in_flight, watermarks);
-        let target = files_target(&job, &self.folder);
+        let spool = Arc::new(FileSpool::new(self.folder.join("spool")));
+        let target = files_target(&job, Arc::clone(&spool));
         // What would only show when the files are published, perhaps after a night, is told now.
         check_target(&job, &target)?;
         let store = SledStore::open(self.folder.join("checkpoint"));
@@ -217,7 +218,7 @@ impl Prepared {
             fingerprint: job.fingerprint(),
             differences,
             source: Arc::new(source),
-            spool: Arc::new(FilesSpool::new(self.folder.join("spool"))),
+            spool,
             target: Arc::new(target),
             store: Arc::new(store),
             limiter: Some(connected.share.limiter().clone()),
@@ -264,32 +265,28 @@ impl Prepared {
     }
 }
 
-/// The sink of a job.
-fn files_sink(job: &Job, state_folder: &Path) -> FilesSink {
-    FilesSink::new(FilesSettings {
-        job: job.name.clone(),
-        spool_dir: state_folder.join("spool"),
-        out_dir: job.sink.directory.clone(),
-    })
+/// The target of a job.
+fn files_target(job: &Job, spool: Arc<FileSpool>) -> FilesTarget {
+    FilesTarget::new(FilesSettings { job: job.name.clone(), out_dir: job.sink.directory.clone() }, spool)
 }
 
-/// Whether files can be made where they would go, and nothing foreign stands under their names. Blocks for a moment.
+/// Whether files can be made where they would go, and nothing foreign has one of their names. Blocks for a moment.
 ///
 /// # Errors
 /// `Local`, with what to do.
 pub(crate) fn probe_sink(job: &Job) -> Result<(), Failure> {
-    check_sink(job, &files_sink(job, Path::new("")))
+    check_target(job, &files_target(job, Arc::new(FileSpool::new(PathBuf::new()))))
 }
 
 /// See [`probe_sink`].
-fn check_sink(job: &Job, sink: &FilesSink) -> Result<(), Failure> {
+fn check_target(job: &Job, target: &FilesTarget) -> Result<(), Failure> {
     let elsewhere = |mut failure: Failure| {
         failure.next.get_or_insert_with(|| "set another `sink.directory`, then run the same command".to_owned());
         failure
     };
-    sink.probe_directory().map_err(elsewhere)?;
+    target.probe_directory().map_err(elsewhere)?;
     let streams: Vec<String> = job.extracts.iter().flat_map(job::Extract::streams).collect();
-    sink.check_foreign(streams.iter().map(String::as_str)).map_err(elsewhere)
+    target.check_foreign(streams.iter().map(String::as_str)).map_err(elsewhere)
 }
 
 /// A client behind the limiter of its origin.

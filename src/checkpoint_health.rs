@@ -13,7 +13,6 @@ use harvester_actors::{
     checkpoint::Checkpoint,
     checkpoint_store::CheckpointStore as _,
     failure::{Failure, FailureClass},
-    page::PageCounts,
     report::Outcome,
 };
 

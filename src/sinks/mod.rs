@@ -23,14 +23,16 @@
 //! | `publish.manifest`, `.after` | the manifest has its final name; durably |
 //! | `spool.discard.before`, `.removed` | around the removal of the spool |
 
-mod compare;
 mod disk;
+mod file_spool;
 mod files;
 mod finish;
 mod frame;
+mod keys;
 mod merge;
 mod names;
 mod order;
+mod prepared;
 mod publish;
 mod reader;
 mod sorter;
@@ -45,5 +47,6 @@ mod conformance;
 pub use frame::fuzz_head;
 
 pub(crate) use disk::{create_anew, create_dirs, probe, sync_dir};
-pub use files::{FilesSettings, FilesSink};
+pub use file_spool::FileSpool;
+pub use files::{FilesSettings, FilesTarget};
 pub use verify::{Finding, Problem, Verification, Whose, is_of_another_job, is_unpublished, verify};

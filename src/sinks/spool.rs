@@ -41,6 +41,7 @@ use super::{
     disk::{self, damaged, local},
     frame::{self, FrameCrc, HEAD_BYTES, Head, Kind, MAGIC, NoHead, PageMeta, TRAILER_BYTES},
     names,
+    prepared::SUFFIX,
     reader::SpoolReader,
 };
 
@@ -52,7 +53,7 @@ const START_ANEW: &str = "what was fetched cannot be trusted any more: run it ag
 
 /// The spool of one job.
 #[derive(Debug)]
-pub(crate) struct Spool {
+pub(crate) struct SpoolLog {
     /// Where the logs are.
     dir: PathBuf,
     /// The run that is being written.
@@ -78,10 +79,15 @@ struct Log {
     lost: Option<Failure>,
 }
 
-impl Spool {
+impl SpoolLog {
     /// The spool in this folder, which need not exist yet.
     pub(crate) fn new(dir: PathBuf) -> Self {
-        Spool { dir, log: Mutex::new(None) }
+        SpoolLog { dir, log: Mutex::new(None) }
+    }
+
+    /// Where it is.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// See `Spool::recover`.
@@ -252,11 +258,6 @@ impl Spool {
         disk::sync_dir(&self.dir).map_err(|error| local("sync", &self.dir, &error))
     }
 
-    /// The run that has begun or was recovered.
-    pub(crate) fn run_id(&self) -> Option<String> {
-        self.lock().as_ref().map(|log| log.run_id.clone())
-    }
-
     /// Reads the pages that have been appended so far.
     pub(crate) fn reader(&self) -> Result<SpoolReader, Failure> {
         let mut state = self.lock();
@@ -279,7 +280,7 @@ impl Spool {
         let mut files = Vec::new();
         for entry in entries {
             let entry = entry.map_err(|error| local("list", &self.dir, &error))?;
-            if entry.file_name().to_str().is_some_and(|name| name.ends_with(".log") || name.ends_with(".log.new")) {
+            if entry.file_name().to_str().is_some_and(|name| [".log", ".log.new", SUFFIX].iter().any(|end| name.ends_with(end))) {
                 files.push(entry.path());
             }
         }
