@@ -10,10 +10,10 @@ use dhis2::{
 use futures_util::future::LocalBoxFuture;
 use harvester_actors::{
     failure::{Failure, FailureClass},
-    report::outcome_of,
     partition::{Cursor, LeftOut, Partition, PlanPiece},
-    plan::{PlanBuilder, PlanOutlet},
     patience::{self, Wait},
+    plan::{PlanBuilder, PlanOutlet},
+    report::outcome_of,
     retry::RetryPolicy,
     source::Source,
 };

@@ -115,12 +115,7 @@ impl Refusal {
 impl From<Failure> for Refusal {
     fn from(failure: Failure) -> Self {
         let next = failure.next.unwrap_or_else(|| "correct the job file".to_owned());
-        Refusal {
-            outcome: outcome_of(failure.class),
-            class: failure.class.as_str(),
-            message: failure.message,
-            next,
-        }
+        Refusal { outcome: outcome_of(failure.class), class: failure.class.as_str(), message: failure.message, next }
     }
 }
 

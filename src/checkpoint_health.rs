@@ -206,7 +206,7 @@ fn load_copy(dir: &Path) -> io::Result<Loaded> {
     Ok(actix::System::new().block_on(async {
         match Arc::clone(&store).load().await {
             Ok(Some(checkpoint)) => Loaded::Unfinished(Box::new(checkpoint)),
-            Ok(None) => store.ended_run().await.map_or_else(Loaded::Failed, Loaded::Ended),
+            Ok(None) => store.last_completed_run().await.map_or_else(Loaded::Failed, Loaded::Ended),
             Err(failure) => Loaded::Failed(in_place(failure, dir)),
         }
     }))

@@ -132,7 +132,12 @@ mod tests {
 
     #[test]
     fn a_plan_is_a_table_for_people_and_lines_for_machines() {
-        let stream = |name: &str, expected_rows| Stream { name: name.to_owned(), expected_rows, optional: false, watermark: None };
+        let stream = |name: &str, expected_rows| Stream {
+            name: name.to_owned(),
+            expected_rows,
+            optional: false,
+            watermark: None,
+        };
         let mut plan = PlanSummary::default();
         let mut builder = PlanBuilder::new(&mut plan);
         let organisation_units = builder.add_stream(stream("organisationUnits", Some(20_000)), Value::Null).unwrap();

@@ -97,16 +97,6 @@ pub(crate) enum Step {
     Hidden(u64),
 }
 
-impl Step {
-    /// Whether nothing more is to be done.
-    pub(crate) fn is_last(self) -> bool {
-        match self {
-            Step::Recount | Step::List | Step::Ask => false,
-            Step::Proved(_) | Step::Missing(_) | Step::Contradicted(_) | Step::Hidden(_) => true,
-        }
-    }
-}
-
 /// Decides what is to be done about a stream.
 pub(crate) fn next_step(known: &Known<'_>) -> Step {
     let Some(comparison) = known.comparison else {

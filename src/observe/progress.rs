@@ -350,12 +350,7 @@ pub(super) mod tests {
 
     fn page(partition: u32, rows: u64) -> Event {
         let (stream, yields) = if partition == 2 { (1, Yield::Keys) } else { (partition, Yield::Rows) };
-        Event::PageWritten {
-            stream: StreamId(stream),
-            yields,
-            partition: PartitionId(partition),
-            counts: counts(rows),
-        }
+        Event::PageWritten { stream: StreamId(stream), yields, partition: PartitionId(partition), counts: counts(rows) }
     }
 
     /// A plan of two streams and three partitions, the last of which lists keys.

@@ -280,7 +280,11 @@ impl SpoolLog {
         let mut files = Vec::new();
         for entry in entries {
             let entry = entry.map_err(|error| local("list", &self.dir, &error))?;
-            if entry.file_name().to_str().is_some_and(|name| [".log", ".log.new", SUFFIX].iter().any(|end| name.ends_with(end))) {
+            if entry
+                .file_name()
+                .to_str()
+                .is_some_and(|name| [".log", ".log.new", SUFFIX].iter().any(|end| name.ends_with(end)))
+            {
                 files.push(entry.path());
             }
         }
