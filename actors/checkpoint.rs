@@ -169,6 +169,14 @@ impl SpoolEntry {
             SpoolEntry::Page(span) => span.frame,
         }
     }
+
+    /// The page, if it is one.
+    pub fn page(&self) -> Option<&Span> {
+        match self {
+            SpoolEntry::Page(span) => Some(span),
+            SpoolEntry::Begun { .. } | SpoolEntry::Planned { .. } => None,
+        }
+    }
 }
 
 /// A checkpoint that contradicts itself.

@@ -7,7 +7,8 @@ use serde::Serialize;
 use crate::{
     checkpoint::PassTotals,
     failure::FailureClass,
-    page::Span,
+    follow::Reconciled,
+    page::PageCounts,
     partition::{LeftOut, Partition, PartitionId, SourceIdentity, Stream, StreamId, Yield},
     report::Report,
 };
@@ -61,12 +62,14 @@ pub enum Event {
     },
     /// A page is in the spool, not yet durable.
     PageWritten {
-        /// Whose page.
+        /// The stream that it is of.
         stream: StreamId,
         /// What it gives.
         yields: Yield,
-        /// The page.
-        span: Arc<Span>,
+        /// Whose page.
+        partition: PartitionId,
+        /// Its numbers.
+        counts: PageCounts,
     },
     /// Everything up to these pages is durable.
     SpanCommitted {
@@ -110,14 +113,12 @@ pub enum Event {
         /// What it was working on.
         partition: Option<Arc<Partition>>,
     },
-    /// A stream's numbers were compared with the server's.
+    /// A stream was compared with what the server has now.
     Reconciled {
         /// Which stream.
         stream: StreamId,
-        /// Rows that came into being while the run went on.
-        appeared: u64,
-        /// Rows that went away.
-        vanished: u64,
+        /// How it changed while the run went on.
+        reconciled: Reconciled,
     },
     /// About every second: how fast it goes and what it waits for.
     Pace(Pace),

@@ -1,6 +1,6 @@
 //! A last will is a message that is sent when its holder ends, also by a panic: the one place that sends without waiting.
 //!
-//! actix's own `Supervisor` does not survive a panic of the actor it holds, and nobody is told (crates.md A1). A guard in
+//! actix's own `Supervisor` does not survive a panic of the actor it holds, and nobody is told. A guard in
 //! the actor's future is dropped while the stack unwinds, so what it sends always arrives.
 
 use actix::{Message, Recipient};
@@ -27,7 +27,7 @@ where
 
     /// Tells the heir something while its holder lives.
     pub fn tell(&self, news: M) {
-        self.heir.do_send(news);
+        send_now(&self.heir, news);
     }
 
     /// Changes what the heir will hear.
@@ -42,8 +42,17 @@ where
 {
     fn drop(&mut self) {
         if let Some(will) = self.will.take() {
-            // A closed mailbox means that the heir died first; then nobody is left to care.
-            self.heir.do_send(will);
+            send_now(&self.heir, will);
         }
     }
+}
+
+/// Sends what can neither wait for room in a mailbox nor for an answer: facts, deaths and reasons to end, tiny and bounded in
+/// number. A closed mailbox means that the receiver has ended; then nobody is left to care.
+#[expect(clippy::disallowed_methods, reason = "the one place that sends without waiting")]
+pub(crate) fn send_now<M>(to: &Recipient<M>, message: M)
+where
+    M: Message<Result = ()> + Send + 'static,
+{
+    to.do_send(message);
 }

@@ -26,29 +26,33 @@
 #[doc(hidden)]
 pub use fail;
 
+mod accounts;
 pub mod checkpoint;
 pub mod checkpoint_store;
-// WIP pub mod checkpointer;
+pub mod checkpointer;
 pub mod events;
 pub mod failure;
-// WIP pub mod fetcher;
+pub mod fetcher;
 pub mod follow;
-// WIP pub mod harvest;
+pub mod harvest;
 pub mod last_will;
 pub mod page;
 pub mod partition;
+pub mod patience;
 pub mod plan;
-// WIP pub mod patience;
-// WIP pub mod planner;
+pub mod planner;
 pub mod rate_limiter;
-// WIP pub mod reconcile;
-// WIP pub mod recovery;
+pub mod recovery;
 pub mod report;
-// WIP pub mod reporter;
+pub mod reporter;
+pub mod retry;
 pub mod sink;
 pub mod source;
-// WIP pub mod supervisor;
-// WIP pub mod writer;
+pub mod supervisor;
+pub mod writer;
 
 mod crash;
-// WIP tests
+#[cfg(test)]
+mod fakes;
+#[cfg(test)]
+mod proof;

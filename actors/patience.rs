@@ -12,8 +12,8 @@ use tokio::time::Instant;
 
 use crate::{
     failure::{Failure, FailureClass},
-    planner::{GARBLED_MAX, Patience},
     rate_limiter::{CurrentPace, RateLimiter},
+    retry::{GARBLED_MAX, RetryPolicy},
 };
 
 /// How often the limiter is asked whether the breaker is open.
@@ -42,7 +42,7 @@ pub struct Wait<'a> {
 /// # Errors
 /// The failure that is for good: not transient, or garbled more than [`GARBLED_MAX`] times, or the last one of an outage.
 pub async fn patiently<T, F>(
-    patience: Patience,
+    patience: RetryPolicy,
     limiter: Option<&Addr<RateLimiter>>,
     last_answer: impl Fn() -> Option<Instant>,
     last_trouble: impl Fn() -> Option<String>,
@@ -124,7 +124,7 @@ mod tests {
     use super::*;
     use crate::rate_limiter::{RateLimiterSettings, SourceProbe, next_turn};
 
-    const PATIENCE: Patience = Patience { retries: 6, outage: Duration::from_secs(60), seed: 1 };
+    const PATIENCE: RetryPolicy = RetryPolicy { retries: 6, outage: Duration::from_secs(60), seed: 1 };
 
     fn transient() -> Failure {
         Failure::new(FailureClass::Transient, "connection refused")
@@ -143,7 +143,7 @@ mod tests {
         tokio::time::pause();
         for seed in 0..200 {
             let began = Instant::now();
-            let patience = Patience { outage: Duration::from_secs(45), seed, ..PATIENCE };
+            let patience = RetryPolicy { outage: Duration::from_secs(45), seed, ..PATIENCE };
             let ask = || async { if began.elapsed() < Duration::from_secs(30) { Err(transient()) } else { Ok(()) } };
             let asked = patiently(patience, None, || None, || None, |_| {}, ask).await;
             assert!(asked.is_ok(), "seed {seed}: given up after {:?}", began.elapsed());

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures_core::future::BoxFuture;
 
 use crate::{
-    checkpoint::{RunHeader, SpoolEntry},
+    checkpoint::{PassTotals, RunHeader, SpoolEntry},
     checkpoint_store::PageIndex,
     failure::Failure,
     page::{FrameRange, Page, Reject, Span},
@@ -22,7 +22,7 @@ pub trait Spool: Send + Sync {
     /// Reads the entries that begin at byte `from_offset` or later, in order, and hands each to `visit`; cuts
     /// a torn tail; leaves the spool ready for `append`. What it hands out is durable by then: the store may know it.
     ///
-    /// Called once, before anything else. Returns `None` when there is no spool. `from_offset` is how far the checkpoint
+    /// Called first of all, and again once a plan has been committed. Returns `None` when there is no spool. `from_offset` is how far the checkpoint
     /// store knows the spool; 0 reads all of it. `Damaged` when an entry before `from_offset` is missing, or when bytes
     /// are wrong that were durable before a later valid entry was written; wrong bytes after the last sync are a torn
     /// tail, also when a power cut kept younger entries and lost older ones.
@@ -60,7 +60,7 @@ pub trait Spool: Send + Sync {
         self: Arc<Self>,
         pages: Arc<dyn PageIndex>,
         sets: Vec<KeySet>,
-        visit: Box<dyn FnMut(&[u8], KeyMask) + Send>,
+        visit: KeyVisitor,
     ) -> BoxFuture<'static, Result<(), Failure>>;
 
     /// Forgets the spool of a run that is published and recorded as complete.
@@ -73,6 +73,9 @@ pub struct KeySet(pub Vec<PassId>);
 
 /// Which of the sets of [`Spool::each_key`] have a key: bit 0 stands for the first of them.
 pub type KeyMask = u8;
+
+/// Takes a key with the sets that have it.
+pub type KeyVisitor = Box<dyn FnMut(&[u8], KeyMask) + Send>;
 
 /// Where the rows of finished streams go.
 ///
@@ -107,6 +110,8 @@ pub struct Prepare {
     pub stream: Stream,
     /// The passes that give its rows.
     pub passes: Vec<PassId>,
+    /// What they gave together.
+    pub totals: PassTotals,
     /// Where their pages are.
     pub pages: Arc<dyn PageIndex>,
     /// Says when to give up.

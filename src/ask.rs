@@ -7,12 +7,14 @@ use dhis2::{
     metadata::{DeletedObjects, MetadataList},
     split::{Row, RowFault},
 };
+use futures_util::future::LocalBoxFuture;
 use harvester_actors::{
     failure::{Failure, FailureClass},
-    harvest::outcome_of,
-    partition::Plan,
+    partition::{Cursor, LeftOut, Partition, PlanPiece},
     patience::{self, Wait},
-    planner::Patience,
+    plan::{PlanBuilder, PlanOutlet},
+    report::outcome_of,
+    retry::RetryPolicy,
     source::Source,
 };
 use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
@@ -21,14 +23,14 @@ use url::Url;
 
 use crate::{
     assemble::{Connected, extract},
-    extract::{Contact, classify},
+    exit_code::StopReason,
+    extract::{Contact, Walk, WalkedPage, classify},
     job::{Credentials, Job, Limits},
     observe::{
         finding::Finding,
         log,
         waits::{self, Telling, WaitTeller},
     },
-    service::StopReason,
 };
 
 /// Rows of a page of `get --all`.
@@ -129,42 +131,40 @@ async fn all_rows(connected: &Connected, path: &str, outage: Duration, write: &m
     // What the server gives where nothing is said; it holds the id, by which the pages are walked.
     let fields = fields.unwrap_or_else(|| "id,displayName".to_owned());
     let is_paged = version.minor() >= 31 && collection != "deletedObjects";
-    let mut last: Option<String> = None;
+    let mut cursor = Cursor::Start;
     loop {
+        let walk = Walk::at(&cursor, None);
         let list = MetadataList {
             fields: &fields,
             filters: &filters,
-            id_gt: last.as_deref(),
+            id_gt: walk.last.as_deref(),
             order_id_asc: is_paged,
             page_size: is_paged.then_some(PAGE_ROWS),
             extra: &extra,
             ..MetadataList::new(&collection)
         };
-        let page = patiently(connected, outage, || page(client, &list)).await?;
-        if page.rows == 0 || write(&page.lines).is_break() || !is_paged {
+        // A page that cannot be the truth has other attempts.
+        let attempt = || async {
+            let contact = connected.contact();
+            let (lines, walked) = page(client, &list).await.map_err(|error| classify(&error, contact))?;
+            Ok((lines, if is_paged { walk.behind(walked, &collection)?.0 } else { Cursor::End }))
+        };
+        let lines;
+        (lines, cursor) = repeated(connected, outage, || None, attempt).await?;
+        if write(&lines).is_break() || cursor == Cursor::End {
             return Ok(());
         }
-        last = Some(page.last.ok_or_else(|| {
-            usage("the rows have no id to go on from".to_owned()).with_next("take `id` into fields=…")
-        })?);
     }
 }
 
-/// A page that is whole.
-struct Lines {
-    lines: Vec<u8>,
-    rows: u64,
-    last: Option<String>,
-}
-
-/// Fetches one page.
-async fn page(client: &Client, list: &MetadataList<'_>) -> Result<Lines, Error> {
+/// Fetches one page: its rows, a line each, and what there is to judge it by.
+async fn page(client: &Client, list: &MetadataList<'_>) -> Result<(Vec<u8>, WalkedPage), Error> {
     #[derive(serde::Deserialize)]
     struct Head {
         #[serde(default)]
         id: Option<String>,
     }
-    let mut page = Lines { lines: Vec::new(), rows: 0, last: None };
+    let (mut lines, mut last, mut repeats) = (Vec::new(), None, false);
     let mut rows = if list.collection == "deletedObjects" {
         DeletedObjects { klass: None, deleted_at: None, page_size: None, page: 1 }.send(client).await?
     } else {
@@ -174,14 +174,86 @@ async fn page(client: &Client, list: &MetadataList<'_>) -> Result<Lines, Error> 
         let Row::Whole(row) = row else {
             return Err(RowFault::Stopped("a row is larger or deeper than any row can be".to_owned()));
         };
-        page.last = row.head::<Head>()?.id;
-        page.rows += 1;
-        row.write_line(&mut page.lines);
+        last = row.head::<Head>()?.id;
+        repeats |= last.is_some() && last.as_deref() == list.id_gt;
+        row.write_line(&mut lines);
         Ok(())
     };
     while rows.read(&mut take).await? {}
-    rows.finish()?;
-    Ok(page)
+    let answer = rows.finish()?;
+    let total = answer.pager.and_then(|pager| pager.total);
+    let walked = WalkedPage {
+        rows: answer.rows,
+        total,
+        page_size: PAGE_ROWS,
+        last,
+        has_ended: false,
+        repeats,
+        is_listing: false,
+    };
+    Ok((lines, walked))
+}
+
+/// What people want to know of a plan.
+#[derive(Debug, Default)]
+pub(crate) struct PlanSummary {
+    /// The streams.
+    pub(crate) streams: Vec<StreamSummary>,
+    /// Its partitions, in order.
+    pub(crate) partitions: Vec<PartitionSummary>,
+    /// What `["*"]` did not reach.
+    pub(crate) left_out: Vec<LeftOut>,
+    /// The stream of each pass.
+    passes: Vec<usize>,
+}
+
+/// A stream of a plan.
+#[derive(Debug)]
+pub(crate) struct StreamSummary {
+    /// Its name.
+    pub(crate) name: String,
+    /// How many partitions it has.
+    pub(crate) partitions: u64,
+    /// Requests that they will take; `None` where one of them cannot tell.
+    pub(crate) requests: Option<u64>,
+    /// Rows that the server announced.
+    pub(crate) expected_rows: Option<u64>,
+}
+
+/// A partition of a plan.
+#[derive(Debug)]
+pub(crate) struct PartitionSummary {
+    /// Place of its stream.
+    pub(crate) stream: usize,
+    /// Its key.
+    pub(crate) key: String,
+    /// Requests that it will take, as far as the plan can tell.
+    pub(crate) requests: Option<u64>,
+    /// Rows that it will give, likewise.
+    pub(crate) expected_rows: Option<u64>,
+}
+
+impl PlanOutlet for PlanSummary {
+    fn take(&mut self, piece: PlanPiece) -> LocalBoxFuture<'_, Result<(), Failure>> {
+        let PlanPiece { streams, passes, partitions, left_out } = piece;
+        self.streams.extend(streams.into_iter().map(|stream| StreamSummary {
+            name: stream.name,
+            partitions: 0,
+            requests: Some(0),
+            expected_rows: stream.expected_rows,
+        }));
+        self.passes.extend(passes.iter().map(|pass| pass.stream.0 as usize));
+        for partition in partitions {
+            let stream = self.passes[partition.pass.0 as usize];
+            let of_stream = &mut self.streams[stream];
+            of_stream.partitions += 1;
+            of_stream.requests = of_stream.requests.zip(partition.requests).map(|(sum, more)| sum + more);
+            let Partition { key, requests, expected_rows, .. } = partition;
+            self.partitions.push(PartitionSummary { stream, key, requests, expected_rows });
+        }
+        self.left_out.extend(left_out);
+        Box::pin(std::future::ready(Ok(())))
+    }
 }
 
 /// Makes a plan, as a run would, and forgets it.
@@ -192,15 +264,22 @@ pub(crate) fn plan(
     job: &Job,
     credentials: &Credentials,
     stop: watch::Receiver<Option<StopReason>>,
-) -> Result<Plan, Failure> {
+) -> Result<PlanSummary, Failure> {
     actix::System::new().block_on(async {
         let extracts = job.extracts.iter().map(|wanted| extract(wanted).map_err(|refusal| refusal.into_failure()));
         let extracts = extracts.collect::<Result<Vec<_>, _>>()?;
         let connected = connected(job, credentials)?;
         let source = connected.source(extracts, job.limits.in_flight, Default::default());
         let planned = async {
-            let identity = repeated(&connected, job.limits.outage, || source.identify()).await?;
-            repeated(&connected, job.limits.outage, || source.plan(&identity)).await
+            let (outage, last_answer) = (job.limits.outage, || connected.last_answer());
+            let identity = &repeated(&connected, outage, last_answer, || source.identify()).await?;
+            let source = &source;
+            repeated(&connected, outage, last_answer, || async move {
+                let mut summary = PlanSummary::default();
+                source.plan(identity, PlanBuilder::new(&mut summary)).await?;
+                Ok(summary)
+            })
+            .await
         };
         unless_stopped(stop, planned)
             .await
@@ -212,7 +291,7 @@ pub(crate) fn plan(
 pub(crate) fn check(job: &Job, credentials: &Credentials) -> Vec<Finding> {
     let bad = |subject, failure: Failure| {
         let next = failure.next.unwrap_or_else(|| "see whether the server answers in a browser".to_owned());
-        vec![Finding::bad(subject, outcome_of(failure.class), failure.message, next)]
+        vec![Finding::error(subject, outcome_of(failure.class), failure.message, next)]
     };
     actix::System::new().block_on(async {
         let connected = match connected(job, credentials) {
@@ -226,16 +305,16 @@ pub(crate) fn check(job: &Job, credentials: &Credentials) -> Vec<Finding> {
             Err(failure) => return bad("source", failure),
         };
         let mut findings = vec![match info.version.minor() {
-            25..=43 => Finding::good("version", format!("DHIS2 {} at {}", info.version.raw(), client.url())),
-            minor => Finding::note(
+            25..=43 => Finding::ok("version", format!("DHIS2 {} at {}", info.version.raw(), client.url())),
+            minor => Finding::warning(
                 "version",
                 format!("DHIS2 2.{minor} is not one of 2.25 to 2.43, which this program knows"),
                 "try a small collection first, and compare its numbers",
             ),
         }];
         match &info.system_id {
-            Some(id) => findings.push(Finding::good("identity", format!("database {id}"))),
-            None => findings.push(Finding::note(
+            Some(id) => findings.push(Finding::ok("identity", format!("database {id}"))),
+            None => findings.push(Finding::warning(
                 "identity",
                 "the server does not say which database it is, so a swapped one cannot be noticed",
                 "2.25 and 2.26 tell it to superusers only",
@@ -246,24 +325,26 @@ pub(crate) fn check(job: &Job, credentials: &Credentials) -> Vec<Finding> {
         match patiently(&connected, job.limits.outage, || client.me()).await {
             Ok(me) => {
                 let name = me.username.clone().or(me.id.clone()).unwrap_or_else(|| "somebody".to_owned());
-                findings.push(Finding::good("login", format!("logged in as {name}")));
+                findings.push(Finding::ok("login", format!("logged in as {name}")));
                 findings.push(match me.is_superuser() {
-                    Some(true) => Finding::good("rights", "superuser: nothing is hidden"),
-                    Some(false) => Finding::note(
+                    Some(true) => Finding::ok("rights", "superuser: nothing is hidden"),
+                    Some(false) => Finding::warning(
                         "rights",
                         "no superuser: objects that are not shared with this user are missing, and not counted",
                         "take a user with authority ALL where completeness matters",
                     ),
-                    None => Finding::note("rights", "the server does not tell", "compare totals with an administrator"),
+                    None => {
+                        Finding::warning("rights", "the server does not tell", "compare totals with an administrator")
+                    }
                 });
                 let roots = me.organisation_units.len() + me.data_view_organisation_units.len();
                 findings.push(match roots {
-                    0 => Finding::note(
+                    0 => Finding::warning(
                         "roots",
                         "this user has no organisation unit: metadata is complete, data would be empty",
                         "give the user the root of the hierarchy",
                     ),
-                    _ => Finding::good(
+                    _ => Finding::ok(
                         "roots",
                         format!(
                             "{} to record at, {} to view",
@@ -274,7 +355,7 @@ pub(crate) fn check(job: &Job, credentials: &Credentials) -> Vec<Finding> {
                 });
             }
             Err(failure) if failure.class == FailureClass::Denied => findings.extend(bad("login", failure)),
-            Err(failure) => findings.push(Finding::note("rights", failure.message, "see whether /api/me answers")),
+            Err(failure) => findings.push(Finding::warning("rights", failure.message, "see whether /api/me answers")),
         }
         findings
     })
@@ -289,13 +370,13 @@ fn clock(server_date: &str, now_utc: DateTime) -> Option<Finding> {
     let off = Duration::from_millis(off_ms.unsigned_abs());
     Some(if off > SKEW_NOTE {
         let direction = if off_ms > 0 { "ahead of" } else { "behind" };
-        Finding::note(
+        Finding::warning(
             "clock",
             format!("the server's clock is {} s {direction} this machine's", off.as_secs()),
             "incremental runs go by the server's clock alone; set the wrong one right all the same",
         )
     } else {
-        Finding::good("clock", format!("within {} s of the server's", off.as_secs().max(1)))
+        Finding::ok("clock", format!("within {} s of the server's", off.as_secs().max(1)))
     })
 }
 
@@ -309,38 +390,39 @@ async fn patiently<T, F>(connected: &Connected, outage: Duration, request: impl 
 where
     F: Future<Output = Result<T, Error>>,
 {
-    repeated(connected, outage, || async {
-        let contact = if connected.last_answer().is_some() { Contact::Later } else { Contact::First };
+    // Nothing has succeeded before it does: an answer that fails it, like a 404 without JSON, ends no outage.
+    let last_success = || None;
+    repeated(connected, outage, last_success, || async {
+        let contact = connected.contact();
         request().await.map_err(|error| classify(&error, contact))
     })
     .await
 }
 
-/// Tries until it succeeds, fails for good, or the source has been gone for `outage`.
-async fn repeated<T, F>(connected: &Connected, outage: Duration, attempt: impl Fn() -> F) -> Result<T, Failure>
+/// Tries until it succeeds, fails for good, or the source has been gone for `outage`, counted from `last_success` where that
+/// is later than the beginning.
+async fn repeated<T, F>(
+    connected: &Connected,
+    outage: Duration,
+    last_success: impl Fn() -> Option<Instant>,
+    attempt: impl Fn() -> F,
+) -> Result<T, Failure>
 where
     F: Future<Output = Result<T, Failure>>,
 {
-    let patience = Patience { retries: 0, outage, seed: u64::from(std::process::id()) };
+    let patience = RetryPolicy { retries: 0, outage, seed: u64::from(std::process::id()) };
     let began = Instant::now();
     let waits = RefCell::new(WaitTeller::default());
     let tell = |Wait { failure, delay, patience_left, .. }: Wait<'_>| {
         let wait = waits::Wait { reason: failure.to_string(), remaining: Some(delay) };
-        if let Some(Telling::Waits(wait)) = waits.borrow_mut().hear(Some(wait), began.elapsed()) {
+        if let Some(Telling::Waits(wait)) = waits.borrow_mut().update(Some(wait), began.elapsed()) {
             let (until, gives_up_at) = (log::clock(delay), log::clock(patience_left));
             tracing::warn!(until, gives_up_at, "waiting: {}", wait.reason);
         }
     };
     let attempt = || told_while_silent(connected, attempt());
-    patience::patiently(
-        patience,
-        Some(connected.limiter()),
-        || connected.last_answer(),
-        || connected.last_trouble(),
-        tell,
-        attempt,
-    )
-    .await
+    patience::patiently(patience, Some(connected.limiter()), last_success, || connected.last_trouble(), tell, attempt)
+        .await
 }
 
 /// Does `work`, and says so while the source says nothing for long.

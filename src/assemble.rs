@@ -12,28 +12,24 @@ use harvester_actors::{
     events::{Event, Listener},
     failure::{Failure, FailureClass},
     harvest::{self, Harvest},
-    planner::Patience,
     rate_limiter::{RateLimiter, RateLimiterSettings, Share},
-    report::{Outcome, Report, ReportError},
-    supervisor::Stop,
+    report::{Outcome, Report, ReportError, outcome_of},
+    retry::RetryPolicy,
+    supervisor::StopRequest,
 };
 use jiff::Timestamp;
 use tokio::{sync::watch, time::Instant};
 
-pub(crate) use crate::ask::{GetRequest, check, get, plan};
 use crate::{
     checkpoints::SledStore,
-    exit_code,
+    exit_code::{self, StopReason},
     extract::{
         Contact, Dhis2Source, Extract, LimiterGate, MetadataExtract, OutageProbe, SourceGate, Watermarks, classify,
     },
     job::{self, Collections, Credentials, Job, differences},
     job_record::JobRecord,
-    service::{
-        StopReason,
-        lock::{LockError, StateLock},
-    },
-    sinks::{self, FilesSettings, FilesSink},
+    service::lock::{LockError, StateLock},
+    sinks::{self, FileSpool, FilesSettings, FilesTarget},
 };
 
 /// How long requests of a predecessor may still count: the window of the rate limiter.
@@ -70,7 +66,7 @@ pub(crate) fn run(request: RunRequest) -> Report {
         Err(refusal) => refusal.report(job),
     };
     report.exit_code = exit_code::exit_code(report.outcome, *stop.borrow());
-    listener.hear(&Event::RunEnded(Arc::new(report.clone())));
+    listener.on_event(&Event::RunEnded(Arc::new(report.clone())));
     report
 }
 
@@ -119,12 +115,7 @@ impl Refusal {
 impl From<Failure> for Refusal {
     fn from(failure: Failure) -> Self {
         let next = failure.next.unwrap_or_else(|| "correct the job file".to_owned());
-        Refusal {
-            outcome: harvest::outcome_of(failure.class),
-            class: failure.class.as_str(),
-            message: failure.message,
-            next,
-        }
+        Refusal { outcome: outcome_of(failure.class), class: failure.class.as_str(), message: failure.message, next }
     }
 }
 
@@ -149,7 +140,7 @@ impl Prepared {
         sinks::create_dirs(&folder)
             .and_then(|()| sinks::sync_dir(&request.state_dir))
             .map_err(|error| Refusal::storage(format!("cannot make `{}`: {error}", folder.display())))?;
-        let lock = StateLock::take(&folder).map_err(|error| match error {
+        let lock = StateLock::acquire(&folder).map_err(|error| match error {
             LockError::Held { .. } => Refusal {
                 outcome: Outcome::Locked,
                 class: "locked",
@@ -210,9 +201,10 @@ impl Prepared {
         let watermarks =
             Watermarks { system_id: self.record.system_id.clone(), of_streams: self.record.watermarks_for(&job) };
         let source = connected.source(extracts, job.limits.in_flight, watermarks);
-        let sink = files_sink(&job, &self.folder);
+        let spool = Arc::new(FileSpool::new(self.folder.join("spool")));
+        let target = files_target(&job, Arc::clone(&spool));
         // What would only show when the files are published, perhaps after a night, is told now.
-        check_sink(&job, &sink)?;
+        check_target(&job, &target)?;
         let store = SledStore::open(self.folder.join("checkpoint"));
         let arbiters = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let harvest = Harvest {
@@ -221,14 +213,15 @@ impl Prepared {
             fingerprint: job.fingerprint(),
             differences,
             source: Arc::new(source),
-            sink: Arc::new(sink),
+            spool,
+            target: Arc::new(target),
             store: Arc::new(store),
             limiter: Some(connected.share.limiter().clone()),
             listener: request.listener,
             stop: stops(request.stop),
             fetchers: job.limits.in_flight,
             arbiters,
-            patience: Patience {
+            retry: RetryPolicy {
                 retries: job.limits.retries,
                 outage: job.limits.outage,
                 seed: u64::from(std::process::id()),
@@ -267,32 +260,28 @@ impl Prepared {
     }
 }
 
-/// The sink of a job.
-fn files_sink(job: &Job, state_folder: &Path) -> FilesSink {
-    FilesSink::new(FilesSettings {
-        job: job.name.clone(),
-        spool_dir: state_folder.join("spool"),
-        out_dir: job.sink.directory.clone(),
-    })
+/// The target of a job.
+fn files_target(job: &Job, spool: Arc<FileSpool>) -> FilesTarget {
+    FilesTarget::new(FilesSettings { job: job.name.clone(), out_dir: job.sink.directory.clone() }, spool)
 }
 
-/// Whether files can be made where they would go, and nothing foreign stands under their names. Blocks for a moment.
+/// Whether files can be made where they would go, and nothing foreign has one of their names. Blocks for a moment.
 ///
 /// # Errors
 /// `Local`, with what to do.
 pub(crate) fn probe_sink(job: &Job) -> Result<(), Failure> {
-    check_sink(job, &files_sink(job, Path::new("")))
+    check_target(job, &files_target(job, Arc::new(FileSpool::new(PathBuf::new()))))
 }
 
 /// See [`probe_sink`].
-fn check_sink(job: &Job, sink: &FilesSink) -> Result<(), Failure> {
+fn check_target(job: &Job, target: &FilesTarget) -> Result<(), Failure> {
     let elsewhere = |mut failure: Failure| {
         failure.next.get_or_insert_with(|| "set another `sink.directory`, then run the same command".to_owned());
         failure
     };
-    sink.probe_directory().map_err(elsewhere)?;
+    target.probe_directory().map_err(elsewhere)?;
     let streams: Vec<String> = job.extracts.iter().flat_map(job::Extract::streams).collect();
-    sink.check_foreign(streams.iter().map(String::as_str)).map_err(elsewhere)
+    target.check_foreign(streams.iter().map(String::as_str)).map_err(elsewhere)
 }
 
 /// A client behind the limiter of its origin.
@@ -366,6 +355,11 @@ impl Connected {
         self.gate.last_answer()
     }
 
+    /// Whether the source has ever answered.
+    pub(crate) fn contact(&self) -> Contact {
+        if self.last_answer().is_some() { Contact::Later } else { Contact::First }
+    }
+
     /// What a request of the plan last failed of.
     pub(crate) fn last_trouble(&self) -> Option<String> {
         self.gate.last_trouble()
@@ -436,7 +430,12 @@ pub(crate) fn extract(extract: &job::Extract) -> Result<Extract, Refusal> {
             }))
         }
         // `Job::runnable` refuses these with their line; this is for whoever forgets to ask it.
-        other => Err(Refusal {
+        other @ (job::Extract::DataValues { .. }
+        | job::Extract::Tracker { .. }
+        | job::Extract::Analytics { .. }
+        | job::Extract::DataStore { .. }
+        | job::Extract::SqlView { .. }
+        | job::Extract::CompleteRegistrations { .. }) => Err(Refusal {
             outcome: Outcome::Invalid,
             class: "invalid",
             message: format!("kind `{}` is not available in this version", other.kind()),
@@ -446,7 +445,7 @@ pub(crate) fn extract(extract: &job::Extract) -> Result<Extract, Refusal> {
 }
 
 /// The engine's form of a reason to stop.
-fn stops(mut reasons: watch::Receiver<Option<StopReason>>) -> watch::Receiver<Option<Stop>> {
+fn stops(mut reasons: watch::Receiver<Option<StopReason>>) -> watch::Receiver<Option<StopRequest>> {
     let (sender, stop) = watch::channel(None);
     actix::spawn(async move {
         let reason = match reasons.wait_for(Option::is_some).await {
@@ -458,7 +457,7 @@ fn stops(mut reasons: watch::Receiver<Option<StopReason>>) -> watch::Receiver<Op
                 StopReason::MaxSeconds => Outcome::Limit,
                 StopReason::Sigint | StopReason::Sigterm | StopReason::Sighup => Outcome::Interrupted,
             };
-            sender.send_replace(Some(Stop { reason: reason.as_str().to_owned(), outcome }));
+            sender.send_replace(Some(StopRequest { reason: reason.as_str().to_owned(), outcome }));
         }
         // As long as the run may wait for a stop, its channel stays open.
         sender.closed().await;

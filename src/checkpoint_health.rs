@@ -13,7 +13,6 @@ use harvester_actors::{
     checkpoint::Checkpoint,
     checkpoint_store::CheckpointStore as _,
     failure::{Failure, FailureClass},
-    page::PageCounts,
     report::Outcome,
 };
 
@@ -37,16 +36,16 @@ const STORE_BYTES_MAX: u64 = 256 * 1024 * 1024;
 pub(crate) fn look(job: &Job, folder: &Path) -> Finding {
     let file = job.path.display();
     if !folder.is_dir() {
-        return Finding::good(SUBJECT, "none yet: the next run is the first");
+        return Finding::ok(SUBJECT, "none yet: the next run is the first");
     }
     // Held until the end: a run that began meanwhile would change what is being copied.
-    let _lock = match StateLock::take(folder) {
+    let _lock = match StateLock::acquire(folder) {
         Ok(lock) => lock,
         Err(error @ LockError::Held { .. }) => {
-            return Finding::note(SUBJECT, format!("in use: {error}"), format!("harvester status {file}"));
+            return Finding::warning(SUBJECT, format!("in use: {error}"), format!("harvester status {file}"));
         }
         Err(error @ LockError::Storage { .. }) => {
-            return Finding::bad(
+            return Finding::error(
                 SUBJECT,
                 Outcome::Storage,
                 error.to_string(),
@@ -55,7 +54,7 @@ pub(crate) fn look(job: &Job, folder: &Path) -> Finding {
         }
     };
     if let Some(conflict) = JobRecord::load(folder).and_then(|record| record.conflict(job, folder)) {
-        return Finding::bad(SUBJECT, Outcome::Changed, conflict.message, conflict.next);
+        return Finding::error(SUBJECT, Outcome::Changed, conflict.message, conflict.next);
     }
     let spool = match spool(&folder.join("spool")) {
         Ok(spool) => spool,
@@ -92,7 +91,7 @@ enum Loaded {
 fn judge(job: &Job, spool: Option<&SpoolFile>, loaded: Loaded) -> Finding {
     let file = job.path.display();
     let restart = format!("begin anew: harvester run {file} --restart");
-    let damaged = |message: String, next: String| Finding::bad(SUBJECT, Outcome::Damaged, message, next);
+    let damaged = |message: String, next: String| Finding::error(SUBJECT, Outcome::Damaged, message, next);
     let has_work = |run: &Option<String>| spool.filter(|spool| run.as_ref() != Some(&spool.run_id));
     match loaded {
         Loaded::Unfinished(checkpoint) => {
@@ -110,34 +109,32 @@ fn judge(job: &Job, spool: Option<&SpoolFile>, loaded: Loaded) -> Finding {
             }
             let changes = differences(&checkpoint.header.fingerprint, &job.fingerprint());
             if !changes.is_empty() {
-                return Finding::bad(
+                return Finding::error(
                     SUBJECT,
                     Outcome::Changed,
                     format!("the job has changed since run {run} began: {}", changes.join("; ")),
                     format!("undo the change, or {restart}"),
                 );
             }
-            let finished = checkpoint.partitions.values().filter(|state| state.position.is_finished()).count();
-            let mut counts = PageCounts::default();
-            checkpoint.partitions.values().for_each(|state| counts.add(&state.counts));
-            Finding::good(
+            let rows = checkpoint.plan.streams().map(|(id, _)| checkpoint.row_totals(id).counts.kept).sum();
+            Finding::ok(
                 SUBJECT,
                 format!(
                     "run {run} goes on: {} of {} and {} are there ({})",
-                    count(finished as u64),
-                    plural(checkpoint.header.plan.partitions.len() as u64, "partition"),
-                    plural(counts.kept, "row"),
+                    count(u64::from(checkpoint.finished.len())),
+                    plural(u64::from(checkpoint.plan.partitions()), "partition"),
+                    plural(rows, "row"),
                     bytes(spool_len)
                 ),
             )
         }
         Loaded::Ended(run) => match has_work(&run) {
-            None => Finding::good(SUBJECT, "nothing unfinished: the next run is a new one"),
+            None => Finding::ok(SUBJECT, "nothing unfinished: the next run is a new one"),
             Some(spool) => rebuilt(spool, "its store does not know it"),
         },
         Loaded::Failed(failure) if failure.class == FailureClass::Damaged && failure.next.is_none() => match spool {
             Some(spool) => rebuilt(spool, &failure.message),
-            None => Finding::note(
+            None => Finding::warning(
                 SUBJECT,
                 format!("{}; there is no spool either", failure.message),
                 "nothing: the next run is a new one",
@@ -147,10 +144,10 @@ fn judge(job: &Job, spool: Option<&SpoolFile>, loaded: Loaded) -> Finding {
             let next = failure.next.unwrap_or(restart);
             match failure.class {
                 FailureClass::Damaged => damaged(failure.message, next),
-                _ => Finding::bad(SUBJECT, Outcome::Storage, failure.message, next),
+                _ => Finding::error(SUBJECT, Outcome::Storage, failure.message, next),
             }
         }
-        Loaded::TooLarge(len) => Finding::note(
+        Loaded::TooLarge(len) => Finding::warning(
             SUBJECT,
             format!("its store has {}, too much to copy for a look; the spool has {}", bytes(len), {
                 bytes(spool.map_or(0, |spool| spool.len))
@@ -162,7 +159,7 @@ fn judge(job: &Job, spool: Option<&SpoolFile>, loaded: Loaded) -> Finding {
 
 /// A store that the next run makes anew from the spool.
 fn rebuilt(spool: &SpoolFile, why: &str) -> Finding {
-    Finding::note(
+    Finding::warning(
         SUBJECT,
         format!("run {} has a spool of {}, but: {why}", spool.run_id, bytes(spool.len)),
         "nothing: the next run reads the spool and rebuilds the store",
@@ -171,7 +168,7 @@ fn rebuilt(spool: &SpoolFile, why: &str) -> Finding {
 
 /// Something that is there and cannot be read.
 fn unreadable(path: &Path, error: &io::Error) -> Finding {
-    Finding::bad(
+    Finding::error(
         SUBJECT,
         Outcome::Storage,
         format!("cannot look into {}: {error}", path.display()),
@@ -209,7 +206,7 @@ fn load_copy(dir: &Path) -> io::Result<Loaded> {
     Ok(actix::System::new().block_on(async {
         match Arc::clone(&store).load().await {
             Ok(Some(checkpoint)) => Loaded::Unfinished(Box::new(checkpoint)),
-            Ok(None) => store.ended_run().await.map_or_else(Loaded::Failed, Loaded::Ended),
+            Ok(None) => store.last_completed_run().await.map_or_else(Loaded::Failed, Loaded::Ended),
             Err(failure) => Loaded::Failed(in_place(failure, dir)),
         }
     }))
@@ -305,7 +302,7 @@ mod tests {
             let finding = judge(job, spool, loaded);
             assert_eq!(finding.outcome, outcome, "{finding:?}");
             assert!(finding.message.contains(words), "{finding:?}");
-            assert!(finding.grade == crate::observe::Grade::Good || !finding.next.is_empty(), "{finding:?}");
+            assert!(finding.severity == crate::observe::Severity::Ok || !finding.next.is_empty(), "{finding:?}");
         }
     }
 

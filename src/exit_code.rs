@@ -2,8 +2,6 @@
 
 use harvester_actors::report::Outcome;
 
-use crate::service::StopReason;
-
 /// Everything was fetched and the numbers add up.
 pub const COMPLETE: u8 = 0;
 /// A bug of this program.
@@ -37,6 +35,40 @@ pub const SIGINT: u8 = 130;
 /// Stopped by SIGTERM (128 + 15) or SIGHUP; the same command goes on.
 pub const SIGTERM: u8 = 143;
 
+/// Why a run is asked to stop.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum StopReason {
+    /// Ctrl-C.
+    Sigint,
+    /// The service manager, or `kill`.
+    Sigterm,
+    /// The terminal went away.
+    Sighup,
+    /// `--max-seconds` is over.
+    MaxSeconds,
+}
+
+impl StopReason {
+    /// As a fragment for people.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            StopReason::Sigint => "SIGINT",
+            StopReason::Sigterm => "SIGTERM",
+            StopReason::Sighup => "SIGHUP",
+            StopReason::MaxSeconds => "--max-seconds",
+        }
+    }
+
+    /// The exit code of a process that was stopped for it.
+    pub fn exit_code(self) -> u8 {
+        match self {
+            StopReason::Sigint => SIGINT,
+            StopReason::Sigterm | StopReason::Sighup => SIGTERM,
+            StopReason::MaxSeconds => LIMIT,
+        }
+    }
+}
+
 /// The exit code of an outcome.
 ///
 /// - `stop`: why the run was asked to stop, if it was; decides only between the two signals.
@@ -49,10 +81,7 @@ pub fn exit_code(outcome: Outcome, stop: Option<StopReason>) -> u8 {
         Outcome::Denied => DENIED,
         Outcome::Refused => REFUSED,
         Outcome::Limit => LIMIT,
-        Outcome::Interrupted => match stop {
-            Some(StopReason::Sigterm | StopReason::Sighup) => SIGTERM,
-            Some(StopReason::Sigint | StopReason::MaxSeconds) | None => SIGINT,
-        },
+        Outcome::Interrupted => stop.map_or(SIGINT, StopReason::exit_code),
         Outcome::Locked => LOCKED,
         Outcome::Damaged => DAMAGED,
         Outcome::Changed => CHANGED,

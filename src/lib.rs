@@ -4,7 +4,7 @@
 //!
 //! | room | what it does |
 //! |---|---|
-//! | [`cli`] | the door: one file per command |
+//! | [`cli`] | the command line: one file per command |
 //! | [`job`] | a job file as written, and as meant |
 //! | [`service`] | lock, signals, service manager |
 //! | `assemble`, `ask`, `checkpoint_health` | a job becomes a harvest, or a question |

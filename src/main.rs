@@ -1,4 +1,4 @@
-//! The door. Everything is in the library beside it.
+//! The binary: calls the library.
 
 fn main() -> std::process::ExitCode {
     dhis2_harvester::main()

@@ -93,6 +93,34 @@ fn control_progress_a_walk_that_does_not_move_on_ends_with_7_and_its_likely_caus
 }
 
 #[test]
+fn get_all_takes_no_empty_page_for_the_end_and_goes_round_in_no_circle() {
+    let get = |place: &Place| place.ends(&["get", "organisationUnits?fields=id", "--all", "--job", "job.toml"]);
+    let lists = |rule: FaultRule| rule.and_path("/api/organisationUnits");
+
+    let empty = lists(FaultRule::on(Match::nth(2))).act(Fault::Envelope(Envelope::NoRows)).times(1);
+    let (server, place) = scene(|server| server.org_units(2_500).fault(empty));
+    let ended = get(&place);
+    ended.assert_code(0, "an empty page that counts rows");
+    assert_eq!(ended.stdout.lines().count(), server.count("organisationUnits"), "an empty page that counts rows");
+
+    // One that never sends what it counts has sent less than everything.
+    let empty = lists(FaultRule::on(Match::From(2))).act(Fault::Envelope(Envelope::NoRows));
+    let (_server, place) = scene(|server| server.org_units(2_500).fault(empty));
+    let ended = get(&place);
+    ended.assert_code(7, "nothing but empty pages");
+    assert!(ended.stderr.contains("counts 1500 more rows"), "{}", ended.stderr);
+
+    for quirk in [Quirk::IdGtIgnored, Quirk::IdGtInclusive] {
+        let (server, place) = scene(|server| server.org_units(2_500).quirk(quirk));
+        let ended = get(&place);
+        ended.assert_code(7, &format!("{quirk:?}"));
+        assert!(ended.stderr.contains("id:gt"), "{quirk:?}: {}", ended.stderr);
+        let asked = server.ledger().count();
+        assert!(asked < 20, "{quirk:?}: {asked} requests");
+    }
+}
+
+#[test]
 fn replicas_of_which_one_lags_never_end_with_0_and_rows_missing() {
     let mut told = 0;
     for seed in 1..=12 {

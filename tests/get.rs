@@ -178,7 +178,7 @@ fn a_check_prints_a_line_for_each_finding_with_what_to_do_and_leaves_nothing() {
             assert!(ended.stdout.contains(words), "{what}: `{words}` is not in {ended:#?}");
         }
         for line in ended.stdout.lines() {
-            let is_finding = ["ok    ", "note  ", "BAD   "].iter().any(|grade| line.starts_with(grade));
+            let is_finding = ["ok    ", "note  ", "BAD   "].iter().any(|severity| line.starts_with(severity));
             assert!(is_finding || line.starts_with("                  do: "), "{what}: {line}");
         }
         let left: Vec<_> = fs::read_dir(place.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
@@ -348,6 +348,20 @@ fn once_the_server_has_answered_a_page_that_is_not_there_for_a_moment_is_asked_f
     let server = server.start().unwrap();
     place.job(server.url(), "", UNITS);
     place.ends(&["get", "organisationUnits", "--all", "--job", "job.toml"]).assert_code(7, "from the first");
+}
+
+#[test]
+fn a_page_that_is_not_there_for_ever_ends_with_5_although_it_is_an_answer() {
+    let gone = Fault::Status { code: 404, retry_after: None, body: Body::Html };
+    let rule = FaultRule::on(Match::always()).and_path("/api/organisationUnits").act(gone);
+    let server = stand_in().fault(rule).start().unwrap();
+    let place = Place::new();
+    place.job(server.url(), "outage_s = 5", UNITS);
+    for typed in [vec!["get", "organisationUnits", "--all", "--job", "job.toml"], vec!["plan", "job.toml"]] {
+        let began = Instant::now();
+        place.ends(&typed).assert_code(5, &typed.join(" "));
+        assert!(began.elapsed() < Duration::from_secs(30), "{typed:?}: {:?}", began.elapsed());
+    }
 }
 
 #[test]

@@ -10,12 +10,12 @@ use std::{
 use clap::Args;
 use harvester_actors::report::Outcome;
 
-use super::door::{Door, Stuck};
+use super::context::{CommandContext, CommandError};
 use crate::{
-    assemble, checkpoint_health,
+    ask, assemble, checkpoint_health,
     exit_code::exit_code,
     job::{AVAILABLE, Job},
-    observe::{Finding, Grade, numbers::bytes},
+    observe::{Finding, Severity, numbers::bytes},
     service::open_files::OpenFiles,
     sinks,
 };
@@ -42,56 +42,56 @@ pub(super) struct CheckArgs {
 }
 
 /// Runs the command.
-pub(super) fn check(args: &CheckArgs, door: &Door) -> u8 {
-    let mut job = match door.job(&args.job) {
+pub(super) fn check(args: &CheckArgs, ctx: &CommandContext) -> u8 {
+    let mut job = match ctx.job(&args.job) {
         Ok(job) => job,
-        Err(stuck) => return door.fail(&stuck),
+        Err(error) => return ctx.report_error(&error),
     };
     job.limits.outage = job.limits.outage.min(OUTAGE);
-    let mut findings = vec![Finding::good("job", format!("{} is a right job file", args.job.display()))];
+    let mut findings = vec![Finding::ok("job", format!("{} is a right job file", args.job.display()))];
     if let Err(mistakes) = job.runnable(&AVAILABLE) {
-        findings.push(bad("job", &Stuck::mistakes(&mistakes)));
+        findings.push(failed("job", &CommandError::mistakes(&mistakes)));
     }
     for warning in &job.warnings {
-        findings.push(Finding::note("job", warning.clone(), "use https"));
+        findings.push(Finding::warning("job", warning.clone(), "use https"));
     }
-    findings.extend(places(&job, door));
+    findings.extend(places(&job, ctx));
     let too_few = too_few(&OpenFiles::raised_for(job.limits.in_flight));
     let can_ask = too_few.is_none();
     findings.extend(too_few);
-    match door.credentials(&job) {
+    match ctx.credentials(&job) {
         Ok((credentials, warning)) => {
             let from = job.source.credentials.describe();
-            findings.push(Finding::good("secret", format!("comes from {from}")));
-            findings.extend(warning.map(|warning| Finding::note("secret", warning, "")));
+            findings.push(Finding::ok("secret", format!("comes from {from}")));
+            findings.extend(warning.map(|warning| Finding::warning("secret", warning, "")));
             if can_ask {
-                findings.extend(assemble::check(&job, &credentials));
+                findings.extend(ask::check(&job, &credentials));
             } else {
-                findings.push(Finding::note("source", "not asked: that takes more open files", ""));
+                findings.push(Finding::warning("source", "not asked: that takes more open files", ""));
             }
         }
-        Err(stuck) => findings.push(bad("secret", &stuck)),
+        Err(error) => findings.push(failed("secret", &error)),
     }
-    let written = door.text(&text(&findings));
-    let worst = findings.iter().find(|finding| finding.grade == Grade::Bad);
+    let written = ctx.write_text(&text(&findings));
+    let worst = findings.iter().find(|finding| finding.severity == Severity::Error);
     match worst {
         Some(finding) => exit_code(finding.outcome, None),
         None => {
-            door.say(&format!("next: harvester run {}", args.job.display()));
+            ctx.notice(&format!("next: harvester run {}", args.job.display()));
             written
         }
     }
 }
 
-/// Something that would make a run fail.
-fn bad(subject: &'static str, stuck: &Stuck) -> Finding {
-    Finding::bad(subject, stuck.outcome, stuck.one_line.clone(), stuck.next.clone())
+/// A finding that would make a run fail.
+fn failed(subject: &'static str, error: &CommandError) -> Finding {
+    Finding::error(subject, error.outcome, error.one_line.clone(), error.next.clone())
 }
 
 /// What can be seen on this machine.
-fn places(job: &Job, door: &Door) -> Vec<Finding> {
+fn places(job: &Job, ctx: &CommandContext) -> Vec<Finding> {
     let mut findings = Vec::new();
-    match door.state_dir() {
+    match ctx.state_dir() {
         Ok(state_dir) => {
             let folder = assemble::state_folder(&state_dir, &job.name);
             findings.push(writable(&folder));
@@ -99,12 +99,12 @@ fn places(job: &Job, door: &Door) -> Vec<Finding> {
             findings.extend(far_away(&folder));
             findings.push(checkpoint_health::look(job, &folder));
         }
-        Err(stuck) => findings.push(bad("state", &stuck)),
+        Err(error) => findings.push(failed("state", &error)),
     }
     let sink = assemble::probe_sink(job);
     findings.push(match sink {
-        Ok(()) => Finding::good("sink", format!("{} can be written to", job.sink.directory.display())),
-        Err(failure) => bad("sink", &failure.into()),
+        Ok(()) => Finding::ok("sink", format!("{} can be written to", job.sink.directory.display())),
+        Err(failure) => failed("sink", &failure.into()),
     });
     findings.extend(space("sink", &job.sink.directory));
     findings
@@ -120,8 +120,8 @@ fn nearest(path: &Path) -> PathBuf {
 fn writable(folder: &Path) -> Finding {
     let nearest = nearest(folder);
     match sinks::probe(&nearest) {
-        Ok(()) => Finding::good("state", format!("{} can be written to", folder.display())),
-        Err(error) => Finding::bad(
+        Ok(()) => Finding::ok("state", format!("{} can be written to", folder.display())),
+        Err(error) => Finding::error(
             "state",
             Outcome::Storage,
             format!("cannot create a file in {}: {}", nearest.display(), why(&error)),
@@ -142,24 +142,24 @@ fn space(subject: &'static str, folder: &Path) -> Option<Finding> {
     let free = disk.f_bavail.saturating_mul(disk.f_frsize);
     let message = format!("{} free where {} is", bytes(free), nearest.display());
     Some(match free {
-        0 => Finding::bad(subject, Outcome::Storage, message, "free some space"),
+        0 => Finding::error(subject, Outcome::Storage, message, "free some space"),
         1..FREE_BYTES_MIN => {
-            Finding::note(subject, message, "see whether that is enough: data is there twice at the end")
+            Finding::warning(subject, message, "see whether that is enough: data is there twice at the end")
         }
-        _ => Finding::good(subject, message),
+        _ => Finding::ok(subject, message),
     })
 }
 
 /// What is wrong where a run could not have as many open files as it needs.
 fn too_few(files: &OpenFiles) -> Option<Finding> {
-    (!files.are_enough()).then(|| Finding::bad("files", Outcome::Storage, files.message(), files.next()))
+    (!files.are_enough()).then(|| Finding::error("files", Outcome::Storage, files.message(), files.next()))
 }
 
 /// A note where the state is kept on another machine.
 fn far_away(folder: &Path) -> Option<Finding> {
     let nearest = nearest(folder);
     let kind = network_file_system(u32::try_from(rustix::fs::statfs(&nearest).ok()?.f_type & 0xffff_ffff).ok()?)?;
-    Some(Finding::note(
+    Some(Finding::warning(
         "state",
         format!("{} is on a network file system ({kind})", nearest.display()),
         "keep the state on a local disk with --state-dir DIR: there, locks hold and what is synced stays",
@@ -184,12 +184,12 @@ fn network_file_system(magic: u32) -> Option<&'static str> {
 /// One line for each finding, and one more with what to do.
 fn text(findings: &[Finding]) -> String {
     findings.iter().fold(String::new(), |mut text, finding| {
-        let grade = match finding.grade {
-            Grade::Good => "ok",
-            Grade::Note => "note",
-            Grade::Bad => "BAD",
+        let severity = match finding.severity {
+            Severity::Ok => "ok",
+            Severity::Warning => "note",
+            Severity::Error => "BAD",
         };
-        let _ = writeln!(text, "{grade:<4}  {:<10}  {}", finding.subject, finding.message);
+        let _ = writeln!(text, "{severity:<4}  {:<10}  {}", finding.subject, finding.message);
         if !finding.next.is_empty() {
             let _ = writeln!(text, "{:<16}  do: {}", "", finding.next);
         }
@@ -204,9 +204,9 @@ mod tests {
     #[test]
     fn findings_read_well_and_say_what_to_do() {
         let findings = [
-            Finding::good("job", "x.toml is a right job file"),
-            Finding::note("clock", "the server's clock is 90 s ahead", "set the clock of one of them"),
-            Finding::bad("login", Outcome::Denied, "the source refuses admin (401)", "check the password"),
+            Finding::ok("job", "x.toml is a right job file"),
+            Finding::warning("clock", "the server's clock is 90 s ahead", "set the clock of one of them"),
+            Finding::error("login", Outcome::Denied, "the source refuses admin (401)", "check the password"),
         ];
         insta::assert_snapshot!(text(&findings));
     }
@@ -216,7 +216,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(nearest(&folder.path().join("a/b/c")), folder.path());
         assert_eq!(nearest(Path::new("no-such-folder/{run}")), Path::new("."));
-        assert_eq!(writable(&folder.path().join("a")).grade, Grade::Good);
+        assert_eq!(writable(&folder.path().join("a")).severity, Severity::Ok);
         assert!(fs::read_dir(folder.path()).unwrap().next().is_none());
         fs::write(folder.path().join("file"), "").unwrap();
         let finding = writable(&folder.path().join("file/job"));

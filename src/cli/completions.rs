@@ -3,7 +3,7 @@
 use clap::Args;
 use clap_complete::Shell;
 
-use super::{command_line, door::Door};
+use super::{command_line, context::CommandContext};
 
 /// Examples below the help.
 pub(super) const EXAMPLES: &str = "\
@@ -21,8 +21,8 @@ pub(super) struct CompletionsArgs {
 }
 
 /// Runs the command.
-pub(super) fn completions(args: &CompletionsArgs, door: &Door) -> u8 {
+pub(super) fn completions(args: &CompletionsArgs, ctx: &CommandContext) -> u8 {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut command_line(), "harvester", &mut script);
-    door.data(&script)
+    ctx.write_stdout(&script)
 }

@@ -7,10 +7,10 @@ use dhis2_stand_in::StandIn;
 use harvester_actors::report::Outcome;
 
 use super::{
-    door::{Door, Stuck},
+    context::{CommandContext, CommandError},
     run,
 };
-use crate::observe::report::Context;
+use crate::observe::report::ReportContext;
 
 /// Examples below the help.
 pub(super) const EXAMPLES: &str = "\
@@ -36,30 +36,30 @@ const PORT: u16 = 41_737;
 const ORG_UNITS: u32 = 20_000;
 
 /// Runs the command.
-pub(super) fn demo(_: &DemoArgs, door: &Door) -> u8 {
+pub(super) fn demo(_: &DemoArgs, ctx: &CommandContext) -> u8 {
     let path = Path::new(FOLDER).join("demo.toml");
     let ended = (|| {
         let (server, is_same) = start()?;
         write_job(&path, server.url())?;
-        door.say(&format!(
+        ctx.notice(&format!(
             "A small DHIS2 answers at {} until the demo is over; its data goes to {FOLDER}/.",
             server.url()
         ));
-        let (job, credentials) = run::prepare(&path, door)?;
+        let (job, credentials) = run::prepare(&path, ctx)?;
         // On another port it is another source: nothing to go on with.
         // Of its own, so that demos in two folders are not two job files of one name.
-        let state_dir = door.state_dir_or(&Path::new(FOLDER).join(".state"))?;
-        let report = run::harvest(job, credentials, state_dir, !is_same, None, door)?;
+        let state_dir = ctx.state_dir_or(&Path::new(FOLDER).join(".state"))?;
+        let report = run::harvest(job, credentials, state_dir, !is_same, None, ctx)?;
         drop(server);
         let job_file = path.display().to_string();
         let (command, directory) = ("harvester demo".to_owned(), FOLDER.to_owned());
-        Ok((report, Context { job_file, command, directory, is_verbose: door.verbose > 0 }))
+        Ok((report, ReportContext { job_file, command, directory, is_verbose: ctx.verbose > 0 }))
     })();
     let is_complete =
         ended.as_ref().is_ok_and(|(report, _): &(harvester_actors::report::Report, _)| report.exit_code == 0);
-    let code = run::finish(ended, &path, false, door);
+    let code = run::finish(ended, &path, false, ctx);
     if is_complete {
-        door.say(&format!(
+        ctx.notice(&format!(
             "\n\
              look:   head -n 3 {FOLDER}/organisationUnits.ndjson\n\
              check:  (cd {FOLDER} && jq -r '.streams[] | \"\\(.sha256)  \\(.file)\"' manifest.json | sha256sum -c)\n\
@@ -71,13 +71,13 @@ pub(super) fn demo(_: &DemoArgs, door: &Door) -> u8 {
 }
 
 /// Starts the stand-in, on the usual port where that is free; says whether it was.
-fn start() -> Result<(StandIn, bool), Stuck> {
+fn start() -> Result<(StandIn, bool), CommandError> {
     let builder = |port| StandIn::builder().org_units(ORG_UNITS).port(port);
     if let Ok(server) = builder(PORT).start() {
         return Ok((server, true));
     }
     let cannot = |error| {
-        Stuck::new(
+        CommandError::new(
             Outcome::Storage,
             format!("cannot start the stand-in on 127.0.0.1: {error}"),
             "see whether this machine lets programs listen on loopback",
@@ -87,7 +87,7 @@ fn start() -> Result<(StandIn, bool), Stuck> {
 }
 
 /// Writes the demo's job file: the one in `jobs/`, with the address of the server and its password.
-fn write_job(path: &Path, url: &str) -> Result<(), Stuck> {
+fn write_job(path: &Path, url: &str) -> Result<(), CommandError> {
     let written = (|| {
         fs::create_dir_all(FOLDER)?;
         let _ = fs::remove_file(path);
@@ -95,7 +95,7 @@ fn write_job(path: &Path, url: &str) -> Result<(), Stuck> {
         fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?.write_all(job_text(url).as_bytes())
     })();
     written.map_err(|error: std::io::Error| {
-        Stuck::new(
+        CommandError::new(
             Outcome::Storage,
             format!("cannot write {}: {error}", path.display()),
             "go to a folder that you can write to, and type it again",

@@ -12,10 +12,10 @@ use url::Url;
 
 use super::{
     check::OUTAGE,
-    door::{Door, Stuck},
+    context::{CommandContext, CommandError},
 };
 use crate::{
-    assemble::{self, GetRequest},
+    ask::{self, GetRequest},
     exit_code,
     job::{CredentialSource, Credentials, Limits, SecretSource, base_url},
     service::{Signals, open_files},
@@ -73,10 +73,10 @@ struct Target {
 }
 
 /// Runs the command.
-pub(super) fn get(args: &GetArgs, door: &Door) -> u8 {
+pub(super) fn get(args: &GetArgs, ctx: &CommandContext) -> u8 {
     let target = match &args.job {
-        Some(path) => door.job(path).and_then(|job| {
-            let (credentials, warning) = door.credentials(&job)?;
+        Some(path) => ctx.job(path).and_then(|job| {
+            let (credentials, warning) = ctx.credentials(&job)?;
             for warning in job.warnings.iter().chain(&warning) {
                 tracing::warn!("{warning}");
             }
@@ -84,33 +84,33 @@ pub(super) fn get(args: &GetArgs, door: &Door) -> u8 {
         }),
         None => match by_flags(args) {
             Ok(target) => target,
-            Err(message) => return door.usage(&message, "see `harvester get --help`"),
+            Err(message) => return ctx.usage_error(&message, "see `harvester get --help`"),
         },
     };
     let mut target = match target {
         Ok(target) => target,
-        Err(stuck) => return door.fail(&stuck),
+        Err(error) => return ctx.report_error(&error),
     };
-    door.redactor.hide(&target.credentials);
+    ctx.redactor.hide(&target.credentials);
     target.limits.outage = target.limits.outage.min(OUTAGE);
     let path = match api_path(&args.path, &target.url) {
         Ok(path) => path,
         Err(message) => {
-            return door.usage(&message, "PATH is relative to /api: system/info, or dataElements?fields=id");
+            return ctx.usage_error(&message, "PATH is relative to /api: system/info, or dataElements?fields=id");
         }
     };
     let before_query = path.split('?').next().unwrap_or_default();
     if args.all && before_query.trim_end_matches('/').contains('/') {
-        return door.usage(
+        return ctx.usage_error(
             &format!("`{}` is no collection that --all could walk", before_query.escape_debug()),
             "leave --all away: the answer then comes as it is",
         );
     }
     // One question after the other.
     if let Err(failure) = open_files::ensure(1) {
-        return door.fail(&failure.into());
+        return ctx.report_error(&failure.into());
     }
-    let signals = Signals::install(None, || {}).unwrap_or_else(|_| Signals::silent());
+    let signals = Signals::install(None, || {}).unwrap_or_else(|_| Signals::none());
     let mut stdout = io::stdout().lock();
     let mut trouble = None;
     let mut write = |bytes: &[u8]| match stdout.write_all(bytes) {
@@ -129,7 +129,7 @@ pub(super) fn get(args: &GetArgs, door: &Door) -> u8 {
         all: args.all,
         stop: signals.stop.clone(),
     };
-    let asked = assemble::get(request, &mut write);
+    let asked = ask::get(request, &mut write);
     let flushed = stdout.flush();
     drop(stdout);
     if let Some(error) = trouble.or(flushed.err()) {
@@ -137,7 +137,7 @@ pub(super) fn get(args: &GetArgs, door: &Door) -> u8 {
             // `| head` has seen enough.
             return exit_code::COMPLETE;
         }
-        return door.fail(&Stuck::new(
+        return ctx.report_error(&CommandError::new(
             Outcome::Storage,
             format!("cannot write to stdout: {error}"),
             "see whether the disk that it goes to is full",
@@ -146,12 +146,12 @@ pub(super) fn get(args: &GetArgs, door: &Door) -> u8 {
     match (asked, signals.reason()) {
         (_, Some(reason)) => exit_code::exit_code(Outcome::Interrupted, Some(reason)),
         (Ok(()), None) => exit_code::COMPLETE,
-        (Err(failure), None) => door.fail(&failure.into()),
+        (Err(failure), None) => ctx.report_error(&failure.into()),
     }
 }
 
 /// The target that the flags describe; the outer error is a usage error.
-fn by_flags(args: &GetArgs) -> Result<Result<Target, Stuck>, String> {
+fn by_flags(args: &GetArgs) -> Result<Result<Target, CommandError>, String> {
     let url = base_url(args.url.as_deref().unwrap_or_default()).map_err(|message| message.replace("`url`", "--url"))?;
     let source = match (&args.username, &args.token_env) {
         (Some(username), _) => {
@@ -161,11 +161,11 @@ fn by_flags(args: &GetArgs) -> Result<Result<Target, Stuck>, String> {
         (None, Some(variable)) => CredentialSource::Token(SecretSource::Env(variable.clone())),
         (None, None) => return Err("--url needs --username or --token-env".to_owned()),
     };
-    let environment = |name: &str| Door::environment(name);
+    let environment = |name: &str| CommandContext::environment(name);
     Ok(source
         .resolve(&environment)
         .map(|(credentials, _)| Target { url, ca_file: None, limits: Limits::default(), credentials })
-        .map_err(|error| Stuck::new(Outcome::Invalid, error.problem, error.next)))
+        .map_err(|error| CommandError::new(Outcome::Invalid, error.problem, error.next)))
 }
 
 /// The path and query behind `/api/`, without a slash in front.

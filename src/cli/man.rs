@@ -10,7 +10,7 @@ use harvester_actors::report::Outcome;
 
 use super::{
     command_line,
-    door::{Door, Stuck},
+    context::{CommandContext, CommandError},
 };
 
 /// Examples below the help.
@@ -20,10 +20,14 @@ Examples:
   harvester man > ~/.local/share/man/man1/harvester.1";
 
 /// Runs the command.
-pub(super) fn man(door: &Door) -> u8 {
+pub(super) fn man(ctx: &CommandContext) -> u8 {
     match page() {
-        Ok(page) => door.data(&page),
-        Err(error) => door.fail(&Stuck::new(Outcome::Bug, format!("cannot write the man page: {error}"), "report it")),
+        Ok(page) => ctx.write_stdout(&page),
+        Err(error) => ctx.report_error(&CommandError::new(
+            Outcome::Bug,
+            format!("cannot write the man page: {error}"),
+            "report it",
+        )),
     }
 }
 

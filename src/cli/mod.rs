@@ -1,9 +1,9 @@
-//! What a person types: one file per command, and the door they all go through.
+//! The command line: one file per command, and the context they share.
 
 mod check;
 mod completions;
+mod context;
 mod demo;
-mod door;
 mod get;
 mod man;
 mod plan;
@@ -146,23 +146,23 @@ fn run_with(arguments: impl IntoIterator<Item = OsString>) -> u8 {
             return if error.use_stderr() { exit_code::USAGE } else { exit_code::COMPLETE };
         }
     };
-    let door = door::Door::new(&cli.global);
-    door.report_bugs();
+    let ctx = context::CommandContext::new(&cli.global);
+    ctx.install_panic_hook();
     let command = std::panic::AssertUnwindSafe(|| match &cli.command {
-        Command::Run(args) => run::run(args, &door),
-        Command::Plan(args) => plan::plan(args, &door),
-        Command::Check(args) => check::check(args, &door),
-        Command::Status(args) => status::status(args, &door),
-        Command::Verify(args) => verify::verify(args, &door),
-        Command::Get(args) => get::get(args, &door),
-        Command::Demo(args) => demo::demo(args, &door),
-        Command::Schema => schema::schema(&door),
-        Command::Completions(args) => completions::completions(args, &door),
-        Command::Man => man::man(&door),
+        Command::Run(args) => run::run(args, &ctx),
+        Command::Plan(args) => plan::plan(args, &ctx),
+        Command::Check(args) => check::check(args, &ctx),
+        Command::Status(args) => status::status(args, &ctx),
+        Command::Verify(args) => verify::verify(args, &ctx),
+        Command::Get(args) => get::get(args, &ctx),
+        Command::Demo(args) => demo::demo(args, &ctx),
+        Command::Schema => schema::schema(&ctx),
+        Command::Completions(args) => completions::completions(args, &ctx),
+        Command::Man => man::man(&ctx),
     });
     // What the hook has said is enough.
     let code = std::panic::catch_unwind(command).unwrap_or(exit_code::BUG);
-    door.flush();
+    ctx.flush();
     code
 }
 

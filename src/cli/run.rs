@@ -10,14 +10,14 @@ use std::{
 use clap::Args;
 use harvester_actors::report::{Outcome, Report};
 
-use super::door::{Door, Stuck};
+use super::context::{CommandContext, CommandError};
 use crate::{
     assemble::{self, RunRequest},
     job::{AVAILABLE, Credentials, Job},
     observe::{
         LogListener, ProgressListener, Redacting, StatusListener,
         log::LogFormat,
-        report::{self, Context},
+        report::{self, ReportContext},
     },
     service::{Signals, open_files, systemd::SystemdListener},
 };
@@ -33,7 +33,7 @@ Examples:
 Ctrl-C once: pages in flight are finished and kept, and the same command goes on.
 Twice: it leaves at once; that is safe too.";
 
-/// How long a process that leaves at once waits for its terminal.
+/// How long a process that exits at once waits for its terminal.
 const LEAVE_LIMIT: Duration = Duration::from_millis(200);
 
 /// What `run` takes.
@@ -61,76 +61,76 @@ fn seconds(text: &str) -> Result<u64, String> {
 }
 
 /// Runs the command.
-pub(super) fn run(args: &RunArgs, door: &Door) -> u8 {
-    let ready = prepare(&args.job, door);
+pub(super) fn run(args: &RunArgs, ctx: &CommandContext) -> u8 {
+    let ready = prepare(&args.job, ctx);
     let ended = ready.and_then(|(job, credentials)| {
-        let context = context(&job, door);
+        let context = context(&job, ctx);
         let max_seconds = args.max_seconds.map(Duration::from_secs);
-        let report = harvest(job, credentials, door.state_dir()?, args.restart, max_seconds, door)?;
+        let report = harvest(job, credentials, ctx.state_dir()?, args.restart, max_seconds, ctx)?;
         Ok((report, context))
     });
-    finish(ended, &args.job, args.json, door)
+    finish(ended, &args.job, args.json, ctx)
 }
 
 /// Reads the job, sees whether this version can run it, and fetches its secret.
-pub(super) fn prepare(path: &Path, door: &Door) -> Result<(Job, Credentials), Stuck> {
-    let job = door.job(path)?;
-    job.runnable(&AVAILABLE).map_err(|mistakes| Stuck::mistakes(&mistakes))?;
+pub(super) fn prepare(path: &Path, ctx: &CommandContext) -> Result<(Job, Credentials), CommandError> {
+    let job = ctx.job(path)?;
+    job.runnable(&AVAILABLE).map_err(|mistakes| CommandError::mistakes(&mistakes))?;
     open_files::ensure(job.limits.in_flight)?;
-    let (credentials, warning) = door.credentials(&job)?;
+    let (credentials, warning) = ctx.credentials(&job)?;
     for warning in job.warnings.iter().chain(&warning) {
         tracing::warn!("{warning}");
     }
     Ok((job, credentials))
 }
 
-/// What the report refers to.
-fn context(job: &Job, door: &Door) -> Context {
+/// Paths and the command that the report names.
+fn context(job: &Job, ctx: &CommandContext) -> ReportContext {
     let job_file = job.path.display().to_string();
-    Context {
+    ReportContext {
         command: format!("harvester run {job_file}"),
         job_file,
         directory: job.sink.directory.display().to_string(),
-        is_verbose: door.verbose > 0,
+        is_verbose: ctx.verbose > 0,
     }
 }
 
-/// Runs a job to its end, with everybody listening.
+/// Runs a job to its end, with all listeners attached.
 pub(super) fn harvest(
     job: Job,
     credentials: Credentials,
     state_dir: PathBuf,
     restart: bool,
     max_seconds: Option<Duration>,
-    door: &Door,
-) -> Result<Report, Stuck> {
-    let screen = door.screen.clone();
-    let before_leaving = move || {
+    ctx: &CommandContext,
+) -> Result<Report, CommandError> {
+    let screen = ctx.screen.clone();
+    let before_exit = move || {
         screen.clear();
         screen.flush(LEAVE_LIMIT);
     };
-    let signals = Signals::install(max_seconds, before_leaving)
-        .map_err(|error| Stuck::new(Outcome::Bug, format!("cannot listen to signals: {error}"), "report it"))?;
+    let signals = Signals::install(max_seconds, before_exit)
+        .map_err(|error| CommandError::new(Outcome::Bug, format!("cannot listen to signals: {error}"), "report it"))?;
     let mut listeners = crate::observe::Listeners::default()
-        .with(LogListener::new(&job.name, door.format, door.screen.mode(), job.limits.outage))
-        .with(ProgressListener::new(&job.name, door.screen.clone()));
+        .with(LogListener::new(&job.name, ctx.format, ctx.screen.mode(), job.limits.outage))
+        .with(ProgressListener::new(&job.name, ctx.screen.clone()));
     match StatusListener::new(&job.name, &assemble::state_folder(&state_dir, &job.name)) {
         Ok(status) => listeners = listeners.with(status),
         Err(error) => tracing::warn!(%error, "cannot keep a status; the run goes on"),
     }
-    let watchdog = Door::environment("WATCHDOG_USEC").map(|usec| usec.to_string_lossy().into_owned());
-    let notify_socket = Door::environment("NOTIFY_SOCKET");
+    let watchdog = CommandContext::environment("WATCHDOG_USEC").map(|usec| usec.to_string_lossy().into_owned());
+    let notify_socket = CommandContext::environment("NOTIFY_SOCKET");
     match SystemdListener::new(notify_socket.as_deref(), watchdog.as_deref(), job.limits.first_byte_timeout) {
         Ok(systemd) => listeners = listeners.with(systemd),
         Err(error) => tracing::warn!(%error, "cannot talk to the service manager; the run goes on"),
     }
-    let listener = Arc::new(Redacting { listener: listeners, redactor: door.redactor.clone() });
+    let listener = Arc::new(Redacting { listener: listeners, redactor: ctx.redactor.clone() });
     let request = RunRequest { job, credentials, state_dir, restart, listener, stop: signals.stop.clone() };
     let ended = panic::catch_unwind(AssertUnwindSafe(|| assemble::run(request)));
     // The block must be gone before the report is printed, even if the run never began.
-    door.screen.clear();
-    ended.map(|report| door.redactor.report(&report)).map_err(|_| {
-        Stuck::new(
+    ctx.screen.clear();
+    ended.map(|report| ctx.redactor.report(&report)).map_err(|_| {
+        CommandError::new(
             Outcome::Bug,
             "a bug has stopped the run",
             "report it with the line above; the same command goes on from what is committed",
@@ -138,27 +138,32 @@ pub(super) fn harvest(
     })
 }
 
-/// Tells how it ended, to people and to machines, and returns the exit code.
-pub(super) fn finish(ended: Result<(Report, Context), Stuck>, job: &Path, json: bool, door: &Door) -> u8 {
+/// Prints the report for people and for machines; returns the exit code.
+pub(super) fn finish(
+    ended: Result<(Report, ReportContext), CommandError>,
+    job: &Path,
+    json: bool,
+    ctx: &CommandContext,
+) -> u8 {
     let report = match ended {
         Ok((report, context)) => {
-            let text = report::to_text(&report, &context, door.screen.columns());
-            if report.exit_code == 0 || door.format == LogFormat::Json {
-                door.say(&text);
+            let text = report::to_text(&report, &context, ctx.screen.columns());
+            if report.exit_code == 0 || ctx.format == LogFormat::Json {
+                ctx.notice(&text);
             } else {
                 // Quiet is for what goes well.
-                door.screen.print(text.trim_end());
+                ctx.screen.print(text.trim_end());
             }
             report
         }
-        Err(stuck) => {
-            door.fail(&stuck);
+        Err(error) => {
+            ctx.report_error(&error);
             let name = job.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-            door.redactor.report(&report::without_run(&name, stuck.outcome, stuck.one_line, stuck.next))
+            ctx.redactor.report(&report::without_run(&name, error.outcome, error.one_line, error.next))
         }
     };
     if json {
-        let written = door.data(format!("{}\n", report::to_json(&report)).as_bytes());
+        let written = ctx.write_stdout(format!("{}\n", report::to_json(&report)).as_bytes());
         if report.exit_code == 0 {
             return written;
         }

@@ -1,6 +1,6 @@
 //! `harvester schema`: the JSON Schema of the job file.
 
-use super::door::Door;
+use super::context::CommandContext;
 use crate::job::schema;
 
 /// Examples below the help.
@@ -11,6 +11,6 @@ Examples:
 With Even Better TOML or taplo, the first line of a job file is then:  #:schema ./job.schema.json";
 
 /// Runs the command.
-pub(super) fn schema(door: &Door) -> u8 {
-    door.data(format!("{:#}\n", schema::schema()).as_bytes())
+pub(super) fn schema(ctx: &CommandContext) -> u8 {
+    ctx.write_stdout(format!("{:#}\n", schema::schema()).as_bytes())
 }

@@ -11,14 +11,14 @@ use clap::Args;
 use harvester_actors::report::{Outcome, Report};
 use jiff::Timestamp;
 
-use super::door::{Door, Stuck};
+use super::context::{CommandContext, CommandError};
 use crate::{
     assemble,
     job_record::JobRecord,
     observe::{
         Status,
         numbers::{about, count, plural, rate},
-        report::{self, Context, REPORT_FILE},
+        report::{self, REPORT_FILE, ReportContext},
         status::State,
     },
 };
@@ -43,34 +43,34 @@ pub(super) struct StatusArgs {
 }
 
 /// Runs the command.
-pub(super) fn status(args: &StatusArgs, door: &Door) -> u8 {
+pub(super) fn status(args: &StatusArgs, ctx: &CommandContext) -> u8 {
     let told = (|| {
-        let job = door.job(&args.job)?;
-        let folder = assemble::state_folder(&door.state_dir()?, &job.name);
+        let job = ctx.job(&args.job)?;
+        let folder = assemble::state_folder(&ctx.state_dir()?, &job.name);
         if let Some(conflict) = JobRecord::load(&folder).and_then(|record| record.conflict(&job, &folder)) {
-            return Err(Stuck::new(Outcome::Changed, conflict.message, conflict.next));
+            return Err(CommandError::new(Outcome::Changed, conflict.message, conflict.next));
         }
         let status = read(&job.name, &folder)?;
-        let context = Context {
+        let context = ReportContext {
             job_file: args.job.display().to_string(),
             command: format!("harvester run {}", args.job.display()),
             directory: job.sink.directory.display().to_string(),
-            is_verbose: door.verbose > 0,
+            is_verbose: ctx.verbose > 0,
         };
         Ok((status, context))
     })();
     match told {
         Ok((status, _)) if args.json => match serde_json::to_string(&status) {
-            Ok(line) => door.data(format!("{line}\n").as_bytes()),
-            Err(error) => door.fail(&Stuck::new(Outcome::Bug, error.to_string(), "report it")),
+            Ok(line) => ctx.write_stdout(format!("{line}\n").as_bytes()),
+            Err(error) => ctx.report_error(&CommandError::new(Outcome::Bug, error.to_string(), "report it")),
         },
-        Ok((status, context)) => door.text(&text(&status, &context, Timestamp::now(), door.screen.columns())),
-        Err(stuck) => door.fail(&stuck),
+        Ok((status, context)) => ctx.write_text(&text(&status, &context, Timestamp::now(), ctx.screen.columns())),
+        Err(error) => ctx.report_error(&error),
     }
 }
 
 /// What the run last wrote about itself; the report of the last one where there is only that.
-fn read(job: &str, folder: &Path) -> Result<Status, Stuck> {
+fn read(job: &str, folder: &Path) -> Result<Status, CommandError> {
     let trouble = match Status::read(folder) {
         Ok(status) => return Ok(status),
         Err(error) => error,
@@ -79,7 +79,7 @@ fn read(job: &str, folder: &Path) -> Result<Status, Stuck> {
         return Ok(Status::from_report(report));
     }
     if trouble.kind() != io::ErrorKind::NotFound {
-        return Err(Stuck::new(
+        return Err(CommandError::new(
             Outcome::Storage,
             format!("cannot read the status in {}: {trouble}", folder.display()),
             "run the job again: it writes a new one; what is fetched stays",
@@ -96,7 +96,7 @@ fn read(job: &str, folder: &Path) -> Result<Status, Stuck> {
 }
 
 /// The status for people.
-fn text(status: &Status, context: &Context, now: Timestamp, width: usize) -> String {
+fn text(status: &Status, context: &ReportContext, now: Timestamp, width: usize) -> String {
     let mut text = String::new();
     let file = &context.job_file;
     let state = match status.state {
@@ -159,7 +159,7 @@ fn text(status: &Status, context: &Context, now: Timestamp, width: usize) -> Str
     }
     let next = match status.state {
         State::Running | State::Finishing => format!("wait for it, or stop it resumably: kill -TERM {}", status.pid),
-        _ => format!("harvester run {file}"),
+        State::New | State::Stopped | State::Complete | State::Failed => format!("harvester run {file}"),
     };
     let _ = writeln!(text, "next: {next}");
     text
@@ -207,7 +207,7 @@ mod tests {
 
     #[test]
     fn every_state_says_what_it_is_and_what_to_type_next() {
-        let context = Context {
+        let context = ReportContext {
             job_file: "sl.toml".to_owned(),
             command: "harvester run sl.toml".to_owned(),
             directory: "out".to_owned(),

@@ -9,7 +9,7 @@ use std::{
 use clap::Args;
 use harvester_actors::report::Outcome;
 
-use super::door::{Door, Stuck};
+use super::context::{CommandContext, CommandError};
 use crate::{
     observe::numbers::{bytes, plural},
     sinks::{self, Verification, Whose},
@@ -34,13 +34,13 @@ pub(super) struct VerifyArgs {
 }
 
 /// Runs the command.
-pub(super) fn verify(args: &VerifyArgs, door: &Door) -> u8 {
-    let job = match door.job(&args.job) {
+pub(super) fn verify(args: &VerifyArgs, ctx: &CommandContext) -> u8 {
+    let job = match ctx.job(&args.job) {
         Ok(job) => job,
-        Err(stuck) => return door.fail(&stuck),
+        Err(error) => return ctx.report_error(&error),
     };
     let nothing = |folder: &Path| {
-        Stuck::new(
+        CommandError::new(
             Outcome::Mismatch,
             format!("nothing has been published in {} yet", folder.display()),
             format!("harvester run {}", args.job.display()),
@@ -48,22 +48,22 @@ pub(super) fn verify(args: &VerifyArgs, door: &Door) -> u8 {
     };
     let folder = match args.directory.clone().or_else(|| newest(&job.sink.directory, &job.name)) {
         Some(folder) => folder,
-        None => return door.fail(&nothing(&job.sink.directory)),
+        None => return ctx.report_error(&nothing(&job.sink.directory)),
     };
     if !folder.is_dir() {
-        return door.fail(&nothing(&folder));
+        return ctx.report_error(&nothing(&folder));
     }
     let verification = match sinks::verify(&folder, Whose { job: &job.name, url: &job.source.url }) {
         Ok(verification) => verification,
-        Err(failure) => return door.fail(&failure.into()),
+        Err(failure) => return ctx.report_error(&failure.into()),
     };
-    let written = door.text(&text(&verification));
+    let written = ctx.write_text(&text(&verification));
     if verification.is_good() {
         return written;
     }
     if let Some(foreign) = verification.findings.iter().find(|finding| finding.problem.is_foreign()) {
         let file = folder.join(&foreign.file);
-        return door.fail(&Stuck::new(
+        return ctx.report_error(&CommandError::new(
             Outcome::Mismatch,
             format!("{} {}, and this is `{}` from {}", file.display(), foreign.problem, job.name, job.source.url),
             format!(
@@ -77,7 +77,7 @@ pub(super) fn verify(args: &VerifyArgs, door: &Door) -> u8 {
         1 => format!("1 file in {} is", folder.display()),
         files => format!("{files} files in {} are", folder.display()),
     };
-    door.fail(&Stuck::new(
+    ctx.report_error(&CommandError::new(
         Outcome::Mismatch,
         format!("{what} not as the manifest says"),
         format!("put the files back, or fetch them anew: harvester run {}", args.job.display()),

@@ -20,7 +20,7 @@ use awc::http::header::{HeaderMap, HeaderValue, SET_COOKIE};
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 
 use crate::{
-    error::{Error, Kind},
+    error::{Error, ErrorKind},
     redaction::Redaction,
 };
 
@@ -64,7 +64,7 @@ impl fmt::Display for Secret {
     }
 }
 
-/// How the client says who it is.
+/// Credentials of the client.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Credentials {
     /// HTTP Basic, UTF-8. Every version; not for users with two-factor login.
@@ -86,7 +86,7 @@ impl Credentials {
         let text = match self {
             Credentials::Basic { username, password } => {
                 if username.contains(':') {
-                    return Err(Error::new(Kind::Settings, "a username cannot contain a colon"));
+                    return Err(Error::new(ErrorKind::InvalidConfig, "a username cannot contain a colon"));
                 }
                 format!("Basic {}", BASE64_STANDARD.encode(format!("{username}:{}", password.expose())))
             }
@@ -94,7 +94,7 @@ impl Credentials {
             Credentials::Bearer(token) => format!("Bearer {}", token.expose()),
         };
         let mut value = HeaderValue::try_from(text)
-            .map_err(|_| Error::new(Kind::Settings, "the token has characters that no header can carry"))?;
+            .map_err(|_| Error::new(ErrorKind::InvalidConfig, "the token has characters that no header can carry"))?;
         value.set_sensitive(true);
         Ok(value)
     }
@@ -105,14 +105,14 @@ const SESSION_COOKIE: &str = "JSESSIONID";
 /// A longer cookie value is not a session's.
 const COOKIE_BYTES_MAX: usize = 1024;
 
-/// What all threads of a client know about their login.
+/// Login state, shared by all threads of a client.
 #[derive(Debug)]
 pub(crate) struct Session {
     state: Mutex<State>,
-    /// Held by the one request that tries credentials nobody has seen accepted yet.
+    /// Held by the one request that tries credentials not accepted so far.
     trial: tokio::sync::Mutex<()>,
-    /// Copy of `state.proven`, read before every request.
-    proven: AtomicBool,
+    /// Whether the credentials are known to be valid; read before every request.
+    valid: AtomicBool,
 }
 
 struct State {
@@ -122,8 +122,8 @@ struct State {
     cookie: Option<String>,
     /// These credentials have been accepted some time.
     accepted: bool,
-    refused: Option<Refusal>,
-    /// What no text of the server may show.
+    refused: Option<AuthFailure>,
+    /// Masks secrets in the server's texts.
     redaction: Redaction,
 }
 
@@ -137,22 +137,22 @@ impl fmt::Debug for State {
     }
 }
 
-/// How the credentials were refused.
+/// A refusal of the credentials.
 #[derive(Clone, Debug)]
-pub(crate) struct Refusal {
+pub(crate) struct AuthFailure {
     pub(crate) status: u16,
     pub(crate) what: String,
 }
 
-impl Refusal {
+impl AuthFailure {
     pub(crate) fn error(&self) -> Error {
-        Error::new(Kind::Auth, self.what.clone()).with_status(self.status)
+        Error::new(ErrorKind::Auth, self.what.clone()).with_status(self.status)
     }
 }
 
-/// Leave to send, and what to send. While the credentials are on trial it is the only one.
+/// The headers that authenticate one request. While the credentials are on trial, only one exists at a time.
 #[derive(Debug)]
-pub(crate) struct Pass<'a> {
+pub(crate) struct RequestAuth<'a> {
     pub(crate) authorization: Option<HeaderValue>,
     pub(crate) cookie: Option<String>,
     pub(crate) generation: u64,
@@ -161,7 +161,7 @@ pub(crate) struct Pass<'a> {
 
 impl Session {
     /// # Errors
-    /// Settings: the credentials cannot be sent.
+    /// `InvalidConfig`: the credentials cannot be sent.
     pub(crate) fn new(credentials: Option<&Credentials>) -> Result<Self, Error> {
         let mut redaction = Redaction::default();
         if let Some(credentials) = credentials {
@@ -169,10 +169,10 @@ impl Session {
         }
         let authorization = credentials.map(Credentials::header).transpose()?;
         let state = State { authorization, generation: 0, cookie: None, accepted: false, refused: None, redaction };
-        Ok(Session { state: Mutex::new(state), trial: tokio::sync::Mutex::new(()), proven: AtomicBool::new(false) })
+        Ok(Session { state: Mutex::new(state), trial: tokio::sync::Mutex::new(()), valid: AtomicBool::new(false) })
     }
 
-    /// What no text of the server may show: credentials, those before them, the session's cookie.
+    /// Masks all credentials so far and the session's cookie in the server's texts.
     pub(crate) fn redaction(&self) -> Redaction {
         let state = self.lock();
         let mut redaction = state.redaction.clone();
@@ -190,18 +190,18 @@ impl Session {
     /// Waits until this request may try the credentials. Refused credentials are an error at once.
     ///
     /// - `is_probe`: does not wait, since the one that is on trial may be held up at the gate until the probe has answered.
-    pub(crate) async fn enter(&self, with_cookie: bool, is_probe: bool) -> Result<Pass<'_>, Error> {
+    pub(crate) async fn acquire(&self, with_cookie: bool, is_probe: bool) -> Result<RequestAuth<'_>, Error> {
         self.check(is_probe)?;
         let mut trial = None;
-        if !is_probe && !self.proven.load(Ordering::Acquire) {
+        if !is_probe && !self.valid.load(Ordering::Acquire) {
             let guard = self.trial.lock().await;
             self.check(is_probe)?;
-            if !self.proven.load(Ordering::Acquire) {
+            if !self.valid.load(Ordering::Acquire) {
                 trial = Some(guard);
             }
         }
         let state = self.lock();
-        Ok(Pass {
+        Ok(RequestAuth {
             authorization: state.authorization.clone(),
             cookie: state.cookie.clone().filter(|_| with_cookie),
             generation: state.generation,
@@ -225,8 +225,8 @@ impl Session {
     }
 
     /// The credentials were accepted. A probe that says so lifts a refusal; another request may have been let in before that.
-    pub(crate) fn prove(&self, generation: u64, is_probe: bool) {
-        if self.proven.load(Ordering::Relaxed) && !is_probe {
+    pub(crate) fn mark_valid(&self, generation: u64, is_probe: bool) {
+        if self.valid.load(Ordering::Relaxed) && !is_probe {
             return;
         }
         let mut state = self.lock();
@@ -235,7 +235,7 @@ impl Session {
             if is_probe {
                 state.refused = None;
             }
-            self.proven.store(true, Ordering::Release);
+            self.valid.store(true, Ordering::Release);
         }
     }
 
@@ -245,22 +245,22 @@ impl Session {
         // Another thread may have a new session already.
         if state.cookie.as_deref() == Some(cookie) {
             state.cookie = None;
-            self.proven.store(false, Ordering::Release);
+            self.valid.store(false, Ordering::Release);
         }
     }
 
     /// The credentials were refused: for good, or until a probe is answered where they had been accepted.
-    pub(crate) fn refuse(&self, generation: u64, refusal: Refusal) {
+    pub(crate) fn refuse(&self, generation: u64, failure: AuthFailure) {
         let mut state = self.lock();
         if state.generation == generation {
-            state.refused.get_or_insert(refusal);
+            state.refused.get_or_insert(failure);
         }
     }
 
     /// Other credentials from now on; what was known about the old ones is forgotten.
     ///
     /// # Errors
-    /// Settings: they cannot be sent.
+    /// `InvalidConfig`: they cannot be sent.
     pub(crate) fn replace(&self, credentials: &Credentials) -> Result<(), Error> {
         let authorization = Some(credentials.header()?);
         let mut state = self.lock();
@@ -268,7 +268,7 @@ impl Session {
         let mut redaction = std::mem::take(&mut state.redaction);
         redaction.add_credentials(credentials);
         *state = State { authorization, generation, cookie: None, accepted: false, refused: None, redaction };
-        self.proven.store(false, Ordering::Release);
+        self.valid.store(false, Ordering::Release);
         Ok(())
     }
 
@@ -284,7 +284,7 @@ impl Session {
     }
 }
 
-/// What a `Set-Cookie` value says about the session: `Some(None)` when it ends it, none when it is about something else.
+/// Reads the session out of a `Set-Cookie` value: `Some(None)` when it ends, none for another cookie.
 fn session_cookie(value: &str) -> Option<Option<String>> {
     let mut parts = value.split(';').map(str::trim);
     let (name, value) = parts.next()?.split_once('=')?;
@@ -334,26 +334,26 @@ mod tests {
         assert_eq!(Credentials::Token("d2pat_x".into()).header().unwrap(), "ApiToken d2pat_x");
         assert_eq!(Credentials::Bearer("a.b".into()).header().unwrap(), "Bearer a.b");
         let bad = Credentials::Basic { username: "a:b".into(), password: "".into() };
-        assert_eq!(bad.header().unwrap_err().kind(), Kind::Settings);
-        assert_eq!(Credentials::Token("a\nb".into()).header().unwrap_err().kind(), Kind::Settings);
+        assert_eq!(bad.header().unwrap_err().kind(), ErrorKind::InvalidConfig);
+        assert_eq!(Credentials::Token("a\nb".into()).header().unwrap_err().kind(), ErrorKind::InvalidConfig);
     }
 
     #[tokio::test]
     async fn what_comes_late_for_old_credentials_does_not_touch_the_new() {
         let session = Session::new(None).unwrap();
-        let old = session.enter(true, false).await.unwrap();
+        let old = session.acquire(true, false).await.unwrap();
         session.replace(&Credentials::Token("new".into())).unwrap();
         let mut headers = HeaderMap::new();
         headers.insert(SET_COOKIE, HeaderValue::from_static("JSESSIONID=old"));
         session.take_cookies(&headers, old.generation);
-        session.prove(old.generation, false);
-        session.refuse(old.generation, Refusal { status: 401, what: "x".into() });
+        session.mark_valid(old.generation, false);
+        session.refuse(old.generation, AuthFailure { status: 401, what: "x".into() });
         let generation = old.generation;
         drop(old);
-        assert!(!session.proven.load(Ordering::SeqCst));
-        let new = session.enter(true, false).await.unwrap();
+        assert!(!session.valid.load(Ordering::SeqCst));
+        let new = session.acquire(true, false).await.unwrap();
         assert_eq!((new.cookie.clone(), new.generation), (None, generation + 1));
-        session.refuse(new.generation, Refusal { status: 401, what: "x".into() });
+        session.refuse(new.generation, AuthFailure { status: 401, what: "x".into() });
         assert!(session.check(false).is_err() && session.check(true).is_err());
     }
 

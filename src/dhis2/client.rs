@@ -18,25 +18,25 @@ use url::Url;
 
 use crate::{
     auth::{Credentials, Session},
-    error::{Error, Kind},
-    gate::{Gate, OWN_REQUESTS_PER_SECOND, OwnGate},
+    error::{Error, ErrorKind},
+    gate::{DEFAULT_REQUESTS_PER_SECOND, DefaultGate, Gate},
     handle::Handle,
     redaction::{Redaction, said},
     request::Request,
     trust::tls_config,
-    wire::{Dial, Target},
+    wire::{Endpoint, OriginConnector},
 };
 
-/// How often a client alone sends a failed request again.
-const OWN_RETRIES: u32 = 3;
+/// Retries of a failed request, unless the builder sets them.
+const DEFAULT_RETRIES: u32 = 3;
 /// Kept connections are given up before a servlet container does so itself (Tomcat: 20 s).
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// A connection lives no longer, so that a changed address of the host is used some day.
 const LIFETIME: Duration = Duration::from_secs(600);
 
-/// Bounds of one request.
+/// Timeouts and size limits of one request.
 #[derive(Clone, Debug)]
-pub(crate) struct Limits {
+pub(crate) struct ClientLimits {
     pub(crate) connect_timeout: Duration,
     pub(crate) first_byte_timeout: Duration,
     pub(crate) stall_timeout: Duration,
@@ -49,9 +49,9 @@ pub(crate) struct Limits {
     pub(crate) json_bytes_max: usize,
 }
 
-impl Default for Limits {
+impl Default for ClientLimits {
     fn default() -> Self {
-        Limits {
+        ClientLimits {
             connect_timeout: Duration::from_secs(10),
             first_byte_timeout: Duration::from_secs(600),
             stall_timeout: Duration::from_secs(120),
@@ -70,7 +70,7 @@ impl Default for Limits {
 pub struct ClientBuilder {
     url: String,
     credentials: Option<Credentials>,
-    limits: Limits,
+    limits: ClientLimits,
     ca_file: Option<PathBuf>,
     user_agent: String,
     gate: Option<Arc<dyn Gate>>,
@@ -129,8 +129,8 @@ impl ClientBuilder {
         self
     }
 
-    /// An answer that brings less per second, over that much waiting, counts as stalled. Default 1 KiB over 60 s.
-    pub fn least_rate(mut self, bytes_per_second: u64, over: Duration) -> Self {
+    /// A response slower than this, over that much waiting, counts as stalled. Default 1 KiB over 60 s.
+    pub fn min_transfer_rate(mut self, bytes_per_second: u64, over: Duration) -> Self {
         self.limits.bytes_per_second_min = bytes_per_second;
         self.limits.rate_over = over;
         self
@@ -144,7 +144,7 @@ impl ClientBuilder {
         self
     }
 
-    /// What is read of the body of a refusal. Default 64 KiB.
+    /// Bytes read of the body of an error response. Default 64 KiB.
     pub fn error_body_bytes_max(mut self, bytes: usize) -> Self {
         self.limits.error_body_bytes_max = bytes;
         self
@@ -170,7 +170,7 @@ impl ClientBuilder {
 
     // ---- how often to send
 
-    /// Who paces the requests. Default: a gate of the client's own.
+    /// The gate that paces the requests. Default: one of the client's own.
     pub fn gate(mut self, gate: Arc<dyn Gate>) -> Self {
         self.gate = Some(gate);
         self
@@ -182,7 +182,7 @@ impl ClientBuilder {
         self
     }
 
-    /// How often a failed request is sent again after a growing wait. Default 3; 0 where somebody else repeats.
+    /// Retries of a failed request, after growing waits. Default 3; 0 if the caller retries.
     pub fn retries(mut self, retries: u32) -> Self {
         self.retries = retries;
         self
@@ -191,20 +191,21 @@ impl ClientBuilder {
     /// Checks everything that can be checked without the network.
     ///
     /// # Errors
-    /// Settings: url, credentials, user agent or certificate file. Tls: nothing to trust on this machine (https only).
+    /// `InvalidConfig`: url, credentials, user agent or certificate file. `Tls`: nothing to trust on this machine (https only).
     pub fn build(self) -> Result<Client, Error> {
-        let base = Base::parse(&self.url)?;
+        let base = BaseUrl::parse(&self.url)?;
         let tls = if base.https { Some(tls_config(self.ca_file.as_deref())?) } else { None };
         let session = Session::new(self.credentials.as_ref())?;
-        let user_agent = HeaderValue::try_from(self.user_agent)
-            .map_err(|_| Error::new(Kind::Settings, "the user agent has characters that no header can carry"))?;
-        let target =
-            Target { host: base.host.clone(), port: base.port, tls, connect_timeout: self.limits.connect_timeout };
+        let user_agent = HeaderValue::try_from(self.user_agent).map_err(|_| {
+            Error::new(ErrorKind::InvalidConfig, "the user agent has characters that no header can carry")
+        })?;
+        let endpoint =
+            Endpoint { host: base.host.clone(), port: base.port, tls, connect_timeout: self.limits.connect_timeout };
         static NEXT_ID: AtomicU64 = AtomicU64::new(0);
-        let shared = Shared {
+        let inner = ClientInner {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             base,
-            target,
+            endpoint,
             limits: self.limits,
             user_agent,
             session,
@@ -213,19 +214,19 @@ impl ClientBuilder {
             request_ids: AtomicU64::new(0),
         };
         Ok(Client {
-            shared: Arc::new(shared),
-            gate: self.gate.unwrap_or_else(|| Arc::new(OwnGate::new(self.requests_per_second))),
+            inner: Arc::new(inner),
+            gate: self.gate.unwrap_or_else(|| Arc::new(DefaultGate::new(self.requests_per_second))),
             retries: self.retries,
         })
     }
 }
 
-/// What all clones of a client have in common.
-pub(crate) struct Shared {
+/// State shared by all clones of a client.
+pub(crate) struct ClientInner {
     id: u64,
-    pub(crate) base: Base,
-    target: Target,
-    pub(crate) limits: Limits,
+    pub(crate) base: BaseUrl,
+    endpoint: Endpoint,
+    pub(crate) limits: ClientLimits,
     pub(crate) user_agent: HeaderValue,
     pub(crate) session: Session,
     /// Requests whose first byte has left.
@@ -234,7 +235,7 @@ pub(crate) struct Shared {
     request_ids: AtomicU64,
 }
 
-impl Shared {
+impl ClientInner {
     /// At most 36 of `[-_a-zA-Z0-9]`, as the server's log takes them; never the same twice.
     pub(crate) fn next_request_id(&self) -> String {
         let number = self.request_ids.fetch_add(1, Ordering::Relaxed);
@@ -249,7 +250,7 @@ impl Shared {
 /// else use [`Client::handle`].
 #[derive(Clone)]
 pub struct Client {
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) inner: Arc<ClientInner>,
     pub(crate) gate: Arc<dyn Gate>,
     pub(crate) retries: u32,
 }
@@ -257,8 +258,8 @@ pub struct Client {
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Client")
-            .field("url", &self.shared.base.url)
-            .field("session", &self.shared.session)
+            .field("url", &self.inner.base.url)
+            .field("session", &self.inner.session)
             .field("retries", &self.retries)
             .finish_non_exhaustive()
     }
@@ -267,7 +268,7 @@ impl fmt::Debug for Client {
 thread_local! {
     /// awc's clients cannot leave their thread, so each thread has its own for each of ours. Those of clients that are
     /// gone are dropped when the next is made.
-    static LOCAL: RefCell<Vec<(u64, Weak<Shared>, awc::Client)>> = const { RefCell::new(Vec::new()) };
+    static LOCAL: RefCell<Vec<(u64, Weak<ClientInner>, awc::Client)>> = const { RefCell::new(Vec::new()) };
 }
 
 impl Client {
@@ -276,12 +277,12 @@ impl Client {
         ClientBuilder {
             url: url.into(),
             credentials: None,
-            limits: Limits::default(),
+            limits: ClientLimits::default(),
             ca_file: None,
             user_agent: concat!("dhis2-harvester/", env!("CARGO_PKG_VERSION")).to_owned(),
             gate: None,
-            requests_per_second: OWN_REQUESTS_PER_SECOND,
-            retries: OWN_RETRIES,
+            requests_per_second: DEFAULT_REQUESTS_PER_SECOND,
+            retries: DEFAULT_RETRIES,
         }
     }
 
@@ -299,52 +300,52 @@ impl Client {
     /// and their session.
     ///
     /// # Errors
-    /// Settings: they cannot be sent.
+    /// `InvalidConfig`: they cannot be sent.
     pub fn replace_credentials(&self, credentials: &Credentials) -> Result<(), Error> {
-        self.shared.session.replace(credentials)
+        self.inner.session.replace(credentials)
     }
 
     /// A GET request for a path below `/api`, which may have a query: `dataElements`, `/dataElements?page=2` and
     /// `/api/dataElements` are the same place. A whole url is taken if it lies there, too. Mistakes come up when it is sent.
     pub fn get(&self, path: &str) -> Request {
-        Request::new(self.clone(), self.shared.base.api_path(path))
+        Request::new(self.clone(), self.inner.base.api_path(path))
     }
 
     /// A handle for threads that run no arbiter, and for other runtimes.
     ///
     /// # Errors
-    /// Settings: the system gives no thread.
+    /// `InvalidConfig`: the system gives no thread.
     pub fn handle(&self) -> Result<Handle, Error> {
         Handle::start(self.clone())
     }
 
     /// Requests that left so far, from all clones: repeats, probes and polls included.
     pub fn requests_sent(&self) -> u64 {
-        self.shared.sent.load(Ordering::Relaxed)
+        self.inner.sent.load(Ordering::Relaxed)
     }
 
     /// The server's url as it is used: without `/api`, without a slash at the end.
     pub fn url(&self) -> &str {
-        &self.shared.base.url
+        &self.inner.base.url
     }
 
     /// Scheme, host and port: what shares one budget.
     pub fn origin(&self) -> &str {
-        &self.shared.base.origin
+        &self.inner.base.origin
     }
 
     /// This thread's awc client.
     pub(crate) fn local(&self) -> awc::Client {
         LOCAL.with_borrow_mut(|clients| {
-            if let Some((_, _, client)) = clients.iter().find(|(id, _, _)| *id == self.shared.id) {
+            if let Some((_, _, client)) = clients.iter().find(|(id, _, _)| *id == self.inner.id) {
                 return client.clone();
             }
-            clients.retain(|(_, shared, _)| shared.strong_count() > 0);
-            let dial = Dial { target: Rc::new(self.shared.target.clone()) };
+            clients.retain(|(_, inner, _)| inner.strong_count() > 0);
+            let origin = OriginConnector { endpoint: Rc::new(self.inner.endpoint.clone()) };
             let connector = awc::Connector::new()
-                .connector(dial)
-                // `Dial` has the limit; awc's must not come first.
-                .timeout(self.shared.limits.connect_timeout.saturating_mul(2).saturating_add(KEEP_ALIVE))
+                .connector(origin)
+                // `OriginConnector` has the limit; awc's must not come first.
+                .timeout(self.inner.limits.connect_timeout.saturating_mul(2).saturating_add(KEEP_ALIVE))
                 // How many may be on their way is the gate's business. 0 is no limit.
                 .limit(0)
                 .conn_keep_alive(KEEP_ALIVE)
@@ -355,13 +356,13 @@ impl Client {
                 .disable_redirects()
                 .no_default_headers()
                 .finish();
-            clients.push((self.shared.id, Arc::downgrade(&self.shared), client.clone()));
+            clients.push((self.inner.id, Arc::downgrade(&self.inner), client.clone()));
             client
         })
     }
 }
 
-/// What a path typed by a person may hold beyond letters: everything a url may, the rest is encoded.
+/// Characters encoded in a path typed by a person: all that a url may not hold.
 const TYPED: &AsciiSet = &CONTROLS
     .add(b' ')
     .add(b'"')
@@ -376,9 +377,9 @@ const TYPED: &AsciiSet = &CONTROLS
     .add(b'|')
     .add(b'}');
 
-/// Where the server is.
+/// The server's url, checked and taken apart.
 #[derive(Debug)]
-pub(crate) struct Base {
+pub(crate) struct BaseUrl {
     /// Scheme, host, port, context path.
     url: String,
     origin: String,
@@ -392,10 +393,10 @@ pub(crate) struct Base {
     authority: String,
 }
 
-impl Base {
+impl BaseUrl {
     pub(crate) fn parse(text: &str) -> Result<Self, Error> {
         // The text may hold a password, so no message quotes it.
-        let bad = |what: &str| Error::new(Kind::Settings, format!("the server's url {what}"));
+        let bad = |what: &str| Error::new(ErrorKind::InvalidConfig, format!("the server's url {what}"));
         let url = Url::parse(text.trim())
             .map_err(|error| bad("cannot be read: it should look like https://dhis2.example.org").with_source(error))?;
         let https = match url.scheme() {
@@ -428,7 +429,7 @@ impl Base {
         }
         let shown_host = url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
         let origin = format!("{}://{shown_host}", url.scheme());
-        Ok(Base {
+        Ok(BaseUrl {
             url: format!("{origin}{context}"),
             origin,
             https,
@@ -448,13 +449,15 @@ impl Base {
     /// The url given to awc: always http, since TLS is made by our own connector.
     pub(crate) fn wire_uri(&self, path: &str) -> Result<Uri, Error> {
         Uri::try_from(format!("http://{}{}/api/{path}", self.authority, self.context)).map_err(|error| {
-            Error::new(Kind::InvalidUrl, "the path cannot be sent").with_source(error).about(&self.url_of(path), "")
+            Error::new(ErrorKind::InvalidUrl, "the path cannot be sent")
+                .with_source(error)
+                .about(&self.url_of(path), "")
         })
     }
 
     /// Reads a path typed by a person: what stands behind `/api/`, encoded.
     pub(crate) fn api_path(&self, typed: &str) -> Result<String, Error> {
-        let bad = |what: &str| Error::new(Kind::InvalidUrl, format!("`{}` {what}", said(typed)));
+        let bad = |what: &str| Error::new(ErrorKind::InvalidUrl, format!("`{}` {what}", said(typed)));
         let mut path = typed.trim();
         if path.contains("://") && !path.contains('?') || path.starts_with("http://") || path.starts_with("https://") {
             path = path
@@ -483,7 +486,7 @@ impl Base {
         Ok(utf8_percent_encode(path, TYPED).to_string())
     }
 
-    /// What to say about a redirect: where to, and what to set.
+    /// Message about a redirect: its target, and the url to set.
     pub(crate) fn redirect_advice(&self, location: &str, redaction: &Redaction) -> String {
         let here = Url::parse(&format!("{}/api/", self.url));
         let there = here.and_then(|here| here.join(location));
@@ -529,13 +532,13 @@ mod tests {
             ("https://x.org/dhis/40", "https://x.org/dhis/40", "http://x.org:443/dhis/40/api/me"),
             ("https://x.org/apis", "https://x.org/apis", "http://x.org:443/apis/api/me"),
         ] {
-            let base = Base::parse(text).unwrap();
+            let base = BaseUrl::parse(text).unwrap();
             assert_eq!(base.url, url, "{text}");
             assert_eq!(base.wire_uri("me").unwrap().to_string(), api, "{text}");
         }
-        assert_eq!(Base::parse("http://[::1]:8080").unwrap().host, "::1");
-        assert_eq!(Base::parse("https://x.org:8443").unwrap().host_header, "x.org:8443");
-        assert_eq!(Base::parse("https://x.org:443").unwrap().host_header, "x.org");
+        assert_eq!(BaseUrl::parse("http://[::1]:8080").unwrap().host, "::1");
+        assert_eq!(BaseUrl::parse("https://x.org:8443").unwrap().host_header, "x.org:8443");
+        assert_eq!(BaseUrl::parse("https://x.org:443").unwrap().host_header, "x.org");
     }
 
     #[test]
@@ -552,15 +555,15 @@ mod tests {
             "file:///etc/canary",
             "https://x.org/a//b",
         ] {
-            let error = Base::parse(text).unwrap_err();
-            assert_eq!(error.kind(), Kind::Settings, "{text}");
+            let error = BaseUrl::parse(text).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{text}");
             assert!(!format!("{error} {error:?}").contains("canary"), "{error:?}");
         }
     }
 
     #[test]
     fn a_typed_path_is_taken_below_api_and_nowhere_else() {
-        let base = Base::parse("https://x.org/dhis").unwrap();
+        let base = BaseUrl::parse("https://x.org/dhis").unwrap();
         for (typed, path) in [
             ("me", "me"),
             ("/me", "me"),
@@ -594,13 +597,13 @@ mod tests {
             "a\nb",
             "https://x.org/dhisapi/me",
         ] {
-            assert_eq!(base.api_path(typed).unwrap_err().kind(), Kind::InvalidUrl, "{typed}");
+            assert_eq!(base.api_path(typed).unwrap_err().kind(), ErrorKind::InvalidUrl, "{typed}");
         }
     }
 
     #[test]
     fn a_redirect_tells_what_to_set() {
-        let base = Base::parse("http://x.org/dhis").unwrap();
+        let base = BaseUrl::parse("http://x.org/dhis").unwrap();
         for (location, advice) in [
             ("https://x.org/dhis/api/me", "the server redirects to https://x.org: set url to https://x.org/dhis"),
             ("https://new.org/api/me?x=1", "the server redirects to https://new.org: set url to https://new.org"),
@@ -615,9 +618,9 @@ mod tests {
     #[test]
     fn request_ids_are_short_and_never_the_same() {
         let client = Client::builder("http://x.org").build().unwrap();
-        let ids: std::collections::HashSet<_> = (0..1000).map(|_| client.shared.next_request_id()).collect();
+        let ids: std::collections::HashSet<_> = (0..1000).map(|_| client.inner.next_request_id()).collect();
         assert_eq!(ids.len(), 1000);
         assert!(ids.iter().all(|id| id.len() <= 36 && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')));
-        assert!(client.shared.request_id_prefix.len() + 1 + 16 <= 36);
+        assert!(client.inner.request_id_prefix.len() + 1 + 16 <= 36);
     }
 }

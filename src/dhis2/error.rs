@@ -14,22 +14,21 @@ use serde::{
 
 use crate::redaction::Redaction;
 
-/// What happened.
+/// Kinds of errors.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-#[non_exhaustive]
-pub enum Kind {
-    /// The client was set up wrongly: url, credentials, certificate file.
-    Settings,
-    /// A path or parameter that cannot be sent, or another origin.
+pub enum ErrorKind {
+    /// The client's url, credentials or certificate file are invalid.
+    InvalidConfig,
+    /// A path or parameter that cannot be sent, or that names another origin.
     InvalidUrl,
-    /// No such host.
+    /// The host name does not exist.
     UnknownHost,
-    /// The resolver does not answer; the host may exist.
-    Resolver,
+    /// The name server does not respond; the host may exist.
+    DnsUnavailable,
     /// The host cannot be reached.
     Connect,
-    /// Nobody listens there.
-    Refused,
+    /// The host refused the connection: nothing listens on that port.
+    ConnectionRefused,
     /// This process, or this machine, has no file descriptor left for a connection: nothing is known of the server.
     OutOfFiles,
     /// No connection within the connect timeout.
@@ -37,15 +36,15 @@ pub enum Kind {
     /// No trusted TLS connection: certificate, protocol.
     Tls,
     /// The connection was reset, or broke while sending.
-    Reset,
+    ConnectionReset,
     /// No answer within the first-byte timeout.
     FirstByteTimeout,
-    /// The answer began and stopped, or came slower than the least rate.
+    /// The response began and stopped, or is slower than the minimum transfer rate.
     Stalled,
-    /// The answer ended too early.
-    Cut,
-    /// The answer does not say how long it is, so nobody can tell whether it is whole.
-    NoLength,
+    /// The response ended too early.
+    Truncated,
+    /// The response has no known length, so it cannot be known to be complete.
+    UnknownLength,
     /// The answer's compression is damaged, or not the one asked for.
     Encoding,
     /// Head, body or row is larger than the limit.
@@ -56,23 +55,23 @@ pub enum Kind {
     Auth,
     /// The server wants the request somewhere else. Not followed.
     Redirect,
-    /// A page for people where data belong.
+    /// An HTML page instead of data.
     Html,
     /// Another content type than JSON.
     NotJson,
     /// A success without a body.
-    Empty,
+    EmptyBody,
     /// Whole, but not what this server version sends: not HTTP, not JSON, the wrong dialect.
     Garbled,
-    /// The caller stopped reading.
-    Stopped,
+    /// The caller stopped reading the response.
+    Cancelled,
     /// The gate is closed: the run is ending.
     GateClosed,
     /// The thread of a [`Handle`](crate::Handle) is gone, or the work on it panicked.
     HandleClosed,
 }
 
-/// What a DHIS2 server said in the body of a refusal (a WebMessage): short single lines, our secrets masked.
+/// Body of an error response of DHIS2 (a WebMessage): short single lines, our secrets masked.
 ///
 /// Source: dhis2-core `WebMessage` (2.25 to 2.43); `errorCode` from 2.34.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -102,19 +101,19 @@ impl fmt::Debug for Whole {
 /// One conflict of a refused request.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Conflict {
-    /// What it is about.
+    /// The object it is about.
     pub object: Option<String>,
-    /// What is wrong.
+    /// The message.
     pub value: Option<String>,
     /// `errorCode`, where there is one.
     pub error_code: Option<String>,
 }
 
-/// What a message shows of a url.
+/// Characters of a url that a message shows.
 const URL_CHARS_MAX: usize = 300;
 /// Most conflicts kept.
 pub(crate) const CONFLICTS_MAX: usize = 20;
-/// How much of a message is looked at for words: what a database says may stand behind a long query.
+/// Characters of a message that are searched for words: the database's error may follow a long query.
 const WHOLE_CHARS_MAX: usize = 16_000;
 
 impl ServerMessage {
@@ -233,11 +232,11 @@ impl<'de> Deserialize<'de> for Text {
     }
 }
 
-/// What went wrong on the wire.
+/// An error of a request.
 pub struct Error(Box<Inner>);
 
 struct Inner {
-    kind: Kind,
+    kind: ErrorKind,
     detail: String,
     url: Option<String>,
     status: Option<u16>,
@@ -248,7 +247,7 @@ struct Inner {
 }
 
 impl Error {
-    pub(crate) fn new(kind: Kind, detail: impl Into<String>) -> Self {
+    pub(crate) fn new(kind: ErrorKind, detail: impl Into<String>) -> Self {
         Error(Box::new(Inner {
             kind,
             detail: detail.into(),
@@ -281,15 +280,15 @@ impl Error {
         self
     }
 
-    /// Says which request it was; the first to know wins.
+    /// Names the request; the first call wins.
     pub(crate) fn about(mut self, url: &str, request_id: &str) -> Self {
         self.0.url.get_or_insert_with(|| url.to_owned());
         self.0.request_id.get_or_insert_with(|| request_id.to_owned());
         self
     }
 
-    /// What happened.
-    pub fn kind(&self) -> Kind {
+    /// The kind of error.
+    pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
 
@@ -300,21 +299,21 @@ impl Error {
 
     /// Whether some time ran out: connecting, first byte, stalled transfer.
     pub fn is_timeout(&self) -> bool {
-        matches!(self.0.kind, Kind::ConnectTimeout | Kind::FirstByteTimeout | Kind::Stalled)
+        matches!(self.0.kind, ErrorKind::ConnectTimeout | ErrorKind::FirstByteTimeout | ErrorKind::Stalled)
     }
 
     /// Whether the server was never reached: no name, no connection, no TLS.
     pub fn is_connect(&self) -> bool {
-        use Kind::{Connect, ConnectTimeout, Refused, Resolver, Tls, UnknownHost};
-        matches!(self.0.kind, UnknownHost | Resolver | Connect | Refused | ConnectTimeout | Tls)
+        use ErrorKind::{Connect, ConnectTimeout, ConnectionRefused, DnsUnavailable, Tls, UnknownHost};
+        matches!(self.0.kind, UnknownHost | DnsUnavailable | Connect | ConnectionRefused | ConnectTimeout | Tls)
     }
 
-    /// How long the server asked to be left alone.
+    /// The server's `Retry-After`.
     pub fn retry_after(&self) -> Option<Duration> {
         self.0.retry_after
     }
 
-    /// What the server said in the body of its refusal. None when that body was not a JSON object: then a proxy or a
+    /// The message in the body of an error response. None when that body was not a JSON object: then a proxy or a
     /// servlet container may have answered instead of DHIS2.
     pub fn server_message(&self) -> Option<&ServerMessage> {
         self.0.server.as_ref()
@@ -332,49 +331,71 @@ impl Error {
 
     /// Whether the same request may well succeed a little later: what a client alone tries again.
     pub(crate) fn is_transient(&self) -> bool {
-        use Kind::{
-            Connect, ConnectTimeout, Cut, Empty, Encoding, FirstByteTimeout, Garbled, Html, NoLength, NotJson, Refused,
-            Reset, Resolver, Stalled, Status,
-        };
         match self.0.kind {
-            Resolver | Connect | Refused | ConnectTimeout | Reset | FirstByteTimeout | Stalled | Cut | NoLength
-            | Encoding | Html | NotJson | Empty | Garbled => true,
-            Status => matches!(self.0.status, Some(429 | 500 | 502 | 503 | 504)),
-            _ => false,
+            ErrorKind::DnsUnavailable
+            | ErrorKind::Connect
+            | ErrorKind::ConnectionRefused
+            | ErrorKind::ConnectTimeout
+            | ErrorKind::ConnectionReset
+            | ErrorKind::FirstByteTimeout
+            | ErrorKind::Stalled
+            | ErrorKind::Truncated
+            | ErrorKind::UnknownLength
+            | ErrorKind::Encoding
+            | ErrorKind::Html
+            | ErrorKind::NotJson
+            | ErrorKind::EmptyBody
+            | ErrorKind::Garbled => true,
+            ErrorKind::Status => matches!(self.0.status, Some(429 | 500 | 502 | 503 | 504)),
+            ErrorKind::InvalidConfig
+            | ErrorKind::InvalidUrl
+            | ErrorKind::UnknownHost
+            | ErrorKind::OutOfFiles
+            | ErrorKind::Tls
+            | ErrorKind::TooLarge
+            | ErrorKind::Auth
+            | ErrorKind::Redirect
+            | ErrorKind::Cancelled
+            | ErrorKind::GateClosed
+            | ErrorKind::HandleClosed => false,
         }
     }
 
-    /// What this means for pace and concurrency.
+    /// The outcome for pace and concurrency.
     pub(crate) fn turn_outcome(&self) -> TurnOutcome {
         let retry_after = self.0.retry_after;
         match self.0.kind {
-            Kind::Connect | Kind::Refused | Kind::ConnectTimeout | Kind::FirstByteTimeout | Kind::Stalled => {
-                TurnOutcome::Overloaded { retry_after }
-            }
-            Kind::Status => match self.0.status {
+            ErrorKind::Connect
+            | ErrorKind::ConnectionRefused
+            | ErrorKind::ConnectTimeout
+            | ErrorKind::FirstByteTimeout
+            | ErrorKind::Stalled => TurnOutcome::Overloaded { retry_after },
+            ErrorKind::Status => match self.0.status {
                 Some(429 | 502 | 503 | 504) => TurnOutcome::Overloaded { retry_after },
+                // Without JSON a 404 is a servlet container's in which DHIS2 is not there.
+                Some(404) if self.0.server.is_none() => TurnOutcome::Failed { retry_after },
                 Some(500..) => TurnOutcome::Failed { retry_after },
                 _ => TurnOutcome::Answered,
             },
-            Kind::Auth | Kind::Redirect => TurnOutcome::Answered,
-            Kind::Stopped
-            | Kind::GateClosed
-            | Kind::HandleClosed
-            | Kind::Settings
-            | Kind::InvalidUrl
-            | Kind::OutOfFiles => TurnOutcome::Abandoned,
-            Kind::UnknownHost
-            | Kind::Resolver
-            | Kind::Tls
-            | Kind::Reset
-            | Kind::Cut
-            | Kind::NoLength
-            | Kind::Encoding
-            | Kind::TooLarge
-            | Kind::Html
-            | Kind::NotJson
-            | Kind::Empty
-            | Kind::Garbled => TurnOutcome::Failed { retry_after },
+            ErrorKind::Auth | ErrorKind::Redirect => TurnOutcome::Answered,
+            ErrorKind::Cancelled
+            | ErrorKind::GateClosed
+            | ErrorKind::HandleClosed
+            | ErrorKind::InvalidConfig
+            | ErrorKind::InvalidUrl
+            | ErrorKind::OutOfFiles => TurnOutcome::Abandoned,
+            ErrorKind::UnknownHost
+            | ErrorKind::DnsUnavailable
+            | ErrorKind::Tls
+            | ErrorKind::ConnectionReset
+            | ErrorKind::Truncated
+            | ErrorKind::UnknownLength
+            | ErrorKind::Encoding
+            | ErrorKind::TooLarge
+            | ErrorKind::Html
+            | ErrorKind::NotJson
+            | ErrorKind::EmptyBody
+            | ErrorKind::Garbled => TurnOutcome::Failed { retry_after },
         }
     }
 }
@@ -474,11 +495,11 @@ mod tests {
     #[test]
     fn a_message_shows_the_beginning_of_a_long_url() {
         let url = format!("https://x.org/api/dataValueSets?{}", "orgUnit=ImspTQPwCqd&".repeat(400));
-        let error = Error::new(Kind::Status, "the server answers 414").about(&url, "");
+        let error = Error::new(ErrorKind::Status, "the server answers 414").about(&url, "");
         assert_eq!(error.url(), Some(url.as_str()));
         assert!(error.to_string().starts_with("the server answers 414 (GET https://x.org/api/dataValueSets?orgUnit="));
         assert!(error.to_string().chars().count() < URL_CHARS_MAX + 50);
-        let short = Error::new(Kind::Status, "x").about("https://x.org/api/me", "");
+        let short = Error::new(ErrorKind::Status, "x").about("https://x.org/api/me", "");
         assert_eq!(short.to_string(), "x (GET https://x.org/api/me)");
     }
 

@@ -42,28 +42,28 @@ pub trait Gate: Send + Sync {
     fn turn(&self) -> LocalBoxFuture<'_, Result<Box<dyn Turn>, GateClosed>>;
 }
 
-/// What a client alone may send in a window, where its builder does not say otherwise.
-pub(crate) const OWN_REQUESTS_PER_SECOND: u32 = 200;
+/// Requests per second of a client's own gate, unless the builder sets them.
+pub(crate) const DEFAULT_REQUESTS_PER_SECOND: u32 = 200;
 
-/// The gate of a client that nobody else paces.
+/// The gate of a client that is given none.
 #[derive(Debug)]
-pub(crate) struct OwnGate {
+pub(crate) struct DefaultGate {
     window: Mutex<Window>,
 }
 
-impl OwnGate {
+impl DefaultGate {
     pub(crate) fn new(requests_per_second: u32) -> Self {
-        OwnGate { window: Mutex::new(Window::new(requests_per_second)) }
+        DefaultGate { window: Mutex::new(Window::new(requests_per_second)) }
     }
 }
 
-struct OwnTurn;
+struct DefaultTurn;
 
-impl Turn for OwnTurn {
+impl Turn for DefaultTurn {
     fn end(self: Box<Self>, _: TurnOutcome, _: Duration) {}
 }
 
-impl Gate for OwnGate {
+impl Gate for DefaultGate {
     fn turn(&self) -> LocalBoxFuture<'_, Result<Box<dyn Turn>, GateClosed>> {
         Box::pin(async {
             loop {
@@ -74,7 +74,7 @@ impl Gate for OwnGate {
                     let wait = window.wait(now);
                     if wait.is_zero() {
                         window.record(now);
-                        return Ok(Box::new(OwnTurn) as Box<dyn Turn>);
+                        return Ok(Box::new(DefaultTurn) as Box<dyn Turn>);
                     }
                     wait
                 };
@@ -90,7 +90,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_client_alone_sends_no_more_than_its_limit_in_any_window() {
-        let gate = OwnGate::new(20);
+        let gate = DefaultGate::new(20);
         let mut sent = Vec::new();
         for _ in 0..100 {
             gate.turn().await.unwrap().end(TurnOutcome::Answered, Duration::ZERO);

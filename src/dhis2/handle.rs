@@ -1,4 +1,4 @@
-//! A door to the client for threads that run no arbiter, and for other runtimes: futures that may move between threads.
+//! A handle to the client for threads without an arbiter, and for other runtimes: its futures are `Send`.
 //!
 //! A handle owns one thread with an arbiter and sends work to it. Rows come back through a bounded channel: while it is
 //! full, nothing is read from the server.
@@ -11,21 +11,21 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     client::Client,
-    error::{Error, Kind},
+    error::{Error, ErrorKind},
     split::{Envelope, Row, RowFault, SplitLimits},
 };
 
 /// Batches of rows that may wait for their reader; each is what one chunk of the answer brought, some 32 KiB.
 const BATCHES_WAITING_MAX: usize = 4;
 /// Work that may wait for the thread to take it up; it takes up everything at once, the gate decides what is sent.
-const JOBS_WAITING_MAX: usize = 64;
+const TASKS_WAITING_MAX: usize = 64;
 
-type Job = Box<dyn FnOnce(Client) -> LocalBoxFuture<'static, ()> + Send>;
+type Task = Box<dyn FnOnce(Client) -> LocalBoxFuture<'static, ()> + Send>;
 
 /// A client to be used from anywhere. Cheap to clone; the thread ends with the last clone.
 #[derive(Clone)]
 pub struct Handle {
-    jobs: mpsc::Sender<Job>,
+    tasks: mpsc::Sender<Task>,
 }
 
 impl fmt::Debug for Handle {
@@ -36,26 +36,26 @@ impl fmt::Debug for Handle {
 
 fn gone() -> Error {
     Error::new(
-        Kind::HandleClosed,
+        ErrorKind::HandleClosed,
         "the work on the client's own thread was given up: it panicked, or the thread has ended",
     )
 }
 
 impl Handle {
     pub(crate) fn start(client: Client) -> Result<Self, Error> {
-        let (jobs, mut waiting) = mpsc::channel::<Job>(JOBS_WAITING_MAX);
+        let (tasks, mut waiting) = mpsc::channel::<Task>(TASKS_WAITING_MAX);
         let run = move || {
             actix_rt::System::new().block_on(async move {
-                while let Some(job) = waiting.recv().await {
-                    actix_rt::spawn(job(client.clone()));
+                while let Some(task) = waiting.recv().await {
+                    actix_rt::spawn(task(client.clone()));
                 }
             });
         };
         std::thread::Builder::new()
             .name("dhis2-client".to_owned())
             .spawn(run)
-            .map_err(|error| Error::new(Kind::Settings, "the system gives no thread").with_source(error))?;
-        Ok(Handle { jobs })
+            .map_err(|error| Error::new(ErrorKind::InvalidConfig, "the system gives no thread").with_source(error))?;
+        Ok(Handle { tasks })
     }
 
     /// Runs something with the client on the client's thread, and brings its result back.
@@ -69,7 +69,7 @@ impl Handle {
         F: Future<Output = T> + 'static,
     {
         let (reply, result) = oneshot::channel();
-        let job: Job = Box::new(move |client| {
+        let task: Task = Box::new(move |client| {
             let work = work(client);
             Box::pin(async move {
                 let mut reply = reply;
@@ -80,7 +80,7 @@ impl Handle {
                 }
             })
         });
-        self.jobs.send(job).await.map_err(|_| gone())?;
+        self.tasks.send(task).await.map_err(|_| gone())?;
         result.await.map_err(|_| gone())
     }
 
@@ -98,13 +98,13 @@ impl Handle {
         F: Future<Output = T> + 'static,
     {
         let (reply, result) = oneshot::channel();
-        let job: Job = Box::new(move |client| {
+        let task: Task = Box::new(move |client| {
             let work = work(client);
             Box::pin(async move {
                 let _ = reply.send(work.await);
             })
         });
-        self.jobs.blocking_send(job).map_err(|_| gone())?;
+        self.tasks.blocking_send(task).map_err(|_| gone())?;
         result.blocking_recv().map_err(|_| gone())
     }
 
@@ -125,7 +125,7 @@ impl Handle {
         let path = path.to_owned();
         let array: Vec<String> = array.iter().map(|&key| key.to_owned()).collect();
         let (batches, reader) = mpsc::channel(BATCHES_WAITING_MAX);
-        let job: Job = Box::new(move |client| {
+        let task: Task = Box::new(move |client| {
             Box::pin(async move {
                 // A reader that went away takes its request with it, also before the first row.
                 let last = tokio::select! {
@@ -135,12 +135,12 @@ impl Handle {
                 let _ = batches.send(last.map(Batch::End)).await;
             })
         });
-        self.jobs.send(job).await.map_err(|_| gone())?;
+        self.tasks.send(task).await.map_err(|_| gone())?;
         Ok(RowBatches { reader, envelope: None })
     }
 }
 
-/// What travels from the client's thread.
+/// A message from the client's thread.
 enum Batch {
     Rows(Vec<u8>),
     End(Envelope),
@@ -169,7 +169,7 @@ async fn send_batches(
             })
             .await?;
         if !lines.is_empty() && batches.send(Ok(Batch::Rows(lines))).await.is_err() {
-            return Err(rows.fail(Error::new(Kind::Stopped, "nobody reads the rows any more")));
+            return Err(rows.fail(Error::new(ErrorKind::Cancelled, "nobody reads the rows any more")));
         }
         if !more {
             return rows.finish();
@@ -214,7 +214,7 @@ impl RowBatches {
         }
     }
 
-    /// What was around the rows, once [`RowBatches::next`] has said none.
+    /// The envelope of the rows, once [`RowBatches::next`] has said none.
     pub fn envelope(&self) -> Option<&Envelope> {
         self.envelope.as_ref()
     }
@@ -275,7 +275,7 @@ mod tests {
                 }
             };
             assert_eq!(String::from_utf8(lines).unwrap(), "{\"n\":1}\n{\"n\":2}\n{\"n\":3}\n");
-            assert_eq!(end, if whole { Ok(3) } else { Err(Kind::Cut) });
+            assert_eq!(end, if whole { Ok(3) } else { Err(ErrorKind::Truncated) });
         }
     }
 
@@ -342,7 +342,7 @@ mod tests {
         let server = Server::saying(json("1"));
         let handle = client(&server).handle().unwrap();
         let error = handle.run(|_| async { panic!("on purpose") }).await.unwrap_err();
-        assert_eq!(error.kind(), Kind::HandleClosed);
+        assert_eq!(error.kind(), ErrorKind::HandleClosed);
         assert_eq!(handle.json::<u8>("x").await.unwrap(), 1);
     }
 }

@@ -1,4 +1,4 @@
-//! What a server says came of an import: one summary out of the four shapes that versions and endpoints have.
+//! The result of an import: one summary out of the four shapes that versions and endpoints have.
 //!
 //! Source: dhis2-core `ImportSummary`, `ImportSummaries`, `ImportReport` (metadata) and tracker's `ImportReport`, bare or as the
 //! `response` of a `WebMessage`; 2.40.13, 2.42.7 and 2.43.2, asked.
@@ -11,7 +11,7 @@ use crate::{
     redaction::Redaction,
 };
 
-/// What came of an import. Counts are the server's; from 2.43 on created values are counted as updated, and unchanged
+/// Result of an import. Counts are the server's; from 2.43 on created values are counted as updated, and unchanged
 /// ones as ignored.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 #[non_exhaustive]
@@ -36,7 +36,7 @@ impl Client {
     /// Reads the summary in the body of an answer to an import, whole JSON; none when there are no counts in it (a job was
     /// begun, an object was saved, or it is no import at all).
     pub fn import_summary(&self, body: &[u8]) -> Option<ImportSummary> {
-        ImportSummary::parse(body, &self.shared.session.redaction())
+        ImportSummary::parse(body, &self.inner.session.redaction())
     }
 }
 

@@ -16,14 +16,14 @@
 //! **Whole or an error.** An answer counts when its transfer, its compression, its type and its JSON are complete. A cut
 //! body, a login page and an empty success are errors; see [`Error`].
 //!
-//! **One door.** Every request passes one [`Gate`](gate::Gate): repeats too. No redirect is followed, and connections go to one host.
+//! **One gate.** Every request passes one [`Gate`](gate::Gate), repeats too. No redirect is followed, and connections go to one host.
 //!
 //! **One login.** A session is kept and shared; wrong credentials are tried once.
 //!
 //! **Large answers** are read row by row in constant memory: [`Request::rows`], [`metadata::MetadataList`],
 //! [`split::Splitter`].
 //!
-//! Requests run on actix arbiters (and anywhere inside a tokio `LocalSet`); [`Client::handle`] serves everybody else. The crate
+//! Requests run on actix arbiters (and anywhere inside a tokio `LocalSet`); [`Client::handle`] serves all other threads. The crate
 //! knows nothing of jobs, checkpoints or what an error means for a harvest.
 
 mod auth;
@@ -54,11 +54,11 @@ mod wire;
 
 pub use auth::{Credentials, Secret};
 pub use client::{Client, ClientBuilder};
-pub use error::{Conflict, Error, Kind, ServerMessage};
+pub use error::{Conflict, Error, ErrorKind, ServerMessage};
 pub use handle::{Handle, RowBatches};
 pub use imports::ImportSummary;
 pub use pager::Pager;
 pub use request::{Request, Response, Rows, path_segment};
 pub use system::{Me, SystemInfo};
-pub use uid::{NotAUid, Uid};
-pub use version::{NotAVersion, Version};
+pub use uid::{ParseUidError, Uid};
+pub use version::{ParseVersionError, Version};

@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use crate::{
     client::Client,
-    error::{Error, Kind},
+    error::{Error, ErrorKind},
     pager::Pager,
     redaction::Redaction,
     request::{Request, Rows, path_segment},
@@ -129,7 +129,7 @@ pub struct MetadataRows {
     page_size: Option<u32>,
 }
 
-/// What was around the objects of a list that is whole.
+/// The envelope of a complete list.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct MetadataPage {
@@ -152,7 +152,7 @@ impl MetadataRows {
         match self.page_size {
             Some(size) if self.rows.count() > u64::from(size) => {
                 let text = format!("the answer has more rows than the {size} of the page that was asked for");
-                Err(self.rows.fail(Error::new(Kind::Garbled, text)))
+                Err(self.rows.fail(Error::new(ErrorKind::Garbled, text)))
             }
             _ => Ok(more),
         }
@@ -186,7 +186,7 @@ fn finish_list(rows: Rows, array: &str, page_size: Option<u32>) -> Result<Metada
     }
     let mut pager = None;
     let envelope = rows.finish_with(|envelope: &Envelope| {
-        let garbled = |text: String| Error::new(Kind::Garbled, text);
+        let garbled = |text: String| Error::new(ErrorKind::Garbled, text);
         if !envelope.found_array() {
             return Err(garbled(format!("the answer has no array `{array}`")));
         }
@@ -295,7 +295,7 @@ impl Schema {
 pub struct IdAt {
     /// Its id; none past the end.
     pub id: Option<String>,
-    /// How many objects there are, among others.
+    /// Counts of objects, among others.
     pub pager: Pager,
 }
 
@@ -313,10 +313,10 @@ impl Client {
                       identifiableObject,secondaryMetadata,embeddedObject,shareable,order";
         let raw: Raw = self.get("schemas").query("fields", fields).json().await?;
         if raw.schemas.is_empty() {
-            let error = Error::new(Kind::Garbled, "the server says it knows no kind of object");
+            let error = Error::new(ErrorKind::Garbled, "the server says it knows no kind of object");
             return Err(error.about(&format!("{}/api/schemas", self.url()), ""));
         }
-        let redaction = self.shared.session.redaction();
+        let redaction = self.inner.session.redaction();
         Ok(raw.schemas.into_iter().map(|schema| schema.clean(&redaction)).collect())
     }
 
@@ -458,19 +458,19 @@ mod tests {
             let gate = CountingGate::default();
             let client = client(&server).with_gate(std::sync::Arc::new(gate.clone()));
             let error = lines(list, &client).await.unwrap_err();
-            assert_eq!(error.kind(), Kind::Garbled, "{body}: {error:?}");
+            assert_eq!(error.kind(), ErrorKind::Garbled, "{body}: {error:?}");
             assert!(error.url().unwrap().contains("/api/dataElements?"));
             assert_eq!(*gate.outcomes.lock().unwrap(), [crate::gate::TurnOutcome::Failed { retry_after: None }]);
         }
         let server = Server::saying(answer("200 OK", &["Content-Type: application/json"], "\u{feff}<x>"));
-        assert_eq!(lines(&whole, &client(&server)).await.unwrap_err().kind(), Kind::NotJson);
+        assert_eq!(lines(&whole, &client(&server)).await.unwrap_err().kind(), ErrorKind::NotJson);
     }
 
     #[actix_rt::test]
     async fn an_answer_not_read_to_its_end_does_not_count() {
         let server = Server::saying(json(r#"{"dataElements":[]}"#));
         let rows = MetadataList::new("dataElements").send(&client(&server)).await.unwrap();
-        assert_eq!(rows.finish().unwrap_err().kind(), Kind::Stopped);
+        assert_eq!(rows.finish().unwrap_err().kind(), ErrorKind::Cancelled);
     }
 
     #[actix_rt::test]
@@ -503,6 +503,6 @@ mod tests {
         let collections: Vec<_> = schemas.iter().map(Schema::collection).collect();
         assert_eq!(collections, [Some(("dataElements", "dataElements")), None, Some(("xs", "xs"))]);
         let server = Server::saying(json(r#"{"schemas":[]}"#));
-        assert_eq!(client(&server).schemas().await.unwrap_err().kind(), Kind::Garbled);
+        assert_eq!(client(&server).schemas().await.unwrap_err().kind(), ErrorKind::Garbled);
     }
 }

@@ -2,9 +2,9 @@
 
 use serde::Deserialize;
 
-use crate::error::{Error, Kind};
+use crate::error::{Error, ErrorKind};
 
-/// What a list answer says about its pages.
+/// The pager of a list.
 ///
 /// `nextPage` is not read: it is built from headers of proxies and often names another host or scheme.
 /// `total` may be a minute old (2.31 to 2.36) and counts what this user may see.
@@ -16,10 +16,10 @@ pub struct Pager {
     /// The page, from 1; past the end it is the last page.
     #[serde(default)]
     pub page: Option<u64>,
-    /// How many pages there are.
+    /// Number of pages.
     #[serde(default)]
     pub page_count: Option<u64>,
-    /// How many rows all pages have.
+    /// Number of rows on all pages.
     #[serde(default)]
     pub total: Option<u64>,
     /// Rows per page, as the server understood the request.
@@ -36,7 +36,7 @@ impl Pager {
     /// Garbled: pages were asked for and the server does not page by that size, or the other way round. Then it did not
     /// understand the parameters, and its rows are not the ones asked for.
     pub(crate) fn check(pager: Option<Pager>, asked: Option<u32>) -> Result<(), Error> {
-        let garbled = |text: String| Err(Error::new(Kind::Garbled, text));
+        let garbled = |text: String| Err(Error::new(ErrorKind::Garbled, text));
         match (asked, pager) {
             (None, None) => Ok(()),
             (None, Some(_)) => garbled("the answer is a page, although all rows were asked for".to_owned()),
@@ -73,7 +73,7 @@ mod tests {
         for (given, asked) in
             [(Some(fits), Some(1000)), (Some(fits), None), (None, Some(50)), (Some(pager("{}")), Some(50))]
         {
-            assert_eq!(Pager::check(given, asked).unwrap_err().kind(), Kind::Garbled, "{given:?} {asked:?}");
+            assert_eq!(Pager::check(given, asked).unwrap_err().kind(), ErrorKind::Garbled, "{given:?} {asked:?}");
         }
     }
 }

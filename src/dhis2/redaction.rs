@@ -11,14 +11,14 @@ use crate::auth::Credentials;
 
 /// Longest text kept of what a server says, in characters.
 pub(crate) const TEXT_CHARS_MAX: usize = 200;
-/// What is shown in the place of a secret.
+/// Shown in place of a secret.
 const MASK: &str = "***";
 /// A shorter secret is none, and would mask parts of ordinary words.
 const SECRET_BYTES_MIN: usize = 4;
 /// Secrets kept, the oldest goes first: those of credentials that were replaced count, too.
 const SECRETS_MAX: usize = 32;
 
-/// What must not be shown.
+/// Secrets that must not be shown.
 #[derive(Clone, Default)]
 pub(crate) struct Redaction {
     secrets: Vec<String>,

@@ -8,17 +8,17 @@ use serde::de::DeserializeOwned;
 
 use crate::{
     client::Client,
-    error::{Error, Kind},
+    error::{Error, ErrorKind},
     split::{Envelope, Row, RowFault, SplitError, SplitLimits, Splitter},
-    transport::{self, Answer, Call, Piece, Want},
+    transport::{self, Accept, Chunk, OpenResponse, RequestSpec},
 };
 
-/// What a query value keeps as it is. Brackets and braces are encoded, since servlet containers refuse them; `+` too,
+/// Characters that a query value keeps as they are. Brackets and braces are encoded, since servlet containers refuse them; `+` too,
 /// since they read it as a space.
 const VALUE: &AsciiSet =
     &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b':').remove(b',');
 
-/// What a segment of a path keeps as it is.
+/// Characters that a segment of a path keeps as they are.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// Encodes one segment of a path: a namespace, a key, an id from elsewhere.
@@ -35,19 +35,19 @@ pub fn path_segment(text: &str) -> String {
 pub struct Request {
     client: Client,
     path: Result<String, Error>,
-    want: Want,
+    accept: Accept,
     is_probe: bool,
 }
 
 impl fmt::Debug for Request {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Request").field("path", &self.path).field("want", &self.want).finish_non_exhaustive()
+        f.debug_struct("Request").field("path", &self.path).field("accept", &self.accept).finish_non_exhaustive()
     }
 }
 
 impl Request {
     pub(crate) fn new(client: Client, path: Result<String, Error>) -> Self {
-        Request { client, path, want: Want::Json, is_probe: false }
+        Request { client, path, accept: Accept::Json, is_probe: false }
     }
 
     /// Adds a parameter. May be repeated with the same name, as `filter` is. Name and value are encoded.
@@ -63,7 +63,7 @@ impl Request {
 
     /// Accepts any content type except a page for people. Without it the answer must be JSON.
     pub fn raw(mut self) -> Self {
-        self.want = Want::Anything;
+        self.accept = Accept::Anything;
         self
     }
 
@@ -83,8 +83,8 @@ impl Request {
     /// # Errors
     /// Anything but a success of the wanted type. A client alone has tried it again by then.
     pub async fn send(self) -> Result<Response, Error> {
-        let (client, call) = self.ready()?;
-        with_retries(&client, || send_once(&client, &call)).await
+        let (client, spec) = self.ready()?;
+        with_retries(&client, || send_once(&client, &spec)).await
     }
 
     /// Sends it and parses the whole answer.
@@ -92,8 +92,8 @@ impl Request {
     /// # Errors
     /// As [`Request::send`] and [`Response::json`]; a client alone repeats both.
     pub async fn json<T: DeserializeOwned>(self) -> Result<T, Error> {
-        let (client, call) = self.ready()?;
-        with_retries(&client, || async { send_once(&client, &call).await?.json().await }).await
+        let (client, spec) = self.ready()?;
+        with_retries(&client, || async { send_once(&client, &spec).await?.json().await }).await
     }
 
     /// Sends it and takes the whole answer as bytes, at most `bytes_max` of them.
@@ -101,8 +101,8 @@ impl Request {
     /// # Errors
     /// As [`Request::send`] and [`Response::bytes`]; a client alone repeats both.
     pub async fn bytes(self, bytes_max: usize) -> Result<Vec<u8>, Error> {
-        let (client, call) = self.ready()?;
-        with_retries(&client, || async { send_once(&client, &call).await?.bytes(bytes_max).await }).await
+        let (client, spec) = self.ready()?;
+        with_retries(&client, || async { send_once(&client, &spec).await?.bytes(bytes_max).await }).await
     }
 
     /// Sends it; the answer is to be read as the rows of the array under `array` (keys from the outside in).
@@ -114,15 +114,15 @@ impl Request {
         Ok(Rows { response, splitter: Splitter::new(array, limits), ended: false })
     }
 
-    fn ready(self) -> Result<(Client, Call), Error> {
-        Ok((self.client, Call { path: self.path?, want: self.want, is_probe: self.is_probe }))
+    fn ready(self) -> Result<(Client, RequestSpec), Error> {
+        Ok((self.client, RequestSpec { path: self.path?, accept: self.accept, is_probe: self.is_probe }))
     }
 }
 
-async fn send_once(client: &Client, call: &Call) -> Result<Response, Error> {
-    transport::send(client, call)
+async fn send_once(client: &Client, spec: &RequestSpec) -> Result<Response, Error> {
+    transport::send(client, spec)
         .await
-        .map(|answer| Response { answer, json_bytes_max: client.shared.limits.json_bytes_max })
+        .map(|open| Response { open, json_bytes_max: client.inner.limits.json_bytes_max })
 }
 
 /// Repeats what may go better next time, after a wait that grows, as often as the client says.
@@ -150,30 +150,30 @@ async fn with_retries<T, F: Future<Output = Result<T, Error>>>(
 /// Read it to its end: a response dropped earlier closes its connection, and its turn counts as abandoned.
 #[derive(Debug)]
 pub struct Response {
-    answer: Answer,
+    open: OpenResponse,
     json_bytes_max: usize,
 }
 
-impl fmt::Debug for Answer {
+impl fmt::Debug for OpenResponse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Answer").field("status", &self.status).field("url", &self.url).finish_non_exhaustive()
+        f.debug_struct("OpenResponse").field("status", &self.status).field("url", &self.url).finish_non_exhaustive()
     }
 }
 
 impl Response {
     /// The status, 200 to 299.
     pub fn status(&self) -> u16 {
-        self.answer.status
+        self.open.status
     }
 
     /// The content type, parameters included.
     pub fn content_type(&self) -> Option<&str> {
-        self.answer.content_type.as_deref()
+        self.open.content_type.as_deref()
     }
 
     /// The url it came from, without credentials.
     pub fn url(&self) -> &str {
-        &self.answer.url
+        &self.open.url
     }
 
     /// The next bytes of the body, inflated, at most 64 KiB; none once the body has ended and is known to be whole.
@@ -181,11 +181,11 @@ impl Response {
     /// # Errors
     /// The body stalls, is cut, damaged or too large.
     pub async fn chunk(&mut self) -> Result<Option<&[u8]>, Error> {
-        let piece = self.answer.piece().await?;
-        if matches!(piece, Piece::End) {
-            self.answer.held.end(TurnOutcome::Answered);
+        let chunk = self.open.chunk().await?;
+        if matches!(chunk, Chunk::End) {
+            self.open.held.end(TurnOutcome::Answered);
         }
-        Ok(self.answer.bytes(&piece))
+        Ok(self.open.bytes(&chunk))
     }
 
     /// The whole body.
@@ -194,7 +194,7 @@ impl Response {
     /// As [`Response::chunk`]; too large when it is longer than `bytes_max`.
     pub async fn bytes(mut self, bytes_max: usize) -> Result<Vec<u8>, Error> {
         let all = self.collect(bytes_max).await?;
-        self.answer.held.end(TurnOutcome::Answered);
+        self.open.held.end(TurnOutcome::Answered);
         Ok(all)
     }
 
@@ -205,17 +205,17 @@ impl Response {
     pub async fn json<T: DeserializeOwned>(mut self) -> Result<T, Error> {
         let all = self.collect(self.json_bytes_max).await?;
         if all.iter().all(u8::is_ascii_whitespace) {
-            return Err(self.answer.fail(Error::new(Kind::Empty, "the answer is a success without a body")));
+            return Err(self.open.fail(Error::new(ErrorKind::EmptyBody, "the answer is a success without a body")));
         }
         match serde_json::from_slice(&all) {
             Ok(value) => {
-                self.answer.held.end(TurnOutcome::Answered);
+                self.open.held.end(TurnOutcome::Answered);
                 Ok(value)
             }
             Err(error) => {
                 let what = if error.is_data() { "does not have the expected shape" } else { "is not valid JSON" };
                 let text = format!("the answer {what} at line {} column {}", error.line(), error.column());
-                Err(self.answer.fail(Error::new(Kind::Garbled, text)))
+                Err(self.open.fail(Error::new(ErrorKind::Garbled, text)))
             }
         }
     }
@@ -223,8 +223,8 @@ impl Response {
     async fn collect(&mut self, bytes_max: usize) -> Result<Vec<u8>, Error> {
         let mut all = Vec::new();
         let too_long = loop {
-            let piece = self.answer.piece().await?;
-            match self.answer.bytes(&piece) {
+            let chunk = self.open.chunk().await?;
+            match self.open.bytes(&chunk) {
                 Some(bytes) if all.len() + bytes.len() > bytes_max => break true,
                 Some(bytes) => all.extend_from_slice(bytes),
                 None => break false,
@@ -232,7 +232,7 @@ impl Response {
         };
         if too_long {
             let text = format!("the answer is longer than {bytes_max} bytes");
-            return Err(self.answer.fail(Error::new(Kind::TooLarge, text)));
+            return Err(self.open.fail(Error::new(ErrorKind::TooLarge, text)));
         }
         Ok(all)
     }
@@ -275,15 +275,15 @@ impl Rows {
         if self.ended {
             return Ok(false);
         }
-        let piece = self.response.answer.piece().await?;
-        let pushed = match self.response.answer.bytes(&piece) {
+        let chunk = self.response.open.chunk().await?;
+        let pushed = match self.response.open.bytes(&chunk) {
             Some(bytes) => self.splitter.push(bytes, on_row),
             None => {
                 self.ended = true;
                 return Ok(false);
             }
         };
-        pushed.map_err(|error| self.response.answer.fail(split_error(error)))?;
+        pushed.map_err(|error| self.response.open.fail(split_error(error)))?;
         Ok(true)
     }
 
@@ -306,16 +306,19 @@ impl Rows {
     /// As [`Rows::finish`], with the caller's own look at the envelope; the turn's outcome follows from both.
     pub(crate) fn finish_with(mut self, check: impl FnOnce(&Envelope) -> Result<(), Error>) -> Result<Envelope, Error> {
         if !self.ended {
-            return Err(self.response.answer.fail(Error::new(Kind::Stopped, "the answer was not read to its end")));
+            return Err(self
+                .response
+                .open
+                .fail(Error::new(ErrorKind::Cancelled, "the answer was not read to its end")));
         }
         let whole =
             self.splitter.finish().map_err(split_error).and_then(|envelope| check(&envelope).map(|()| envelope));
         match whole {
             Ok(envelope) => {
-                self.response.answer.held.end(TurnOutcome::Answered);
+                self.response.open.held.end(TurnOutcome::Answered);
                 Ok(envelope)
             }
-            Err(error) => Err(self.response.answer.fail(error)),
+            Err(error) => Err(self.response.open.fail(error)),
         }
     }
 
@@ -342,17 +345,17 @@ impl Rows {
     }
 
     pub(crate) fn fail(&mut self, error: Error) -> Error {
-        self.response.answer.fail(error)
+        self.response.open.fail(error)
     }
 }
 
 pub(crate) fn split_error(error: SplitError) -> Error {
     let kind = match &error {
-        SplitError::Empty => Kind::Empty,
-        SplitError::NotJson { .. } => Kind::NotJson,
-        SplitError::EnvelopeTooLarge { .. } => Kind::TooLarge,
-        SplitError::Row { source: RowFault::Stopped(_), .. } => Kind::Stopped,
-        _ => Kind::Garbled,
+        SplitError::Empty => ErrorKind::EmptyBody,
+        SplitError::NotJson { .. } => ErrorKind::NotJson,
+        SplitError::EnvelopeTooLarge { .. } => ErrorKind::TooLarge,
+        SplitError::Row { source: RowFault::Stopped(_), .. } => ErrorKind::Cancelled,
+        _ => ErrorKind::Garbled,
     };
     let text = error.to_string();
     match error {

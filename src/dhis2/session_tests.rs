@@ -12,7 +12,7 @@ use futures_core::future::LocalBoxFuture;
 use futures_util::future::join_all;
 
 use crate::{
-    Client, Credentials, Error, Kind,
+    Client, Credentials, Error, ErrorKind,
     gate::{Gate, GateClosed, Turn},
     testing::{CountingGate, Heard, Server, Then, answer, json},
 };
@@ -107,7 +107,7 @@ async fn refused_credentials_are_tried_once_and_then_never_again() {
         let client = client(&server);
         for _ in 0..3 {
             let error = read(&client).await.unwrap_err();
-            assert_eq!(error.kind(), Kind::Auth);
+            assert_eq!(error.kind(), ErrorKind::Auth);
             assert!(error.to_string().contains("does not accept the credentials"), "{error}");
         }
         assert_eq!((server.heard().len(), client.requests_sent()), (1, 1));
@@ -124,7 +124,7 @@ async fn a_refusal_with_a_cookie_is_repeated_once_without_it_and_then_final() {
     read(&client).await.unwrap();
     for _ in 0..3 {
         let error = read(&client).await.unwrap_err();
-        assert_eq!((error.kind(), error.status()), (Kind::Auth, Some(401)));
+        assert_eq!((error.kind(), error.status()), (ErrorKind::Auth, Some(401)));
     }
     assert_eq!(cookies(&server), list(&[None, Some("JSESSIONID=A"), None]));
 }
@@ -143,7 +143,7 @@ async fn a_cookie_that_comes_with_a_refusal_is_not_kept_and_earns_no_third_try()
     });
     let client = client(&server);
     read(&client).await.unwrap();
-    assert_eq!(read(&client).await.unwrap_err().kind(), Kind::Auth);
+    assert_eq!(read(&client).await.unwrap_err().kind(), ErrorKind::Auth);
     assert_eq!(cookies(&server), list(&[None, Some("JSESSIONID=A"), None]));
 }
 
@@ -157,7 +157,7 @@ async fn sixteen_workers_with_a_wrong_password_make_one_failed_login() {
     });
     let client = client(&server);
     let results = join_all((0..16).map(|_| read(&client))).await;
-    assert!(results.iter().all(|result| result.as_ref().is_err_and(|error| error.kind() == Kind::Auth)));
+    assert!(results.iter().all(|result| result.as_ref().is_err_and(|error| error.kind() == ErrorKind::Auth)));
     assert_eq!(server.heard().len(), 1);
 }
 
@@ -215,7 +215,7 @@ async fn a_password_changed_while_eight_are_at_work_makes_one_failed_login() {
     read(&client).await.unwrap();
     changed.store(true, SeqCst);
     let results = join_all((0..8).map(|_| read(&client))).await;
-    assert!(results.iter().all(|result| result.as_ref().is_err_and(|error| error.kind() == Kind::Auth)));
+    assert!(results.iter().all(|result| result.as_ref().is_err_and(|error| error.kind() == ErrorKind::Auth)));
     assert_eq!(logins.load(SeqCst), 1);
     assert_eq!(server.heard().len(), 1 + 8 + 1);
 }
@@ -263,7 +263,7 @@ async fn other_credentials_get_a_chance_of_their_own() {
         Then::Keep
     });
     let client = client(&server);
-    assert_eq!(read(&client).await.unwrap_err().kind(), Kind::Auth);
+    assert_eq!(read(&client).await.unwrap_err().kind(), ErrorKind::Auth);
     let clone = client.clone();
     client.replace_credentials(&Credentials::Token("d2pat_good".into())).unwrap();
     read(&clone).await.unwrap();
@@ -303,7 +303,7 @@ async fn a_forbidden_path_does_not_condemn_the_credentials() {
     });
     let client = client(&server);
     let error = read(&client).await.unwrap_err();
-    assert_eq!((error.kind(), error.status()), (Kind::Status, Some(403)));
+    assert_eq!((error.kind(), error.status()), (ErrorKind::Status, Some(403)));
     read(&client).await.unwrap();
 }
 
@@ -399,14 +399,14 @@ async fn a_401_to_a_ping_is_no_verdict_on_the_credentials() {
     });
     let client = client(&server);
     let error = client.ping().await.unwrap_err();
-    assert_eq!((error.kind(), error.status()), (Kind::Auth, Some(401)));
+    assert_eq!((error.kind(), error.status()), (ErrorKind::Auth, Some(401)));
     read(&client).await.unwrap();
     assert_eq!(server.heard().len(), 2);
 }
 
 #[actix_rt::test]
 async fn a_token_that_cannot_be_one_is_refused_with_400_and_tried_once() {
-    for (header, kind) in [("WWW-Authenticate: ApiToken", Kind::Auth), ("X-Other: ApiToken", Kind::Status)] {
+    for (header, kind) in [("WWW-Authenticate: ApiToken", ErrorKind::Auth), ("X-Other: ApiToken", ErrorKind::Status)] {
         let body = r#"{"status":"ERROR","message":"Checksum validation failed"}"#;
         let server = Server::saying(answer("400 Bad Request", &["Content-Type: application/json", header], body));
         let client = client(&server);
@@ -414,7 +414,7 @@ async fn a_token_that_cannot_be_one_is_refused_with_400_and_tried_once() {
         assert_eq!((error.kind(), error.status()), (kind, Some(400)));
         assert!(error.to_string().contains("Checksum validation failed"), "{error}");
         assert_eq!(read(&client).await.unwrap_err().kind(), kind);
-        assert_eq!(server.heard().len(), if kind == Kind::Auth { 1 } else { 2 });
+        assert_eq!(server.heard().len(), if kind == ErrorKind::Auth { 1 } else { 2 });
     }
 }
 
@@ -434,11 +434,11 @@ async fn credentials_that_were_accepted_before_are_doubted_until_a_ping_is_answe
     read(&client).await.unwrap();
     for sent in [2, 2] {
         let error = read(&client).await.unwrap_err();
-        assert_eq!((error.kind(), error.status(), server.heard().len()), (Kind::Auth, Some(401), sent));
+        assert_eq!((error.kind(), error.status(), server.heard().len()), (ErrorKind::Auth, Some(401), sent));
     }
     // Only pings find out, and only one that is answered lifts it.
     assert_eq!(client.ping().await.unwrap_err().status(), Some(401));
-    assert_eq!(client.ping().await.unwrap_err().kind(), Kind::Garbled);
+    assert_eq!(client.ping().await.unwrap_err().kind(), ErrorKind::Garbled);
     assert!(read(&client).await.is_err());
     client.ping().await.unwrap();
     read(&client).await.unwrap();
@@ -450,7 +450,7 @@ async fn credentials_that_were_never_accepted_are_not_even_tried_by_a_ping() {
     let server = Server::saying(unauthorized());
     let client = client(&server);
     assert!(read(&client).await.is_err());
-    assert_eq!(client.ping().await.unwrap_err().kind(), Kind::Auth);
+    assert_eq!(client.ping().await.unwrap_err().kind(), ErrorKind::Auth);
     assert_eq!(server.heard().len(), 1);
 }
 

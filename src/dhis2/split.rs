@@ -48,7 +48,7 @@ const DEPTH_MAX: u32 = 127;
 /// A larger buffer is given back after its row, so that one giant does not cost memory until the end.
 const ROW_BUFFER_KEPT_BYTES: usize = 1 << 20;
 
-/// What was found in the array.
+/// One element of the array.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Row<'a> {

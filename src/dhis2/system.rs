@@ -1,10 +1,10 @@
-//! What a server says about itself and about us: `/api/system/info`, `/api/system/ping`, `/api/me`.
+//! The server's description of itself and of our user: `/api/system/info`, `/api/system/ping`, `/api/me`.
 
 use serde::Deserialize;
 
 use crate::{
     client::Client,
-    error::{Error, Kind},
+    error::{Error, ErrorKind},
     version::Version,
 };
 
@@ -32,7 +32,7 @@ pub struct SystemInfo {
     pub last_analytics_table_success: Option<String>,
 }
 
-/// Who we are for the server.
+/// The user we are logged in as.
 ///
 /// Source: dhis2-core `MeDto`; `username` at the top from 2.38, in `userCredentials` until 2.40.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -42,7 +42,7 @@ pub struct Me {
     pub id: Option<String>,
     /// Our login name.
     pub username: Option<String>,
-    /// What we may do; `ALL` is a superuser. None where the server does not tell.
+    /// Authorities; `ALL` is a superuser. None where the server does not tell.
     pub authorities: Option<Vec<String>>,
     /// Roots below which we may record.
     pub organisation_units: Vec<String>,
@@ -96,8 +96,8 @@ impl Client {
         let request = self.get("system/info");
         let url = format!("{}/api/system/info", self.url());
         let raw: Raw = request.json().await?;
-        let garbled = |text: &str| Error::new(Kind::Garbled, text).about(&url, "");
-        let redaction = self.shared.session.redaction();
+        let garbled = |text: &str| Error::new(ErrorKind::Garbled, text).about(&url, "");
+        let redaction = self.inner.session.redaction();
         let clean = |text| redaction.clean_some(text);
         let version = clean(raw.version).ok_or_else(|| garbled("the answer names no version: this is not DHIS2"))?;
         let version = version
@@ -129,15 +129,15 @@ impl Client {
     /// Source: 2.40.13, 2.42.7 and 2.43.2, asked.
     pub async fn ping(&self) -> Result<(), Error> {
         let path = "system/ping";
-        let generation = self.shared.session.generation();
+        let generation = self.inner.session.generation();
         let body = self.get(path).raw().probe().bytes(PONG_BYTES_MAX).await?;
         let error = match body.trim_ascii() {
             b"pong" | b"\"pong\"" => {
-                self.shared.session.prove(generation, true);
+                self.inner.session.mark_valid(generation, true);
                 return Ok(());
             }
-            b"" => Error::new(Kind::Empty, "the server answers a ping with nothing"),
-            _ => Error::new(Kind::Garbled, "the server answers a ping with something else than `pong`"),
+            b"" => Error::new(ErrorKind::EmptyBody, "the server answers a ping with nothing"),
+            _ => Error::new(ErrorKind::Garbled, "the server answers a ping with something else than `pong`"),
         };
         Err(error.about(&format!("{}/api/{path}", self.url()), ""))
     }
@@ -173,7 +173,7 @@ impl Client {
         let fields = "id,username,userCredentials[username],authorities,organisationUnits[id],\
                       dataViewOrganisationUnits[id],teiSearchOrganisationUnits[id]";
         let raw: Raw = self.get("me").query("fields", fields).json().await?;
-        let redaction = self.shared.session.redaction();
+        let redaction = self.inner.session.redaction();
         let clean = |text| redaction.clean_some(text);
         let ids = |units: Option<Vec<WithId>>| -> Vec<String> {
             units.unwrap_or_default().into_iter().map(|unit| redaction.clean(&unit.id)).collect()
@@ -219,7 +219,7 @@ mod tests {
         for body in ["{}", "[]", r#"{"version":null}"#, r#"{"version":"7.4"}"#, r#"{"version":5}"#] {
             let server = Server::saying(json(body));
             let error = client(&server).system_info().await.unwrap_err();
-            assert_eq!(error.kind(), Kind::Garbled, "{body}");
+            assert_eq!(error.kind(), ErrorKind::Garbled, "{body}");
             assert!(error.url().unwrap().ends_with("/api/system/info"));
         }
     }
@@ -233,11 +233,11 @@ mod tests {
             (as_json("pong"), None),
             (json("\"pong\""), None),
             (text("pong\n"), None),
-            (text("up"), Some(Kind::Garbled)),
+            (text("up"), Some(ErrorKind::Garbled)),
             // What `/api/ping` answers from 2.37 on.
-            (answer("200 OK", &[], ""), Some(Kind::Empty)),
-            (answer("200 OK", &["Content-Type: text/html"], "pong"), Some(Kind::Html)),
-            (answer("503 Service Unavailable", &[], ""), Some(Kind::Status)),
+            (answer("200 OK", &[], ""), Some(ErrorKind::EmptyBody)),
+            (answer("200 OK", &["Content-Type: text/html"], "pong"), Some(ErrorKind::Html)),
+            (answer("503 Service Unavailable", &[], ""), Some(ErrorKind::Status)),
         ];
         let answers: Vec<_> = cases.iter().map(|(answer, _)| answer.clone()).collect();
         let server = Server::start(move |heard, out| {

@@ -8,7 +8,7 @@ use rustls::{
 };
 
 use crate::{
-    Client, Kind,
+    Client, ErrorKind,
     testing::{chunk, gzip, head, json},
 };
 
@@ -184,7 +184,7 @@ async fn a_goodbye_in_the_middle_of_an_answer_is_a_cut_whether_polite_or_rude() 
         for end in [End::Polite, End::Rude] {
             let client = trusting(format!("https://localhost:{}", serve(answer.clone(), end)));
             let read = async { client.get("x").send().await?.bytes(10_000).await };
-            assert_eq!(read.await.unwrap_err().kind(), Kind::Cut);
+            assert_eq!(read.await.unwrap_err().kind(), ErrorKind::Truncated);
         }
     }
 }
@@ -198,10 +198,10 @@ async fn an_unknown_authority_and_a_wrong_name_are_told_apart_in_words() {
         Ok(client) => client.get("x").json::<serde_json::Value>().await.unwrap_err(),
         Err(error) => error,
     };
-    assert_eq!(error.kind(), Kind::Tls);
+    assert_eq!(error.kind(), ErrorKind::Tls);
     assert!(error.to_string().contains("ca_file"), "{error}");
     let error = trusting(format!("https://127.0.0.2:{port}")).get("x").json::<serde_json::Value>().await.unwrap_err();
-    assert_eq!(error.kind(), Kind::Tls);
+    assert_eq!(error.kind(), ErrorKind::Tls);
     assert!(error.to_string().contains("is for another name"), "{error}");
 }
 
@@ -227,7 +227,7 @@ async fn a_self_signed_certificate_in_ca_file_is_trusted_as_itself_and_for_its_n
             None => assert_eq!(read.unwrap(), [1, 2]),
             Some(said) => {
                 let error = read.unwrap_err();
-                assert_eq!(error.kind(), Kind::Tls, "{error}");
+                assert_eq!(error.kind(), ErrorKind::Tls, "{error}");
                 assert!(error.to_string().contains(said), "{error}");
             }
         }
@@ -245,7 +245,7 @@ async fn a_server_without_tls_is_told_in_words() {
         let _ = std::io::Read::read_to_end(&mut tcp, &mut Vec::new());
     });
     let error = trusting(format!("https://127.0.0.1:{port}")).get("x").json::<serde_json::Value>().await.unwrap_err();
-    assert_eq!(error.kind(), Kind::Tls);
+    assert_eq!(error.kind(), ErrorKind::Tls);
     assert!(error.to_string().contains("does not speak TLS"), "{error}");
 }
 
@@ -254,7 +254,7 @@ fn a_file_that_holds_no_certificate_is_refused_when_the_client_is_built() {
     let empty = tempfile::NamedTempFile::new().unwrap();
     for path in [PathBuf::from("/nonexistent/x.pem"), empty.path().to_owned()] {
         let error = Client::builder("https://localhost").ca_file(&path).build().unwrap_err();
-        assert_eq!(error.kind(), Kind::Settings);
+        assert_eq!(error.kind(), ErrorKind::InvalidConfig);
         assert!(error.to_string().contains(&path.display().to_string()), "{error}");
     }
     // Without https it is not looked at.

@@ -28,39 +28,39 @@ use harvester_pacing::TurnOutcome;
 use tokio::time::Instant;
 
 use crate::{
-    auth::{Pass, Refusal},
-    client::{Client, Limits},
-    error::{Error, Kind, ServerMessage},
+    auth::{AuthFailure, RequestAuth},
+    client::{Client, ClientLimits},
+    error::{Error, ErrorKind, ServerMessage},
     inflate::{InflateError, InflateLimits, Inflater},
     redaction::Redaction,
     uid::Uid,
-    wire::{SharedTurn, TRACE, Trace},
+    wire::{RequestTrace, SharedTurn, TRACE},
 };
 
 /// Room for inflated bytes; also the longest stretch of work between two looks at the clock.
 const INFLATE_BUFFER_BYTES: usize = 64 << 10;
 
-/// What a request wants.
+/// Content types that a request accepts.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Want {
+pub(crate) enum Accept {
     /// JSON, nothing else.
     Json,
-    /// Whatever the path gives, except a page for people.
+    /// Anything but an HTML page.
     Anything,
 }
 
 /// One request, ready to be sent.
 #[derive(Clone, Debug)]
-pub(crate) struct Call {
+pub(crate) struct RequestSpec {
     /// Behind `/api/`, with query, encoded.
     pub(crate) path: String,
-    pub(crate) want: Want,
-    /// A sign of life is asked for: it does not wait for a login that is on trial.
+    pub(crate) accept: Accept,
+    /// A probe does not wait for a login that is on trial.
     pub(crate) is_probe: bool,
 }
 
-impl Call {
-    /// What kind of request it is, for comparing how long answers take: endpoint, page size, whether only ids are wanted. Ids,
+impl RequestSpec {
+    /// Class of requests whose latencies are comparable: endpoint, page size, whether only ids are asked for. Ids,
     /// keys and the place in a list do not count.
     fn class(&self) -> u64 {
         let (path, query) = self.path.split_once('?').unwrap_or((&self.path, ""));
@@ -80,14 +80,14 @@ impl Call {
     }
 }
 
-/// A turn in hand. Dropped without [`Held::end`], it counts as abandoned.
-pub(crate) struct Held {
+/// The turn of a request that is running. Dropped without [`HeldPermit::end`], it counts as abandoned.
+pub(crate) struct HeldPermit {
     turn: SharedTurn,
-    /// How long the server was waited for.
+    /// Time spent waiting for the server.
     spent: Duration,
 }
 
-impl Held {
+impl HeldPermit {
     pub(crate) fn end(&mut self, outcome: TurnOutcome) {
         if let Some(turn) = self.turn.take() {
             turn.end(outcome, self.spent);
@@ -95,27 +95,27 @@ impl Held {
     }
 }
 
-/// A success whose head is as it should be.
-pub(crate) struct Answer {
+/// A successful response with valid headers; the body is not read yet.
+pub(crate) struct OpenResponse {
     pub(crate) status: u16,
     pub(crate) content_type: Option<String>,
     pub(crate) url: String,
     pub(crate) request_id: String,
-    pub(crate) held: Held,
+    pub(crate) held: HeldPermit,
     body: Body,
 }
 
-impl Answer {
-    /// Waits for the next piece of the body. Ends the turn on an error, not at the end: what the bytes mean may still be
+impl OpenResponse {
+    /// Waits for the next chunk of the body. Ends the turn on an error, not at the end: what the bytes mean may still be
     /// wrong.
-    pub(crate) async fn piece(&mut self) -> Result<Piece, Error> {
+    pub(crate) async fn chunk(&mut self) -> Result<Chunk, Error> {
         let read = self.body.advance(&mut self.held.spent).await;
         read.map_err(|error| self.fail(error))
     }
 
-    /// The bytes of the piece that [`Answer::piece`] has just found; none at the end of the body.
-    pub(crate) fn bytes(&self, piece: &Piece) -> Option<&[u8]> {
-        self.body.bytes(piece)
+    /// The bytes of the chunk that [`OpenResponse::chunk`] has just found; none at the end of the body.
+    pub(crate) fn bytes(&self, chunk: &Chunk) -> Option<&[u8]> {
+        self.body.bytes(chunk)
     }
 
     /// Ends the turn with what the error means, and says which request it was.
@@ -125,29 +125,29 @@ impl Answer {
     }
 }
 
-/// Sends one request and takes the head of its answer.
-pub(crate) async fn send(client: &Client, call: &Call) -> Result<Answer, Error> {
-    let session = &client.shared.session;
+/// Sends one request and reads the headers of its response.
+pub(crate) async fn send(client: &Client, spec: &RequestSpec) -> Result<OpenResponse, Error> {
+    let session = &client.inner.session;
     let mut with_cookie = true;
     loop {
-        let pass = session.enter(with_cookie, call.is_probe).await?;
-        let mut reply = exchange(client, call, &pass).await?;
-        let verdict = judge(client, call, &mut reply).await;
+        let auth = session.acquire(with_cookie, spec.is_probe).await?;
+        let mut response = exchange(client, spec, &auth).await?;
+        let verdict = check_head(client, spec, &mut response).await;
         // The session that comes with a refusal belongs to nobody.
         if !matches!(verdict, Verdict::Login(_)) {
-            session.take_cookies(reply.body.payload.headers(), pass.generation);
+            session.take_cookies(response.body.payload.headers(), auth.generation);
         }
         match verdict {
             Verdict::Good => {
                 // What a probe is answered is looked at first: a proxy may say 200 to anything.
-                if !call.is_probe {
-                    session.prove(pass.generation, false);
+                if !spec.is_probe {
+                    session.mark_valid(auth.generation, false);
                 }
-                return Ok(reply.into_answer());
+                return Ok(response.into_open());
             }
-            Verdict::Login(refusal) => {
-                reply.held.end(TurnOutcome::Answered);
-                match &pass.cookie {
+            Verdict::Login(failure) => {
+                response.held.end(TurnOutcome::Answered);
+                match &auth.cookie {
                     // The session may have ended: once more, by name and password.
                     Some(cookie) if with_cookie => {
                         session.expire(cookie);
@@ -155,38 +155,38 @@ pub(crate) async fn send(client: &Client, call: &Call) -> Result<Answer, Error> 
                     }
                     _ => {
                         // A ping during an outage proves nothing against the credentials.
-                        if !call.is_probe {
-                            session.refuse(pass.generation, refusal.clone());
+                        if !spec.is_probe {
+                            session.refuse(auth.generation, failure.clone());
                         }
-                        return Err(refusal.error().about(&reply.url, &reply.request_id));
+                        return Err(failure.error().about(&response.url, &response.request_id));
                     }
                 }
             }
             Verdict::Bad(error) => {
                 // Whoever refuses with a message of DHIS2 has let us in first.
                 let known = matches!(error.status(), Some(400 | 403 | 404 | 409)) && error.server_message().is_some();
-                if known && !call.is_probe {
-                    session.prove(pass.generation, false);
+                if known && !spec.is_probe {
+                    session.mark_valid(auth.generation, false);
                 }
-                reply.held.end(error.turn_outcome());
-                return Err(error.about(&reply.url, &reply.request_id));
+                response.held.end(error.turn_outcome());
+                return Err(error.about(&response.url, &response.request_id));
             }
         }
     }
 }
 
-/// A head that came, unjudged.
-struct Reply {
+/// A response whose headers are not checked yet.
+struct UncheckedResponse {
     body: Body,
-    trace: Rc<Trace>,
-    held: Held,
+    trace: Rc<RequestTrace>,
+    held: HeldPermit,
     url: String,
     request_id: String,
-    /// What passes it may be shown.
+    /// Masks secrets in the server's texts.
     redaction: Redaction,
 }
 
-impl Reply {
+impl UncheckedResponse {
     fn status(&self) -> StatusCode {
         self.body.payload.status()
     }
@@ -195,11 +195,11 @@ impl Reply {
         text(self.body.payload.headers(), name)
     }
 
-    fn into_answer(self) -> Answer {
+    fn into_open(self) -> OpenResponse {
         let content_type = self.redaction.clean_some(self.header(header::CONTENT_TYPE));
         let status = self.status().as_u16();
-        let Reply { body, held, url, request_id, .. } = self;
-        Answer { status, content_type, url, request_id, held, body }
+        let UncheckedResponse { body, held, url, request_id, .. } = self;
+        OpenResponse { status, content_type, url, request_id, held, body }
     }
 
     /// Reads a body that is no data: at most so much of it, and nothing if it does not come whole.
@@ -207,8 +207,8 @@ impl Reply {
         let mut kept = Vec::new();
         loop {
             match self.body.advance(&mut self.held.spent).await {
-                Ok(piece) => {
-                    let Some(bytes) = self.body.bytes(&piece) else { return kept };
+                Ok(chunk) => {
+                    let Some(bytes) = self.body.bytes(&chunk) else { return kept };
                     let room = bytes_max - kept.len();
                     kept.extend_from_slice(&bytes[..room.min(bytes.len())]);
                     if kept.len() == bytes_max {
@@ -223,34 +223,38 @@ impl Reply {
 }
 
 /// Sends once; a second time when the first went out on a kept connection that the server had given up.
-async fn exchange(client: &Client, call: &Call, pass: &Pass<'_>) -> Result<Reply, Error> {
-    let shared = &client.shared;
-    let url = shared.base.url_of(&call.path);
+async fn exchange(client: &Client, spec: &RequestSpec, auth: &RequestAuth<'_>) -> Result<UncheckedResponse, Error> {
+    let inner = &client.inner;
+    let url = inner.base.url_of(&spec.path);
     let mut repeated = false;
     loop {
         let mut turn = client.gate.turn().await.map_err(|closed| {
-            Error::new(Kind::GateClosed, "no more requests are let through").with_source(closed).about(&url, "")
+            Error::new(ErrorKind::GateClosed, "no more requests are let through").with_source(closed).about(&url, "")
         })?;
-        turn.of_class(call.class());
+        turn.of_class(spec.class());
         let turn = SharedTurn::new(turn);
-        let mut held = Held { turn: turn.clone(), spent: Duration::ZERO };
+        let mut held = HeldPermit { turn: turn.clone(), spent: Duration::ZERO };
         // The wait may have been long: what is known by now?
-        if let Err(refused) = shared.session.check(call.is_probe) {
+        if let Err(refused) = inner.session.check(spec.is_probe) {
             held.end(TurnOutcome::Abandoned);
             return Err(refused.about(&url, ""));
         }
-        let request_id = shared.next_request_id();
-        let trace = Trace::new(std::sync::Arc::clone(&shared.sent), turn);
+        let request_id = inner.next_request_id();
+        let trace = RequestTrace::new(std::sync::Arc::clone(&inner.sent), turn);
         let begun = Instant::now();
-        let head = send_once(client, call, pass, &request_id, &trace).await;
+        let head = send_once(client, spec, auth, &request_id, &trace).await;
         held.spent = begun.elapsed();
         match head {
             Ok(head) => {
-                let redaction = shared.session.redaction();
-                let body = Body::new(head, &shared.limits, &redaction);
-                return Ok(Reply { body, trace, held, url, request_id, redaction });
+                let redaction = inner.session.redaction();
+                let body = Body::new(head, &inner.limits, &redaction);
+                return Ok(UncheckedResponse { body, trace, held, url, request_id, redaction });
             }
-            Err(error) if trace.is_stale() && matches!(error.kind(), Kind::Reset | Kind::Cut) && !repeated => {
+            Err(error)
+                if trace.is_stale()
+                    && matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::Truncated)
+                    && !repeated =>
+            {
                 // No fault of the server's: it had closed an idle connection while the request was on its way.
                 tracing::trace!(%request_id, "kept connection was closed; sending again on another");
                 held.end(TurnOutcome::Abandoned);
@@ -266,22 +270,22 @@ async fn exchange(client: &Client, call: &Call, pass: &Pass<'_>) -> Result<Reply
 
 async fn send_once(
     client: &Client,
-    call: &Call,
-    pass: &Pass<'_>,
+    spec: &RequestSpec,
+    auth: &RequestAuth<'_>,
     request_id: &str,
-    trace: &Rc<Trace>,
+    trace: &Rc<RequestTrace>,
 ) -> Result<ClientResponse, Error> {
-    let shared = &client.shared;
-    let uri = shared.base.wire_uri(&call.path)?;
+    let inner = &client.inner;
+    let uri = inner.base.wire_uri(&spec.path)?;
     let mut request = client
         .local()
         .request(Method::GET, uri)
         .no_decompress()
-        .insert_header((header::HOST, shared.base.host_header.clone()))
-        .insert_header((header::USER_AGENT, shared.user_agent.clone()))
+        .insert_header((header::HOST, inner.base.host_header.clone()))
+        .insert_header((header::USER_AGENT, inner.user_agent.clone()))
         .insert_header((
             header::ACCEPT,
-            if call.want == Want::Json { "application/json" } else { "application/json, */*;q=0.5" },
+            if spec.accept == Accept::Json { "application/json" } else { "application/json, */*;q=0.5" },
         ))
         .insert_header((header::ACCEPT_ENCODING, "gzip"))
         // Caches of proxies may be stale and ignore who asks.
@@ -289,29 +293,31 @@ async fn send_once(
         // Makes the server answer 401 where it would send people to the login page.
         .insert_header(("X-Requested-With", "XMLHttpRequest"))
         .insert_header(("X-Request-ID", request_id));
-    if let Some(authorization) = &pass.authorization {
+    if let Some(authorization) = &auth.authorization {
         request = request.insert_header((header::AUTHORIZATION, authorization.clone()));
     }
-    if let Some(cookie) = &pass.cookie {
+    if let Some(cookie) = &auth.cookie {
         let mut value = HeaderValue::try_from(cookie.as_str())
-            .map_err(|_| Error::new(Kind::Garbled, "the server's cookie cannot be sent back"))?;
+            .map_err(|_| Error::new(ErrorKind::Garbled, "the server's cookie cannot be sent back"))?;
         value.set_sensitive(true);
         request = request.insert_header((header::COOKIE, value));
     }
     let sending = TRACE.scope(Rc::clone(trace), request.send_body(awc::body::None::new()));
-    let limits = &shared.limits;
+    let limits = &inner.limits;
     match within_first_byte(trace, limits.first_byte_timeout, sending).await {
         Some(Ok(head)) => Ok(head),
         Some(Err(error)) => Err(trace.take_connect_error().unwrap_or_else(|| send_error(error, trace.is_stale()))),
-        None => Err(Error::new(Kind::FirstByteTimeout, format!("no answer within {:?}", limits.first_byte_timeout))),
+        None => {
+            Err(Error::new(ErrorKind::FirstByteTimeout, format!("no answer within {:?}", limits.first_byte_timeout)))
+        }
     }
 }
 
-/// How often a time limit that has not begun yet is looked at.
+/// Interval for checking a time limit that has not started.
 const CONNECTING_LOOK: Duration = Duration::from_secs(1);
 
 /// Waits for the head; the time begins when there is a connection, since connecting has a limit of its own.
-async fn within_first_byte<F: Future>(trace: &Trace, limit: Duration, sending: F) -> Option<F::Output> {
+async fn within_first_byte<F: Future>(trace: &RequestTrace, limit: Duration, sending: F) -> Option<F::Output> {
     tokio::pin!(sending);
     let due = tokio::time::sleep(limit);
     tokio::pin!(due);
@@ -338,10 +344,12 @@ fn send_error(error: SendRequestError, stale: bool) -> Error {
     let broken = |error: std::io::Error| {
         let (kind, text) = match error.kind() {
             std::io::ErrorKind::UnexpectedEof if stale => {
-                (Kind::Cut, "the kept connection was closed without an answer")
+                (ErrorKind::Truncated, "the kept connection was closed without an answer")
             }
-            std::io::ErrorKind::UnexpectedEof => (Kind::Cut, "the connection was closed before the head was complete"),
-            _ => (Kind::Reset, "the connection broke before the head was complete"),
+            std::io::ErrorKind::UnexpectedEof => {
+                (ErrorKind::Truncated, "the connection was closed before the head was complete")
+            }
+            _ => (ErrorKind::ConnectionReset, "the connection broke before the head was complete"),
         };
         Error::new(kind, text).with_source(error)
     };
@@ -352,11 +360,11 @@ fn send_error(error: SendRequestError, stale: bool) -> Error {
             Some(kind) => broken(kind.into()),
             // actix-http's type is not to be had through awc, so it is told by its words (actix-http 3.20).
             None if parse.to_string() == "message head is too large" => {
-                Error::new(Kind::TooLarge, "the head of the answer is too large")
+                Error::new(ErrorKind::TooLarge, "the head of the answer is too large")
             }
-            None => Error::new(Kind::Garbled, format!("the answer is not HTTP: {parse}")),
+            None => Error::new(ErrorKind::Garbled, format!("the answer is not HTTP: {parse}")),
         },
-        other => Error::new(Kind::Connect, format!("the request could not be sent: {other}")),
+        other => Error::new(ErrorKind::Connect, format!("the request could not be sent: {other}")),
     }
 }
 
@@ -365,120 +373,124 @@ fn io_behind(error: &(dyn std::error::Error + 'static)) -> Option<std::io::Error
     Some(error.source()?.downcast_ref::<std::io::Error>()?.kind())
 }
 
-/// What a head, and a small body, amount to.
+/// Result of checking the headers, and the body of an error.
 enum Verdict {
     Good,
     /// The server wants us to log in.
-    Login(Refusal),
+    Login(AuthFailure),
     Bad(Error),
 }
 
-async fn judge(client: &Client, call: &Call, reply: &mut Reply) -> Verdict {
-    let limits = &client.shared.limits;
-    let status = reply.status();
-    let head = &reply.body.payload;
+async fn check_head(client: &Client, spec: &RequestSpec, response: &mut UncheckedResponse) -> Verdict {
+    let limits = &client.inner.limits;
+    let status = response.status();
+    let head = &response.body.payload;
     let head_bytes: usize = head.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
     if head_bytes > limits.head_bytes_max {
-        reply.trace.poison();
-        return Verdict::Bad(Error::new(Kind::TooLarge, "the head of the answer is too large"));
+        response.trace.poison();
+        return Verdict::Bad(Error::new(ErrorKind::TooLarge, "the head of the answer is too large"));
     }
     let empty_by_status = status.is_informational() || matches!(status.as_u16(), 204 | 205 | 304);
-    let has_length = reply.body.expected.is_some() || reply.body.chunked || !harvester_pacing::control!("end-of-body");
+    let has_length =
+        response.body.expected.is_some() || response.body.chunked || !harvester_pacing::control!("end-of-body");
     if !has_length && !empty_by_status {
         // What follows would be taken for the head of the next answer.
-        reply.trace.poison();
+        response.trace.poison();
     }
-    let login = |what: &str| Verdict::Login(Refusal { status: status.as_u16(), what: what.to_owned() });
+    let login = |what: &str| Verdict::Login(AuthFailure { status: status.as_u16(), what: what.to_owned() });
     match status.as_u16() {
         200..=299 if !has_length && !empty_by_status => Verdict::Bad(
-            Error::new(Kind::NoLength, "the answer does not say how long it is (neither length nor chunks)")
+            Error::new(ErrorKind::UnknownLength, "the answer does not say how long it is (neither length nor chunks)")
                 .with_status(status.as_u16()),
         ),
         100..=199 => {
             // Only 101 gets here; what follows belongs to no protocol of ours.
-            reply.trace.poison();
+            response.trace.poison();
             let text = format!("the server answers {} to a plain request", status.as_u16());
-            Verdict::Bad(Error::new(Kind::Garbled, text).with_status(status.as_u16()))
+            Verdict::Bad(Error::new(ErrorKind::Garbled, text).with_status(status.as_u16()))
         }
         206 => {
-            reply.small_body(limits.error_body_bytes_max).await;
+            response.small_body(limits.error_body_bytes_max).await;
             let text = "the answer is a part (206), although the whole was asked for";
-            Verdict::Bad(Error::new(Kind::Garbled, text).with_status(status.as_u16()))
+            Verdict::Bad(Error::new(ErrorKind::Garbled, text).with_status(status.as_u16()))
         }
-        200..=299 => judge_success(call, reply, limits).await,
+        200..=299 => check_success(spec, response, limits).await,
         // A token that cannot be one is answered 400, and the header says what it is about (2.42, 2.43).
-        400 | 401 if status == StatusCode::UNAUTHORIZED || reply.header(header::WWW_AUTHENTICATE).is_some() => {
-            let said = ServerMessage::parse(&reply.small_body(limits.error_body_bytes_max).await, &reply.redaction);
+        400 | 401 if status == StatusCode::UNAUTHORIZED || response.header(header::WWW_AUTHENTICATE).is_some() => {
+            let said =
+                ServerMessage::parse(&response.small_body(limits.error_body_bytes_max).await, &response.redaction);
             let why = said.and_then(|said| said.message).unwrap_or_else(|| "Unauthorized".to_owned());
             login(&format!("the server does not accept the credentials ({} {why})", status.as_u16()))
         }
         301 | 302 | 303 | 307 | 308 => {
-            let location = reply.header(header::LOCATION).unwrap_or_default();
+            let location = response.header(header::LOCATION).unwrap_or_default();
             // Reading the body keeps the connection.
-            reply.small_body(limits.error_body_bytes_max).await;
+            response.small_body(limits.error_body_bytes_max).await;
             let lower = location.to_ascii_lowercase();
             if lower.contains("login") || lower.contains("logout.action") {
                 login("the server sends us to its login page: it does not accept the credentials")
             } else {
-                let text = client.shared.base.redirect_advice(&location, &reply.redaction);
-                Verdict::Bad(Error::new(Kind::Redirect, text).with_status(status.as_u16()))
+                let text = client.inner.base.redirect_advice(&location, &response.redaction);
+                Verdict::Bad(Error::new(ErrorKind::Redirect, text).with_status(status.as_u16()))
             }
         }
-        _ => Verdict::Bad(refused(reply, limits).await),
+        _ => Verdict::Bad(refused(response, limits).await),
     }
 }
 
-async fn judge_success(call: &Call, reply: &mut Reply, limits: &Limits) -> Verdict {
-    let status = reply.status().as_u16();
-    if let Encoding::Unknown(name) = &reply.body.encoding {
+async fn check_success(spec: &RequestSpec, response: &mut UncheckedResponse, limits: &ClientLimits) -> Verdict {
+    let status = response.status().as_u16();
+    if let Encoding::Unknown(name) = &response.body.encoding {
         let text = format!("the answer is encoded as `{}`, which was not asked for", name);
-        reply.trace.poison();
-        return Verdict::Bad(Error::new(Kind::Encoding, text).with_status(status));
+        response.trace.poison();
+        return Verdict::Bad(Error::new(ErrorKind::Encoding, text).with_status(status));
     }
-    let content_type = reply.header(header::CONTENT_TYPE).unwrap_or_default();
+    let content_type = response.header(header::CONTENT_TYPE).unwrap_or_default();
     let media = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     if media == "text/html" || media == "application/xhtml+xml" {
-        let page = reply.small_body(limits.error_body_bytes_max).await;
+        let page = response.small_body(limits.error_body_bytes_max).await;
         if is_login_page(&page) {
             let what = "the server answers with a login page: it does not accept the credentials".to_owned();
-            return Verdict::Login(Refusal { status, what });
+            return Verdict::Login(AuthFailure { status, what });
         }
-        let title = title(&page, &reply.redaction).map_or_else(String::new, |title| format!(", titled \"{title}\""));
+        let title = title(&page, &response.redaction).map_or_else(String::new, |title| format!(", titled \"{title}\""));
         let text = format!("the server answers with a page for people{title}");
-        return Verdict::Bad(Error::new(Kind::Html, text).with_status(status));
+        return Verdict::Bad(Error::new(ErrorKind::Html, text).with_status(status));
     }
-    if call.want == Want::Anything {
+    if spec.accept == Accept::Anything {
         return Verdict::Good;
     }
-    if reply.body.expected == Some(0) || matches!(status, 204 | 205) {
-        return Verdict::Bad(Error::new(Kind::Empty, "the answer is a success without a body").with_status(status));
+    if response.body.expected == Some(0) || matches!(status, 204 | 205) {
+        return Verdict::Bad(
+            Error::new(ErrorKind::EmptyBody, "the answer is a success without a body").with_status(status),
+        );
     }
     let is_json = media == "application/json" || media == "text/json" || media.ends_with("+json");
     if is_json || !harvester_pacing::control!("content-type") {
         return Verdict::Good;
     }
-    reply.small_body(limits.error_body_bytes_max).await;
+    response.small_body(limits.error_body_bytes_max).await;
     let text = if media.is_empty() {
         "the answer does not say what type it has".to_owned()
     } else {
-        format!("the answer is not JSON but `{}`", reply.redaction.clean(&media))
+        format!("the answer is not JSON but `{}`", response.redaction.clean(&media))
     };
-    Verdict::Bad(Error::new(Kind::NotJson, text).with_status(status))
+    Verdict::Bad(Error::new(ErrorKind::NotJson, text).with_status(status))
 }
 
 /// The error for a status that is neither success, login nor redirect.
-async fn refused(reply: &mut Reply, limits: &Limits) -> Error {
-    let status = reply.status();
-    let retry_after = reply
+async fn refused(response: &mut UncheckedResponse, limits: &ClientLimits) -> Error {
+    let status = response.status();
+    let retry_after = response
         .header(header::RETRY_AFTER)
         .and_then(|value| harvester_pacing::retry_after::parse(&value, jiff::Timestamp::now()));
-    let body = reply.small_body(limits.error_body_bytes_max).await;
-    let server = ServerMessage::parse(&body, &reply.redaction);
+    let body = response.small_body(limits.error_body_bytes_max).await;
+    let server = ServerMessage::parse(&body, &response.redaction);
     let said = server.as_ref().map(|said| {
         let code = said.error_code.as_ref().map_or_else(String::new, |code| format!("{code} "));
         format!("{code}{}", said.message.as_deref().unwrap_or_default())
     });
-    let said = said.or_else(|| title(&body, &reply.redaction).map(|title| format!("a page titled \"{title}\"")));
+    let said = said.or_else(|| title(&body, &response.redaction).map(|title| format!("a page titled \"{title}\"")));
     let number = status.as_u16();
     let mut text = match number {
         407 => "a proxy on the way wants credentials of its own (407)".to_owned(),
@@ -487,7 +499,7 @@ async fn refused(reply: &mut Reply, limits: &Limits) -> Error {
     if let Some(said) = said.filter(|said| !said.trim().is_empty()) {
         text = format!("{}: {}", text.trim_end(), said.trim());
     }
-    Error::new(Kind::Status, text.trim_end())
+    Error::new(ErrorKind::Status, text.trim_end())
         .with_status(number)
         .with_retry_after(retry_after)
         .with_server_message(server)
@@ -497,7 +509,7 @@ fn text(headers: &HeaderMap, name: header::HeaderName) -> Option<String> {
     headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).trim().to_owned())
 }
 
-/// What is shown of the title of a page.
+/// Longest title of a page that is shown.
 const TITLE_CHARS_MAX: usize = 120;
 
 /// The title of a page, cut to a line.
@@ -530,15 +542,15 @@ pub(crate) fn is_login_page(page: &[u8]) -> bool {
     })
 }
 
-/// How a body is packed.
+/// `Content-Encoding` of a body.
 enum Encoding {
     Plain,
     Gzip(Box<Inflater>),
     Unknown(String),
 }
 
-/// What [`Answer::piece`] found.
-pub(crate) enum Piece {
+/// One chunk of a body, as [`OpenResponse::chunk`] returns it.
+pub(crate) enum Chunk {
     /// All of `input`.
     Plain,
     /// So many bytes of `output`.
@@ -551,7 +563,7 @@ pub(crate) enum Piece {
 struct Body {
     payload: ClientResponse,
     encoding: Encoding,
-    /// What the server said its length is, packed.
+    /// `Content-Length`, before decompression.
     expected: Option<u64>,
     chunked: bool,
     received: u64,
@@ -568,7 +580,7 @@ struct Body {
 }
 
 impl Body {
-    fn new(payload: ClientResponse, limits: &Limits, redaction: &Redaction) -> Self {
+    fn new(payload: ClientResponse, limits: &ClientLimits, redaction: &Redaction) -> Self {
         let headers = payload.headers();
         let encoding = match text(headers, header::CONTENT_ENCODING).map(|name| name.to_ascii_lowercase()) {
             None => Encoding::Plain,
@@ -603,15 +615,15 @@ impl Body {
         }
     }
 
-    fn bytes(&self, piece: &Piece) -> Option<&[u8]> {
-        match piece {
-            Piece::Plain => Some(&self.input),
-            Piece::Inflated(made) => Some(&self.output[..*made]),
-            Piece::End => None,
+    fn bytes(&self, chunk: &Chunk) -> Option<&[u8]> {
+        match chunk {
+            Chunk::Plain => Some(&self.input),
+            Chunk::Inflated(made) => Some(&self.output[..*made]),
+            Chunk::End => None,
         }
     }
 
-    async fn advance(&mut self, spent: &mut Duration) -> Result<Piece, Error> {
+    async fn advance(&mut self, spent: &mut Duration) -> Result<Chunk, Error> {
         loop {
             if let Encoding::Gzip(inflater) = &mut self.encoding
                 && (!self.input.is_empty() || self.output_full)
@@ -623,12 +635,12 @@ impl Body {
                 self.input.advance(used);
                 self.output_full = made == self.output.len();
                 if made > 0 {
-                    return Ok(Piece::Inflated(made));
+                    return Ok(Chunk::Inflated(made));
                 }
                 continue;
             }
             if self.ended {
-                return Ok(Piece::End);
+                return Ok(Chunk::End);
             }
             match self.read(spent).await? {
                 Some(bytes) if bytes.is_empty() => {}
@@ -640,14 +652,14 @@ impl Body {
                             self.given += self.input.len() as u64;
                             if self.given > self.bytes_max {
                                 let text = format!("the answer is longer than {} bytes", self.bytes_max);
-                                return Err(Error::new(Kind::TooLarge, text));
+                                return Err(Error::new(ErrorKind::TooLarge, text));
                             }
-                            return Ok(Piece::Plain);
+                            return Ok(Chunk::Plain);
                         }
                         Encoding::Gzip(_) => {}
                         Encoding::Unknown(name) => {
                             let text = format!("the answer is encoded as `{}`", name);
-                            return Err(Error::new(Kind::Encoding, text));
+                            return Err(Error::new(ErrorKind::Encoding, text));
                         }
                     }
                 }
@@ -664,7 +676,7 @@ impl Body {
             && harvester_pacing::control!("end-of-body")
         {
             let text = format!("the answer was cut: {} of {expected} bytes came", self.received);
-            return Err(Error::new(Kind::Cut, text));
+            return Err(Error::new(ErrorKind::Truncated, text));
         }
         match &self.encoding {
             Encoding::Gzip(inflater) => inflater.finish().map_err(inflate_error),
@@ -680,7 +692,7 @@ impl Body {
         match next {
             Err(_) => {
                 let text = format!("the answer stopped for {:?} after {} bytes", self.stall_timeout, self.received);
-                Err(Error::new(Kind::Stalled, text))
+                Err(Error::new(ErrorKind::Stalled, text))
             }
             Ok(None) => Ok(None),
             Ok(Some(Ok(bytes))) => {
@@ -702,7 +714,7 @@ struct Rate {
 }
 
 impl Rate {
-    fn new(limits: &Limits) -> Self {
+    fn new(limits: &ClientLimits) -> Self {
         Rate {
             bytes_per_second_min: limits.bytes_per_second_min,
             over: limits.rate_over,
@@ -726,7 +738,7 @@ impl Rate {
         self.bytes = 0;
         if slow {
             let text = format!("the answer comes too slowly: {bytes} bytes in {seconds:.0?}");
-            return Err(Error::new(Kind::Stalled, text));
+            return Err(Error::new(ErrorKind::Stalled, text));
         }
         Ok(())
     }
@@ -734,8 +746,8 @@ impl Rate {
 
 fn inflate_error(error: InflateError) -> Error {
     let kind = match &error {
-        InflateError::NotGzip | InflateError::Damaged(_) | InflateError::Truncated => Kind::Encoding,
-        InflateError::TooLarge { .. } | InflateError::Bomb { .. } => Kind::TooLarge,
+        InflateError::NotGzip | InflateError::Damaged(_) | InflateError::Truncated => ErrorKind::Encoding,
+        InflateError::TooLarge { .. } | InflateError::Bomb { .. } => ErrorKind::TooLarge,
     };
     Error::new(kind, format!("the answer cannot be used: {error}"))
 }
@@ -744,16 +756,16 @@ fn body_error(error: PayloadError, received: u64) -> Error {
     let io = match error {
         PayloadError::Incomplete(Some(io)) | PayloadError::Io(io) => io,
         PayloadError::Incomplete(None) => std::io::ErrorKind::UnexpectedEof.into(),
-        other => return Error::new(Kind::Garbled, format!("the transfer is not as HTTP has it: {other}")),
+        other => return Error::new(ErrorKind::Garbled, format!("the transfer is not as HTTP has it: {other}")),
     };
     match io.kind() {
         std::io::ErrorKind::UnexpectedEof => {
-            Error::new(Kind::Cut, format!("the answer was cut after {received} bytes"))
+            Error::new(ErrorKind::Truncated, format!("the answer was cut after {received} bytes"))
         }
         std::io::ErrorKind::InvalidInput | std::io::ErrorKind::InvalidData => {
-            Error::new(Kind::Garbled, format!("the transfer is damaged after {received} bytes"))
+            Error::new(ErrorKind::Garbled, format!("the transfer is damaged after {received} bytes"))
         }
-        _ => Error::new(Kind::Reset, format!("the connection broke after {received} bytes")),
+        _ => Error::new(ErrorKind::ConnectionReset, format!("the connection broke after {received} bytes")),
     }
     .with_source(io)
 }

@@ -34,7 +34,7 @@ async fn read(client: &Client) -> Result<Vec<u8>, Error> {
 }
 
 /// What a client says of a server that sends `bytes`, then does `then`.
-async fn kind_of(bytes: impl AsRef<[u8]>, then: Then) -> Result<Vec<u8>, Kind> {
+async fn kind_of(bytes: impl AsRef<[u8]>, then: Then) -> Result<Vec<u8>, ErrorKind> {
     let bytes = bytes.as_ref().to_vec();
     let server = Server::start(move |_, out| {
         out.write(&bytes);
@@ -85,15 +85,20 @@ async fn a_cut_body_is_an_error_in_every_framing() {
         Vec::new(),
     ];
     for bytes in cut_in_transfer {
-        assert_eq!(kind_of(&bytes, Then::Close).await, Err(Kind::Cut), "{}", String::from_utf8_lossy(&bytes));
+        assert_eq!(
+            kind_of(&bytes, Then::Close).await,
+            Err(ErrorKind::Truncated),
+            "{}",
+            String::from_utf8_lossy(&bytes)
+        );
     }
     // The transfer is whole, the compression is not.
     for cut in [0, 1, 5, 10, packed.len() - 8, packed.len() - 1] {
         let bytes = answer("200 OK", &["Content-Type: application/json", GZIP], &packed[..cut]);
-        let wanted = if cut == 0 { Kind::Empty } else { Kind::Encoding };
+        let wanted = if cut == 0 { ErrorKind::EmptyBody } else { ErrorKind::Encoding };
         assert_eq!(kind_of(&bytes, Then::Close).await, Err(wanted), "{cut}");
         let bytes = head(&[CHUNKED, GZIP], [chunk(&packed[..cut]), if cut == 0 { vec![] } else { chunk("") }].concat());
-        assert_eq!(kind_of(&bytes, Then::Close).await, Err(Kind::Encoding), "{cut}");
+        assert_eq!(kind_of(&bytes, Then::Close).await, Err(ErrorKind::Encoding), "{cut}");
     }
 }
 
@@ -109,7 +114,7 @@ async fn an_answer_that_does_not_say_its_length_is_an_error_and_its_connection_i
         Then::Keep
     });
     let (client, gate) = client(&server);
-    assert_eq!(read(&client).await.unwrap_err().kind(), Kind::NoLength);
+    assert_eq!(read(&client).await.unwrap_err().kind(), ErrorKind::UnknownLength);
     assert_eq!(read(&client).await.unwrap(), b"[2]");
     assert_eq!(server.connections(), 2);
     assert_eq!(*gate.outcomes.lock().unwrap(), [Failed { retry_after: None }, Answered]);
@@ -139,8 +144,8 @@ async fn answers_before_the_answer_are_passed_over() {
         assert_eq!(client.get("x").json::<Vec<u8>>().await.unwrap(), [1]);
     }
     assert_eq!(server.connections(), 1);
-    assert_eq!(read(&client).await.unwrap_err().kind(), Kind::Cut);
-    assert_eq!(read(&client).await.unwrap_err().kind(), Kind::Garbled);
+    assert_eq!(read(&client).await.unwrap_err().kind(), ErrorKind::Truncated);
+    assert_eq!(read(&client).await.unwrap_err().kind(), ErrorKind::Garbled);
     assert_eq!(server.heard().len(), 6);
 }
 
@@ -149,7 +154,7 @@ async fn a_reset_after_any_number_of_bytes_is_an_error() {
     let whole = json(&"1".repeat(5000));
     for after in [0, 1, 20, 100, 4000, whole.len() - 1] {
         let kind = kind_of(&whole[..after], Then::Reset).await.unwrap_err();
-        assert!(matches!(kind, Kind::Reset | Kind::Cut), "{kind:?} after {after}");
+        assert!(matches!(kind, ErrorKind::ConnectionReset | ErrorKind::Truncated), "{kind:?} after {after}");
     }
 }
 
@@ -170,7 +175,7 @@ async fn damaged_compression_is_an_error() {
         with("br", b"whatever"),
         with("gzip, gzip", &gzip(&gzip(&body))),
     ] {
-        assert_eq!(kind_of(&bytes, Then::Keep).await, Err(Kind::Encoding));
+        assert_eq!(kind_of(&bytes, Then::Keep).await, Err(ErrorKind::Encoding));
     }
 }
 
@@ -179,16 +184,16 @@ async fn a_bomb_and_a_body_beyond_its_limit_are_stopped() {
     let bomb = gzip(&vec![b' '; 20 << 20]);
     assert_eq!(
         kind_of(answer("200 OK", &["Content-Type: application/json", GZIP], bomb), Then::Keep).await,
-        Err(Kind::TooLarge)
+        Err(ErrorKind::TooLarge)
     );
     for bytes in [json(&"1".repeat(1001)), gzipped(&[b'1'; 1001])] {
         let server = Server::saying(bytes);
         let client = builder(&server).body_bytes_max(1000).build().unwrap();
-        assert_eq!(read(&client).await.unwrap_err().kind(), Kind::TooLarge);
+        assert_eq!(read(&client).await.unwrap_err().kind(), ErrorKind::TooLarge);
     }
     let server = Server::saying(json(&"1".repeat(1000)));
     assert!(read(&builder(&server).body_bytes_max(1000).build().unwrap()).await.is_ok());
-    assert_eq!(client(&server).0.get("x").bytes(999).await.unwrap_err().kind(), Kind::TooLarge);
+    assert_eq!(client(&server).0.get("x").bytes(999).await.unwrap_err().kind(), ErrorKind::TooLarge);
 }
 
 #[actix_rt::test]
@@ -200,14 +205,14 @@ async fn what_is_not_http_is_garbled_and_a_huge_head_is_too_large() {
         head(&[CHUNKED], "zz\r\n11"),
         head(&[CHUNKED], "5\r\n1111111\r\n0\r\n\r\n"),
     ] {
-        assert_eq!(kind_of(&bytes, Then::Close).await, Err(Kind::Garbled), "{}", String::from_utf8_lossy(&bytes));
+        assert_eq!(kind_of(&bytes, Then::Close).await, Err(ErrorKind::Garbled), "{}", String::from_utf8_lossy(&bytes));
     }
     let long = format!("X-Long: {}", "x".repeat(200_000));
     let many: Vec<String> = (0..200).map(|n| format!("X-{n}: y")).collect();
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
     let middle = format!("X-Long: {}", "x".repeat(70_000));
     for headers in [&[long.as_str()][..], &many, &[middle.as_str()]] {
-        assert_eq!(kind_of(answer("200 OK", headers, "{}"), Then::Hang).await, Err(Kind::TooLarge));
+        assert_eq!(kind_of(answer("200 OK", headers, "{}"), Then::Hang).await, Err(ErrorKind::TooLarge));
     }
 }
 
@@ -223,10 +228,10 @@ async fn silence_before_the_head_and_in_the_body_are_told_apart() {
     let short = Duration::from_millis(60);
     let first = builder(&server).first_byte_timeout(short).gate(Arc::new(gate.clone())).build().unwrap();
     let error = read(&first).await.unwrap_err();
-    assert_eq!((error.kind(), error.is_timeout()), (Kind::FirstByteTimeout, true));
+    assert_eq!((error.kind(), error.is_timeout()), (ErrorKind::FirstByteTimeout, true));
     let stall = builder(&server).stall_timeout(short).gate(Arc::new(gate.clone())).build().unwrap();
     let error = read(&stall).await.unwrap_err();
-    assert_eq!((error.kind(), error.is_timeout()), (Kind::Stalled, true));
+    assert_eq!((error.kind(), error.is_timeout()), (ErrorKind::Stalled, true));
     assert_eq!(server.heard().len(), 2, "a timeout is not repeated");
     assert_eq!(*gate.outcomes.lock().unwrap(), [Overloaded { retry_after: None }; 2]);
 }
@@ -241,10 +246,10 @@ async fn a_body_that_drips_counts_as_stalled() {
         }
         Then::Close
     });
-    let client = builder(&server).least_rate(1024, Duration::from_millis(200)).build().unwrap();
+    let client = builder(&server).min_transfer_rate(1024, Duration::from_millis(200)).build().unwrap();
     let begun = Instant::now();
     let error = read(&client).await.unwrap_err();
-    assert_eq!(error.kind(), Kind::Stalled, "{error}");
+    assert_eq!(error.kind(), ErrorKind::Stalled, "{error}");
     assert!(begun.elapsed() < Duration::from_secs(3));
 }
 
@@ -271,7 +276,7 @@ async fn a_slow_reader_is_no_slow_server() {
     let body = "1".repeat(3_000_000);
     let server = Server::saying(json(&body));
     let limit = Duration::from_millis(400);
-    let client = builder(&server).stall_timeout(limit).least_rate(1 << 16, limit).build().unwrap();
+    let client = builder(&server).stall_timeout(limit).min_transfer_rate(1 << 16, limit).build().unwrap();
     let mut response = client.get("x").send().await.unwrap();
     let mut read = 0;
     while let Some(bytes) = response.chunk().await.unwrap() {
@@ -285,7 +290,8 @@ async fn a_slow_reader_is_no_slow_server() {
 
 #[test]
 fn only_the_servers_time_counts_for_the_rate_and_one_long_silence_does_not() {
-    let limits = Limits { bytes_per_second_min: 1000, rate_over: Duration::from_secs(60), ..Limits::default() };
+    let limits =
+        ClientLimits { bytes_per_second_min: 1000, rate_over: Duration::from_secs(60), ..ClientLimits::default() };
     let seconds = Duration::from_secs;
     let mut rate = Rate::new(&limits);
     for _ in 0..100 {
@@ -293,7 +299,7 @@ fn only_the_servers_time_counts_for_the_rate_and_one_long_silence_does_not() {
     }
     rate.note(1, seconds(100)).unwrap();
     rate.note(1, seconds(59)).unwrap();
-    assert_eq!(rate.note(59_000, seconds(1)).unwrap_err().kind(), Kind::Stalled);
+    assert_eq!(rate.note(59_000, seconds(1)).unwrap_err().kind(), ErrorKind::Stalled);
     rate.note(1, seconds(59)).unwrap();
     rate.note(59_999, seconds(1)).unwrap();
 }
@@ -312,19 +318,22 @@ async fn nobody_listening_an_unknown_host_and_a_silent_handshake_are_told_apart(
     };
     let client = build(format!("http://127.0.0.1:{port}"), 5000);
     let error = read(&client).await.unwrap_err();
-    assert_eq!((error.kind(), error.is_connect()), (Kind::Refused, true));
+    assert_eq!((error.kind(), error.is_connect()), (ErrorKind::ConnectionRefused, true));
     assert_eq!(client.requests_sent(), 0, "nothing left");
     assert_eq!(gate.left.load(std::sync::atomic::Ordering::SeqCst), 0);
     // Depending on the machine's resolver it says so, is silent, or is not there.
     let error = read(&build("http://no-such-host.invalid".into(), 5000)).await.unwrap_err();
-    assert!(matches!(error.kind(), Kind::UnknownHost | Kind::Resolver | Kind::ConnectTimeout), "{error:?}");
+    assert!(
+        matches!(error.kind(), ErrorKind::UnknownHost | ErrorKind::DnsUnavailable | ErrorKind::ConnectTimeout),
+        "{error:?}"
+    );
     let server = Server::start(|_, _| Then::Hang);
     let error = read(&build(server.url().replace("http", "https"), 100)).await.unwrap_err();
-    assert_eq!((error.kind(), error.is_timeout()), (Kind::ConnectTimeout, true));
+    assert_eq!((error.kind(), error.is_timeout()), (ErrorKind::ConnectTimeout, true));
     // Connecting has its own limit, also where the one for the head is shorter.
     let client = Client::builder(server.url().replace("http", "https")).retries(0);
     let client = client.connect_timeout(Duration::from_millis(200)).first_byte_timeout(Duration::from_millis(20));
-    assert_eq!(read(&client.build().unwrap()).await.unwrap_err().kind(), Kind::ConnectTimeout);
+    assert_eq!(read(&client.build().unwrap()).await.unwrap_err().kind(), ErrorKind::ConnectTimeout);
     let outcomes = gate.outcomes.lock().unwrap().clone();
     assert_eq!((outcomes[0], outcomes[2]), (Overloaded { retry_after: None }, Overloaded { retry_after: None }));
 }
@@ -383,9 +392,9 @@ async fn a_new_connection_that_is_closed_and_a_kept_one_that_has_begun_to_answer
     });
     let (client, gate) = client(&server);
     read(&client).await.unwrap();
-    assert_eq!(read(&client).await.unwrap_err().kind(), Kind::Cut);
+    assert_eq!(read(&client).await.unwrap_err().kind(), ErrorKind::Truncated);
     assert_eq!(server.heard().len(), 2);
-    assert_eq!(read(&client).await.unwrap_err().kind(), Kind::Cut);
+    assert_eq!(read(&client).await.unwrap_err().kind(), ErrorKind::Truncated);
     assert_eq!(server.heard().len(), 3);
     assert_eq!(gate.outcomes.lock().unwrap()[1..], [Failed { retry_after: None }; 2]);
 }
@@ -432,7 +441,7 @@ async fn a_refusal_keeps_what_the_server_said() {
     let mut errors = Vec::new();
     for _ in 0..8 {
         let error = read(&client).await.unwrap_err();
-        assert_eq!(error.kind(), Kind::Status);
+        assert_eq!(error.kind(), ErrorKind::Status);
         let text = error.to_string();
         let (text, url) = text.split_once(" (GET ").unwrap();
         assert_eq!(url, format!("{}/api/x)", server.url()));
@@ -463,33 +472,36 @@ async fn a_refusal_keeps_what_the_server_said() {
     assert!(matches!(outcomes[2], Overloaded { retry_after: Some(_) }));
     let none = Overloaded { retry_after: None };
     assert_eq!(outcomes[..2], [Answered, Overloaded { retry_after: seven }]);
-    assert_eq!(outcomes[3..], [none, Answered, Failed { retry_after: None }, Answered, Answered] as [TurnOutcome; 5]);
+    assert_eq!(
+        outcomes[3..],
+        [none, Failed { retry_after: None }, Failed { retry_after: None }, Answered, Answered] as [TurnOutcome; 5]
+    );
 }
 
 #[actix_rt::test]
 async fn a_success_of_another_kind_than_json_is_an_error() {
     let page = "<!doctype html><title>Maintenance</title><p>canary</p>";
     for (bytes, kind) in [
-        (answer("200 OK", &["Content-Type: text/html;charset=utf-8"], page), Kind::Html),
-        (answer("200 OK", &["Content-Type: text/plain"], "canary"), Kind::NotJson),
-        (answer("200 OK", &["Content-Type: application/json+gzip"], "canary"), Kind::NotJson),
-        (answer("200 OK", &[], "{}"), Kind::NotJson),
-        (answer("200 OK", &["Content-Type: application/json"], ""), Kind::Empty),
-        (answer("204 No Content", &[], ""), Kind::Empty),
-        (b"HTTP/1.1 204 No Content\r\n\r\n".to_vec(), Kind::Empty),
+        (answer("200 OK", &["Content-Type: text/html;charset=utf-8"], page), ErrorKind::Html),
+        (answer("200 OK", &["Content-Type: text/plain"], "canary"), ErrorKind::NotJson),
+        (answer("200 OK", &["Content-Type: application/json+gzip"], "canary"), ErrorKind::NotJson),
+        (answer("200 OK", &[], "{}"), ErrorKind::NotJson),
+        (answer("200 OK", &["Content-Type: application/json"], ""), ErrorKind::EmptyBody),
+        (answer("204 No Content", &[], ""), ErrorKind::EmptyBody),
+        (b"HTTP/1.1 204 No Content\r\n\r\n".to_vec(), ErrorKind::EmptyBody),
     ] {
         let server = Server::saying(bytes);
         let error = read(&client(&server).0).await.unwrap_err();
         assert_eq!(error.kind(), kind);
         assert!(!format!("{error} {error:?}").contains("canary"));
-        assert_eq!(error.to_string().contains("titled \"Maintenance\""), kind == Kind::Html, "{error}");
+        assert_eq!(error.to_string().contains("titled \"Maintenance\""), kind == ErrorKind::Html, "{error}");
     }
     // A JSON type around nothing, or around blanks, is found out when it is parsed.
     for body in ["", "  \n"] {
         let server =
             Server::saying(head(&[CHUNKED], [if body.is_empty() { vec![] } else { chunk(body) }, chunk("")].concat()));
         let error = client(&server).0.get("x").json::<serde_json::Value>().await.unwrap_err();
-        assert_eq!(error.kind(), Kind::Empty);
+        assert_eq!(error.kind(), ErrorKind::EmptyBody);
     }
     let server = Server::saying(answer("200 OK", &["Content-Type: text/csv"], "a,b\n"));
     assert_eq!(client(&server).0.get("x").raw().bytes(100).await.unwrap(), b"a,b\n");
@@ -501,7 +513,7 @@ async fn a_json_answer_of_another_shape_is_garbled_and_never_quoted() {
         let server = Server::saying(json(body));
         let (client, gate) = client(&server);
         let error = client.get("x").json::<std::collections::HashMap<String, u32>>().await.unwrap_err();
-        assert_eq!(error.kind(), Kind::Garbled, "{body}");
+        assert_eq!(error.kind(), ErrorKind::Garbled, "{body}");
         assert!(!format!("{error} {error:?}").contains("canary"), "{error:?}");
         assert_eq!(*gate.outcomes.lock().unwrap(), [Failed { retry_after: None }]);
     }
@@ -517,7 +529,7 @@ async fn no_redirect_is_followed_and_nothing_reaches_another_origin() {
         let server = Server::saying(answer(status, &[&location], ""));
         let (client, gate) = client(&server);
         let error = read(&client).await.unwrap_err();
-        assert_eq!(error.kind(), Kind::Redirect);
+        assert_eq!(error.kind(), ErrorKind::Redirect);
         assert!(error.to_string().contains(&format!("set url to {}", other.url())), "{error}");
         assert_eq!(*gate.outcomes.lock().unwrap(), [Answered]);
         assert_eq!(server.heard().len(), 1);
@@ -582,7 +594,7 @@ async fn a_caller_that_stops_at_a_row_is_told_so_and_the_server_is_not_blamed() 
     let (client, gate) = client(&server);
     let rows = client.get("x").rows(&["xs"], crate::split::SplitLimits::default()).await.unwrap();
     let stopped = rows.for_each(|_| Err(crate::split::RowFault::Stopped("the disk is full".into()))).await.unwrap_err();
-    assert_eq!((stopped.kind(), stopped.to_string().contains("row 0")), (Kind::Stopped, true));
+    assert_eq!((stopped.kind(), stopped.to_string().contains("row 0")), (ErrorKind::Cancelled, true));
     assert_eq!(std::error::Error::source(&stopped).unwrap().to_string(), "the disk is full");
     assert_eq!(*gate.outcomes.lock().unwrap(), [Abandoned]);
 }
@@ -636,7 +648,7 @@ async fn a_closed_gate_lets_nothing_out() {
     let server = Server::saying(json("[1]"));
     let client = client(&server).0.with_gate(Arc::new(Closed));
     let error = read(&client.with_retries(3)).await.unwrap_err();
-    assert_eq!(error.kind(), Kind::GateClosed);
+    assert_eq!(error.kind(), ErrorKind::GateClosed);
     assert_eq!((server.heard().len(), client.requests_sent()), (0, 0));
 }
 

@@ -17,7 +17,7 @@ use rustls::{
     server::ParsedCertificate,
 };
 
-use crate::error::{Error, Kind};
+use crate::error::{Error, ErrorKind};
 
 /// The usual checks, and one exception.
 #[derive(Debug)]
@@ -80,7 +80,7 @@ impl ServerCertVerifier for Verifier {
 /// The TLS settings: the system's roots and, beside them, those in `ca_file`; HTTP/1.1 only.
 ///
 /// # Errors
-/// Settings: the file cannot be read or holds no certificate. Tls: there is no trusted root at all.
+/// `InvalidConfig`: the file cannot be read or holds no certificate. `Tls`: there is no trusted root at all.
 pub(crate) fn tls_config(ca_file: Option<&std::path::Path>) -> Result<Arc<ClientConfig>, Error> {
     let mut roots = RootCertStore::empty();
     let mut named = Vec::new();
@@ -91,30 +91,34 @@ pub(crate) fn tls_config(ca_file: Option<&std::path::Path>) -> Result<Arc<Client
     roots.add_parsable_certificates(system.certs);
     if let Some(path) = ca_file {
         let unreadable = |error: rustls::pki_types::pem::Error| {
-            Error::new(Kind::Settings, format!("cannot read certificates from `{}`", path.display())).with_source(error)
+            Error::new(ErrorKind::InvalidConfig, format!("cannot read certificates from `{}`", path.display()))
+                .with_source(error)
         };
         for certificate in CertificateDer::pem_file_iter(path).map_err(unreadable)? {
             let certificate = certificate.map_err(unreadable)?;
             roots.add(certificate.clone()).map_err(|error| {
-                Error::new(Kind::Settings, format!("`{}` holds a certificate that cannot be trusted", path.display()))
-                    .with_source(error)
+                Error::new(
+                    ErrorKind::InvalidConfig,
+                    format!("`{}` holds a certificate that cannot be trusted", path.display()),
+                )
+                .with_source(error)
             })?;
             named.push(certificate);
         }
         if named.is_empty() {
-            return Err(Error::new(Kind::Settings, format!("`{}` holds no certificate", path.display())));
+            return Err(Error::new(ErrorKind::InvalidConfig, format!("`{}` holds no certificate", path.display())));
         }
     }
     if roots.is_empty() {
-        return Err(Error::new(Kind::Tls, "this system has no trusted certificates, and no ca_file is set"));
+        return Err(Error::new(ErrorKind::Tls, "this system has no trusted certificates, and no ca_file is set"));
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let by_authority = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
         .build()
-        .map_err(|error| Error::new(Kind::Tls, "the trusted certificates cannot be used").with_source(error))?;
+        .map_err(|error| Error::new(ErrorKind::Tls, "the trusted certificates cannot be used").with_source(error))?;
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .map_err(|error| Error::new(Kind::Tls, "this build has no version of TLS").with_source(error))?
+        .map_err(|error| Error::new(ErrorKind::Tls, "this build has no version of TLS").with_source(error))?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(Verifier { by_authority, named }))
         .with_no_client_auth();

@@ -13,7 +13,7 @@ pub struct Uid([u8; Uid::BYTES]);
 /// A text that is not the identifier of a DHIS2 object.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("not a DHIS2 uid: eleven letters and digits, a letter first")]
-pub struct NotAUid;
+pub struct ParseUidError;
 
 impl Uid {
     /// Length of every uid.
@@ -27,14 +27,14 @@ impl Uid {
 }
 
 impl FromStr for Uid {
-    type Err = NotAUid;
+    type Err = ParseUidError;
 
-    fn from_str(text: &str) -> Result<Self, NotAUid> {
-        let bytes: [u8; Uid::BYTES] = text.as_bytes().try_into().map_err(|_| NotAUid)?;
+    fn from_str(text: &str) -> Result<Self, ParseUidError> {
+        let bytes: [u8; Uid::BYTES] = text.as_bytes().try_into().map_err(|_| ParseUidError)?;
         if bytes[0].is_ascii_alphabetic() && bytes.iter().all(u8::is_ascii_alphanumeric) {
             Ok(Uid(bytes))
         } else {
-            Err(NotAUid)
+            Err(ParseUidError)
         }
     }
 }
@@ -68,7 +68,7 @@ impl<'de> Deserialize<'de> for Uid {
             }
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Uid, E> {
-                text.parse().map_err(|error: NotAUid| E::custom(error))
+                text.parse().map_err(|error: ParseUidError| E::custom(error))
             }
         }
         deserializer.deserialize_str(Visitor)
@@ -91,7 +91,7 @@ mod tests {
             assert_eq!(good.parse::<Uid>().unwrap().to_string(), good);
         }
         for bad in ["", "0mspTQPwCqd", "ImspTQPwCq", "ImspTQPwCqdd", "ImspTQPwCq-", "ImspTQPwCé"] {
-            assert_eq!(bad.parse::<Uid>(), Err(NotAUid), "{bad}");
+            assert_eq!(bad.parse::<Uid>(), Err(ParseUidError), "{bad}");
         }
         assert!(serde_json::from_str::<Uid>("\"Imsp\\u0054QPwCqd\"").is_ok());
     }

@@ -16,7 +16,7 @@ pub struct Version {
 /// A text that is not the version of a DHIS2 server.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("not a DHIS2 version: `{0}`")]
-pub struct NotAVersion(String);
+pub struct ParseVersionError(String);
 
 impl Version {
     /// The number behind `2.`: 40 for 2.40.3. It decides the dialect.
@@ -36,11 +36,11 @@ impl Version {
 }
 
 impl FromStr for Version {
-    type Err = NotAVersion;
+    type Err = ParseVersionError;
 
     /// Reads `2.<minor>`, then dotted numbers, then any suffix behind a hyphen or space.
-    fn from_str(raw: &str) -> Result<Self, NotAVersion> {
-        let not = || NotAVersion(raw.chars().take(40).collect());
+    fn from_str(raw: &str) -> Result<Self, ParseVersionError> {
+        let not = || ParseVersionError(raw.chars().take(40).collect());
         let text = raw.trim();
         let numbers = text.split(['-', ' ', '+', '_']).next().unwrap_or_default();
         let mut parts = numbers.split('.');

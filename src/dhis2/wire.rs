@@ -1,7 +1,7 @@
 //! Connections to the one origin: found, made, secured and watched here, so that awc cannot take a cut answer for a whole one.
 //! Whom we trust is decided in `trust.rs`.
 //!
-//! awc takes the end of a connection for the end of a body. [`Wire`] reports that end as an error instead, above TLS, so
+//! awc takes the end of a connection for the end of a body. [`GuardedStream`] reports that end as an error instead, above TLS, so
 //! that also a polite `close_notify` in the middle of a body is one. It knows whether a connection was used before and
 //! whether the server has answered on it, which decides if a request may be repeated on another. Every connection goes
 //! to the client's own host, whatever awc was asked for: credentials cannot go elsewhere.
@@ -38,19 +38,19 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::{
-    error::{Error, Kind},
+    error::{Error, ErrorKind},
     gate::Turn,
     interim::InterimFilter,
     redaction::said,
     trust::is_its_own_authority,
 };
 
-/// How long an address is waited for before the next is tried beside it.
+/// Head start of an address before the next is tried in parallel.
 const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
 
-/// Where connections go.
+/// The server that all connections go to.
 #[derive(Clone)]
-pub(crate) struct Target {
+pub(crate) struct Endpoint {
     /// Host name or address, without brackets.
     pub(crate) host: String,
     pub(crate) port: u16,
@@ -59,7 +59,7 @@ pub(crate) struct Target {
     pub(crate) connect_timeout: Duration,
 }
 
-/// The turn of a request, for its transport to end and for its connection to tell when the request leaves.
+/// The turn of a request, shared by its transport, which ends it, and its connection, which reports the first byte sent.
 #[derive(Clone)]
 pub(crate) struct SharedTurn(Rc<RefCell<Option<Box<dyn Turn>>>>);
 
@@ -79,16 +79,16 @@ impl SharedTurn {
     }
 }
 
-/// What is known of one request on the wire. Lives as long as the request; one thread only.
-pub(crate) struct Trace {
+/// Progress of one request on its connection. Lives as long as the request; one thread only.
+pub(crate) struct RequestTrace {
     /// Why no connection was made.
     connect_error: RefCell<Option<Error>>,
-    /// A connection is being made since then.
+    /// A connection is being made.
     connecting: Cell<bool>,
     /// When the connection was there.
     connected_at: Cell<Option<Instant>>,
     /// The connection that carries the request.
-    link: RefCell<Option<Rc<Link>>>,
+    connection: RefCell<Option<Rc<ConnectionState>>>,
     reused: Cell<bool>,
     /// Bytes the connection had read when the request was sent.
     read_before: Cell<u64>,
@@ -96,17 +96,17 @@ pub(crate) struct Trace {
     has_left: Cell<bool>,
     /// Counts requests that left.
     sent: Arc<AtomicU64>,
-    /// Hears when it leaves.
+    /// Notified of the first byte sent.
     turn: SharedTurn,
 }
 
-impl Trace {
+impl RequestTrace {
     pub(crate) fn new(sent: Arc<AtomicU64>, turn: SharedTurn) -> Rc<Self> {
-        Rc::new(Trace {
+        Rc::new(RequestTrace {
             connect_error: RefCell::default(),
             connecting: Cell::default(),
             connected_at: Cell::default(),
-            link: RefCell::default(),
+            connection: RefCell::default(),
             reused: Cell::default(),
             read_before: Cell::default(),
             has_left: Cell::default(),
@@ -134,13 +134,16 @@ impl Trace {
     }
 
     fn has_answer_byte(&self) -> bool {
-        self.link.borrow().as_ref().is_some_and(|link| link.bytes_read.get() != self.read_before.get())
+        self.connection
+            .borrow()
+            .as_ref()
+            .is_some_and(|connection| connection.bytes_read.get() != self.read_before.get())
     }
 
     /// Makes sure that no later request uses the connection.
     pub(crate) fn poison(&self) {
-        if let Some(link) = self.link.borrow().as_ref() {
-            link.poisoned.set(true);
+        if let Some(connection) = self.connection.borrow().as_ref() {
+            connection.poisoned.set(true);
         }
     }
 
@@ -152,27 +155,27 @@ impl Trace {
         }
     }
 
-    /// The request is about to go out on `link`.
-    fn attach(&self, link: &Rc<Link>) {
-        let mut mine = self.link.borrow_mut();
+    /// The request is about to go out on `connection`.
+    fn attach(&self, connection: &Rc<ConnectionState>) {
+        let mut mine = self.connection.borrow_mut();
         if mine.is_none() {
-            self.reused.set(link.requests.get() > 0);
-            self.read_before.set(link.bytes_read.get());
-            link.requests.set(link.requests.get() + 1);
-            link.is_asked.set(true);
-            *mine = Some(Rc::clone(link));
+            self.reused.set(connection.requests.get() > 0);
+            self.read_before.set(connection.bytes_read.get());
+            connection.requests.set(connection.requests.get() + 1);
+            connection.is_asked.set(true);
+            *mine = Some(Rc::clone(connection));
         }
     }
 }
 
 tokio::task_local! {
     /// The request that the current poll works for.
-    pub(crate) static TRACE: Rc<Trace>;
+    pub(crate) static TRACE: Rc<RequestTrace>;
 }
 
-/// What is known of one connection.
+/// State of one connection, shared with the request it carries.
 #[derive(Debug, Default)]
-struct Link {
+struct ConnectionState {
     requests: Cell<u64>,
     bytes_read: Cell<u64>,
     poisoned: Cell<bool>,
@@ -183,10 +186,10 @@ struct Link {
 /// Room for bytes among which the answer has yet to begin.
 const BEGINNING_BYTES: usize = 4096;
 
-/// One connection, whose end is an error, and on which answers before the answer do not show.
-pub(crate) struct Wire {
+/// A connection that reports its end as an error and hides interim (1xx) responses.
+pub(crate) struct GuardedStream {
     stream: Stream,
-    link: Rc<Link>,
+    connection: Rc<ConnectionState>,
     interim: InterimFilter,
     /// Bytes of an answer that were read and not yet handed on.
     ready: Vec<u8>,
@@ -197,15 +200,15 @@ enum Stream {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-impl fmt::Debug for Wire {
+impl fmt::Debug for GuardedStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Wire").field("link", &self.link).finish_non_exhaustive()
+        f.debug_struct("GuardedStream").field("connection", &self.connection).finish_non_exhaustive()
     }
 }
 
-impl Wire {
+impl GuardedStream {
     fn new(stream: Stream) -> Self {
-        Wire { stream, link: Rc::default(), interim: InterimFilter::default(), ready: Vec::new() }
+        GuardedStream { stream, connection: Rc::default(), interim: InterimFilter::default(), ready: Vec::new() }
     }
 
     /// Reads what the connection brings; its end is an error.
@@ -220,7 +223,7 @@ impl Wire {
             if read == 0 && buf.remaining() > 0 && harvester_pacing::control!("end-of-body") {
                 return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
             }
-            self.link.bytes_read.set(self.link.bytes_read.get() + read as u64);
+            self.connection.bytes_read.set(self.connection.bytes_read.get() + read as u64);
         }
         polled
     }
@@ -233,12 +236,12 @@ impl Wire {
     }
 }
 
-impl AsyncRead for Wire {
+impl AsyncRead for GuardedStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.link.poisoned.get() {
+        if self.connection.poisoned.get() {
             return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
         }
-        if self.link.is_asked.take() {
+        if self.connection.is_asked.take() {
             self.interim = InterimFilter::default();
         }
         loop {
@@ -253,14 +256,14 @@ impl AsyncRead for Wire {
             }
             let mut bytes = [0; BEGINNING_BYTES];
             let mut read = ReadBuf::new(&mut bytes);
-            let wire = &mut *self;
-            match wire.poll_connection(cx, &mut read) {
+            let this = &mut *self;
+            match this.poll_connection(cx, &mut read) {
                 Poll::Ready(Ok(())) if read.filled().is_empty() => return Poll::Ready(Ok(())),
-                Poll::Ready(Ok(())) => wire.interim.push(read.filled(), &mut wire.ready),
+                Poll::Ready(Ok(())) => this.interim.push(read.filled(), &mut this.ready),
                 Poll::Ready(Err(error)) => {
                     // What came of an answer comes before the news that there is no more.
-                    wire.interim.end(&mut wire.ready);
-                    if wire.ready.is_empty() {
+                    this.interim.end(&mut this.ready);
+                    if this.ready.is_empty() {
                         return Poll::Ready(Err(error));
                     }
                 }
@@ -270,10 +273,10 @@ impl AsyncRead for Wire {
     }
 }
 
-impl AsyncWrite for Wire {
+impl AsyncWrite for GuardedStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         // Outside a request (a shutdown) there is nothing to note.
-        let _ = TRACE.try_with(|trace| trace.attach(&self.link));
+        let _ = TRACE.try_with(|trace| trace.attach(&self.connection));
         let polled = match &mut self.stream {
             Stream::Plain(tcp) => Pin::new(tcp).poll_write(cx, buf),
             Stream::Tls(tls) => Pin::new(tls.as_mut()).poll_write(cx, buf),
@@ -299,7 +302,7 @@ impl AsyncWrite for Wire {
     }
 }
 
-impl ActixStream for Wire {
+impl ActixStream for GuardedStream {
     fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<tokio::io::Ready>> {
         ActixStream::poll_read_ready(self.tcp(), cx)
     }
@@ -309,14 +312,14 @@ impl ActixStream for Wire {
     }
 }
 
-/// Makes connections for awc.
+/// Makes awc's connections, to the one endpoint only.
 #[derive(Clone)]
-pub(crate) struct Dial {
-    pub(crate) target: Rc<Target>,
+pub(crate) struct OriginConnector {
+    pub(crate) endpoint: Rc<Endpoint>,
 }
 
-impl Service<ConnectInfo<Uri>> for Dial {
-    type Response = Connection<Uri, Wire>;
+impl Service<ConnectInfo<Uri>> for OriginConnector {
+    type Response = Connection<Uri, GuardedStream>;
     type Error = ConnectError;
     type Future = LocalBoxFuture<'static, Result<Self::Response, Self::Error>>;
 
@@ -325,15 +328,15 @@ impl Service<ConnectInfo<Uri>> for Dial {
     }
 
     fn call(&self, info: ConnectInfo<Uri>) -> Self::Future {
-        let target = Rc::clone(&self.target);
+        let endpoint = Rc::clone(&self.endpoint);
         let uri = info.request().clone();
         Box::pin(async move {
             let _ = TRACE.try_with(|trace| trace.connecting.set(true));
-            let made = match tokio::time::timeout(target.connect_timeout, connect(&target)).await {
+            let made = match tokio::time::timeout(endpoint.connect_timeout, connect(&endpoint)).await {
                 Ok(made) => made,
                 Err(_) => Err(Error::new(
-                    Kind::ConnectTimeout,
-                    format!("no connection to {} within {:?}", target.name(), target.connect_timeout),
+                    ErrorKind::ConnectTimeout,
+                    format!("no connection to {} within {:?}", endpoint.name(), endpoint.connect_timeout),
                 )),
             };
             let _ = TRACE.try_with(|trace| {
@@ -341,7 +344,7 @@ impl Service<ConnectInfo<Uri>> for Dial {
                 trace.connected_at.set(Some(Instant::now()));
             });
             match made {
-                Ok(stream) => Ok(Connection::new(uri, Wire::new(stream))),
+                Ok(stream) => Ok(Connection::new(uri, GuardedStream::new(stream))),
                 Err(error) => {
                     // awc's error cannot carry ours; the request takes it from its trace.
                     let _ = TRACE.try_with(|trace| *trace.connect_error.borrow_mut() = Some(error));
@@ -352,26 +355,27 @@ impl Service<ConnectInfo<Uri>> for Dial {
     }
 }
 
-impl Target {
+impl Endpoint {
     /// Host and port for people.
     fn name(&self) -> String {
         format!("{}:{}", self.host, self.port)
     }
 }
 
-async fn connect(target: &Target) -> Result<Stream, Error> {
-    let addresses = resolve(target).await?;
-    let tcp = connect_any(addresses).await.map_err(|error| connect_error(target, error))?;
-    tcp.set_nodelay(true).map_err(|error| connect_error(target, error))?;
-    let Some(config) = &target.tls else { return Ok(Stream::Plain(tcp)) };
-    let name = ServerName::try_from(target.host.clone())
-        .map_err(|_| Error::new(Kind::Settings, format!("`{}` cannot be the name in a certificate", target.host)))?;
+async fn connect(endpoint: &Endpoint) -> Result<Stream, Error> {
+    let addresses = resolve(endpoint).await?;
+    let tcp = connect_any(addresses).await.map_err(|error| connect_error(endpoint, error))?;
+    tcp.set_nodelay(true).map_err(|error| connect_error(endpoint, error))?;
+    let Some(config) = &endpoint.tls else { return Ok(Stream::Plain(tcp)) };
+    let name = ServerName::try_from(endpoint.host.clone()).map_err(|_| {
+        Error::new(ErrorKind::InvalidConfig, format!("`{}` cannot be the name in a certificate", endpoint.host))
+    })?;
     let tls = TlsConnector::from(Arc::clone(config)).connect(name, tcp).await;
-    tls.map(|tls| Stream::Tls(Box::new(tls))).map_err(|error| tls_error(target, error))
+    tls.map(|tls| Stream::Tls(Box::new(tls))).map_err(|error| tls_error(endpoint, error))
 }
 
-async fn resolve(target: &Target) -> Result<VecDeque<SocketAddr>, Error> {
-    let found = tokio::net::lookup_host((target.host.as_str(), target.port)).await.map_err(|error| {
+async fn resolve(endpoint: &Endpoint) -> Result<VecDeque<SocketAddr>, Error> {
+    let found = tokio::net::lookup_host((endpoint.host.as_str(), endpoint.port)).await.map_err(|error| {
         // The resolver needs files and a socket, and without them says anything.
         if is_out_of_files(&error) || std::fs::File::open("/dev/null").is_err_and(|error| is_out_of_files(&error)) {
             return out_of_files(error);
@@ -379,9 +383,9 @@ async fn resolve(target: &Target) -> Result<VecDeque<SocketAddr>, Error> {
         // getaddrinfo tells the two apart by text only.
         let text = error.to_string();
         if text.contains("emporary failure") || text.contains("ry again") {
-            Error::new(Kind::Resolver, format!("the resolver does not answer for host `{}`", target.host))
+            Error::new(ErrorKind::DnsUnavailable, format!("the resolver does not answer for host `{}`", endpoint.host))
         } else {
-            Error::new(Kind::UnknownHost, format!("host `{}` not found", target.host))
+            Error::new(ErrorKind::UnknownHost, format!("host `{}` not found", endpoint.host))
         }
         .with_source(error)
     })?;
@@ -399,7 +403,7 @@ async fn resolve(target: &Target) -> Result<VecDeque<SocketAddr>, Error> {
         }
     }
     if turns.is_empty() {
-        return Err(Error::new(Kind::UnknownHost, format!("host `{}` has no address", target.host)));
+        return Err(Error::new(ErrorKind::UnknownHost, format!("host `{}` has no address", endpoint.host)));
     }
     Ok(turns)
 }
@@ -441,32 +445,35 @@ fn is_out_of_files(error: &io::Error) -> bool {
 fn out_of_files(error: io::Error) -> Error {
     let text =
         "this process has no file descriptor left for a connection: raise `ulimit -n` (in a unit file: LimitNOFILE=)";
-    Error::new(Kind::OutOfFiles, text).with_source(error)
+    Error::new(ErrorKind::OutOfFiles, text).with_source(error)
 }
 
-fn connect_error(target: &Target, error: io::Error) -> Error {
-    let name = target.name();
+fn connect_error(endpoint: &Endpoint, error: io::Error) -> Error {
+    let name = endpoint.name();
     if is_out_of_files(&error) {
         return out_of_files(error);
     }
     match error.kind() {
         io::ErrorKind::ConnectionRefused => {
-            Error::new(Kind::Refused, format!("nobody listens at {name}")).with_source(error)
+            Error::new(ErrorKind::ConnectionRefused, format!("nobody listens at {name}")).with_source(error)
         }
         io::ErrorKind::TimedOut => {
-            Error::new(Kind::ConnectTimeout, format!("no connection to {name}")).with_source(error)
+            Error::new(ErrorKind::ConnectTimeout, format!("no connection to {name}")).with_source(error)
         }
-        _ => Error::new(Kind::Connect, format!("cannot connect to {name}")).with_source(error),
+        _ => Error::new(ErrorKind::Connect, format!("cannot connect to {name}")).with_source(error),
     }
 }
 
-fn tls_error(target: &Target, error: io::Error) -> Error {
-    let name = target.name();
+fn tls_error(endpoint: &Endpoint, error: io::Error) -> Error {
+    let name = endpoint.name();
     let cause = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()).cloned();
     let Some(cause) = cause else {
         // No word about TLS: the connection broke, as it may while a server restarts.
-        return Error::new(Kind::Reset, format!("the connection to {name} broke during the TLS handshake"))
-            .with_source(error);
+        return Error::new(
+            ErrorKind::ConnectionReset,
+            format!("the connection to {name} broke during the TLS handshake"),
+        )
+        .with_source(error);
     };
     let text = match &cause {
         rustls::Error::InvalidCertificate(why) => {
@@ -494,7 +501,7 @@ fn tls_error(target: &Target, error: io::Error) -> Error {
         _ => format!("no trusted connection to {name}"),
     };
     // The names in a certificate are the server's words.
-    Error::new(Kind::Tls, text).with_source(said(&cause.to_string()))
+    Error::new(ErrorKind::Tls, text).with_source(said(&cause.to_string()))
 }
 
 #[cfg(test)]
@@ -530,7 +537,7 @@ mod tests {
         // By address, and by a name that would have to be looked up.
         for url in ["http://127.0.0.1:9", "http://localhost:9", "http://nosuch.invalid:9"] {
             let error = Client::builder(url).retries(3).build().unwrap().get("x").send().await.unwrap_err();
-            assert_eq!(error.kind(), Kind::OutOfFiles, "{url}: {error:?}");
+            assert_eq!(error.kind(), ErrorKind::OutOfFiles, "{url}: {error:?}");
             assert!(error.to_string().contains("ulimit -n"), "{error}");
         }
     }

@@ -1,10 +1,11 @@
 //! What an error of the wire means for a harvest: one match, so that a new kind does not compile undecided.
 //!
-//! Source: answers of 2.40, 2.42 and 2.43 (`recorded.rs`), and what proxies do (`dhis2-api.md` §8.2); the classes are those of `design.md` §4, Failures.
+//! Source: answers of 2.40, 2.42 and 2.43 (`recorded.rs`), and what proxies do. A status, or the message of a 409, that is not
+//! named here is refused for good.
 
 use std::error::Error as StdError;
 
-use dhis2::{Error, Kind, ServerMessage};
+use dhis2::{Error, ErrorKind, ServerMessage};
 use harvester_actors::failure::{Failure, FailureClass, Weight};
 
 /// Whether the source has ever answered this process.
@@ -50,32 +51,41 @@ pub(crate) fn classify(error: &Error, contact: Contact) -> Failure {
     use FailureClass::{Bug, Denied, Garbled, Local, Rejected, Transient};
     let first = contact == Contact::First;
     let (class, next) = match error.kind() {
-        Kind::UnknownHost if first => (Rejected, Some("check the host in source.url")),
-        Kind::Tls if first => (
+        ErrorKind::UnknownHost if first => (Rejected, Some("check the host in source.url")),
+        ErrorKind::Tls if first => (
             Rejected,
             Some(
                 "name the authority of its certificate in source.ca_file; where there is no TLS, source.url begins with http://",
             ),
         ),
-        Kind::Redirect if first => (Rejected, Some("set source.url to the address the server names")),
-        Kind::UnknownHost | Kind::Resolver | Kind::Connect | Kind::Refused | Kind::ConnectTimeout | Kind::Tls => {
-            (Transient, None)
-        }
-        Kind::Reset | Kind::FirstByteTimeout | Kind::Stalled | Kind::Cut | Kind::Encoding => (Transient, None),
+        ErrorKind::Redirect if first => (Rejected, Some("set source.url to the address the server names")),
+        ErrorKind::UnknownHost
+        | ErrorKind::DnsUnavailable
+        | ErrorKind::Connect
+        | ErrorKind::ConnectionRefused
+        | ErrorKind::ConnectTimeout
+        | ErrorKind::Tls
+        | ErrorKind::ConnectionReset
+        | ErrorKind::FirstByteTimeout
+        | ErrorKind::Stalled
+        | ErrorKind::Truncated
+        | ErrorKind::Encoding => (Transient, None),
         // Nothing is asked through a gate that a run has closed, except while it stops, when nobody looks at it.
-        Kind::GateClosed | Kind::HandleClosed => (Bug, None),
-        Kind::OutOfFiles => {
+        ErrorKind::GateClosed | ErrorKind::HandleClosed => (Bug, None),
+        ErrorKind::OutOfFiles => {
             (Local, Some("raise the limit of open files: `ulimit -n`, or LimitNOFILE= in the unit file"))
         }
-        Kind::Status => status(error, contact),
-        Kind::Auth => (Denied, Some("check user name, password or token")),
+        ErrorKind::Status => status(error, contact),
+        ErrorKind::Auth => (Denied, Some("check user name, password or token")),
         // An empty success is no "0 rows": DHIS2 answers so where a user may not see a unit (data values until 2.42).
-        Kind::Redirect | Kind::Html | Kind::NotJson | Kind::Empty | Kind::Garbled | Kind::NoLength | Kind::TooLarge => {
-            (Garbled, None)
-        }
-        Kind::Settings | Kind::InvalidUrl | Kind::Stopped => (Rejected, None),
-        // The client's kinds may grow; what we do not know we do not repeat.
-        _ => (Rejected, None),
+        ErrorKind::Redirect
+        | ErrorKind::Html
+        | ErrorKind::NotJson
+        | ErrorKind::EmptyBody
+        | ErrorKind::Garbled
+        | ErrorKind::UnknownLength
+        | ErrorKind::TooLarge => (Garbled, None),
+        ErrorKind::InvalidConfig | ErrorKind::InvalidUrl | ErrorKind::Cancelled => (Rejected, None),
     };
     let mut failure = Failure::new(class, chain(error)).with_retry_after(error.retry_after());
     if let Some(next) = next {
@@ -88,7 +98,7 @@ pub(crate) fn classify(error: &Error, contact: Contact) -> Failure {
     }
     if class != Transient {
         failure
-    } else if error.kind() == Kind::FirstByteTimeout || error.status() == Some(504) {
+    } else if error.kind() == ErrorKind::FirstByteTimeout || error.status() == Some(504) {
         failure.with_weight(Weight::HeavyIfRepeated)
     } else if error.status() == Some(500) {
         failure.with_weight(Weight::HeavyIfOthersCome)
@@ -104,7 +114,7 @@ fn status(error: &Error, contact: Contact) -> (FailureClass, Option<&'static str
     match error.status().unwrap_or(0) {
         // Tomcat's answer to a request line that is too long; Jetty and nginx say 414.
         400 if said.is_none() && error.url().is_some_and(|url| url.len() > LONG_URL_BYTES) => (TooHeavy, None),
-        // 401, and 400 with `WWW-Authenticate` (a wrong token), come as `Kind::Auth`; here only if the client changes.
+        // 401, and 400 with `WWW-Authenticate` (a wrong token), come as `ErrorKind::Auth`; here only if the client changes.
         401 => (Denied, Some("check user name, password or token")),
         403 => (Forbidden, Some("ask the server's administrator for access, or take it out of the job")),
         // A servlet container answers so while DHIS2 is being deployed; DHIS2 itself, and Jetty for a path that DHIS2 does

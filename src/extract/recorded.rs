@@ -17,7 +17,7 @@ use std::{
     thread,
 };
 
-use dhis2::{Client, Error, ImportSummary, Kind, Pager, split::SplitLimits};
+use dhis2::{Client, Error, ErrorKind, ImportSummary, Pager, split::SplitLimits};
 use futures_util::future::LocalBoxFuture;
 use harvester_actors::failure::FailureClass;
 use serde::Deserialize;
@@ -180,7 +180,7 @@ fn answer(mut stream: TcpStream, exchanges: &[(String, Vec<u8>)]) {
 /// What became of one exchange in our hands.
 struct Read {
     /// What it means once the server has answered before, and what went wrong on the wire; none for a success.
-    failure: Option<(FailureClass, Kind)>,
+    failure: Option<(FailureClass, ErrorKind)>,
     /// The server could not run the query that it made of the request.
     query_error: bool,
     /// The line of the table.
@@ -353,7 +353,7 @@ async fn every_recorded_exchange_is_read_and_classed_as_the_table_says() {
 }
 
 /// Class, kind, and whether the server could not run its own query; none for a success.
-type Telling = Option<(FailureClass, Kind, bool)>;
+type Telling = Option<(FailureClass, ErrorKind, bool)>;
 
 /// The most telling exchanges: the class once the server has answered, what went wrong on the wire, and whether the server
 /// could not run its own query. None for a success.
@@ -363,44 +363,44 @@ const TELLING: [(&str, Telling); 38] = {
     [
         ("2.40/system-ping", None),
         ("2.43/system-ping", None),
-        ("2.40/ping", Some((Garbled, Kind::Empty, false))),
-        ("2.43/ping-anonymous", Some((Garbled, Kind::Empty, false))),
-        ("2.40/auth-wrong-json", Some((Denied, Kind::Auth, false))),
-        ("2.40/auth-bad-token", Some((Denied, Kind::Auth, false))),
-        ("2.42/auth-bad-token", Some((Denied, Kind::Auth, false))),
-        ("2.43/auth-bad-token", Some((Denied, Kind::Auth, false))),
-        ("2.40/auth-bad-bearer", Some((Denied, Kind::Auth, false))),
-        ("2.40/auth-none-noxhr", Some((Denied, Kind::Auth, false))),
-        ("2.43/auth-none-noxhr", Some((Denied, Kind::Auth, false))),
-        ("2.40/root-page", Some((Garbled, Kind::Redirect, false))),
+        ("2.40/ping", Some((Garbled, ErrorKind::EmptyBody, false))),
+        ("2.43/ping-anonymous", Some((Garbled, ErrorKind::EmptyBody, false))),
+        ("2.40/auth-wrong-json", Some((Denied, ErrorKind::Auth, false))),
+        ("2.40/auth-bad-token", Some((Denied, ErrorKind::Auth, false))),
+        ("2.42/auth-bad-token", Some((Denied, ErrorKind::Auth, false))),
+        ("2.43/auth-bad-token", Some((Denied, ErrorKind::Auth, false))),
+        ("2.40/auth-bad-bearer", Some((Denied, ErrorKind::Auth, false))),
+        ("2.40/auth-none-noxhr", Some((Denied, ErrorKind::Auth, false))),
+        ("2.43/auth-none-noxhr", Some((Denied, ErrorKind::Auth, false))),
+        ("2.40/root-page", Some((Garbled, ErrorKind::Redirect, false))),
         ("2.42/dv-one", None),
         ("2.42/dv-empty", None),
-        ("2.42/dv-half-outside", Some((Garbled, Kind::Empty, false))),
-        ("2.43/dv-half-outside", Some((Rejected, Kind::Status, false))),
-        ("2.40/dv-url-8k", Some((TooHeavy, Kind::Status, false))),
-        ("2.42/dv-url-8k", Some((TooHeavy, Kind::Status, false))),
-        ("2.43/dv-url-8k", Some((TooHeavy, Kind::Status, false))),
-        ("2.43/tracker-events-no-scope", Some((Rejected, Kind::Status, false))),
-        ("2.42/accept-xml", Some((Rejected, Kind::Status, false))),
-        ("2.42/method-not-allowed", Some((Rejected, Kind::Status, false))),
-        ("2.40/not-found-path", Some((Rejected, Kind::Status, false))),
-        ("2.42/not-found-path", Some((Transient, Kind::Status, false))),
-        ("2.42/not-found-object", Some((Rejected, Kind::Status, false))),
-        ("2.40/tracker-enrollments-program-half", Some((Forbidden, Kind::Status, false))),
-        ("2.42/analytics-half", Some((Rejected, Kind::Status, false))),
-        ("2.43/analytics-events-query", Some((Transient, Kind::Status, false))),
-        ("2.40/tracker-trackedEntities-trackedEntityType-deleted", Some((Rejected, Kind::Status, true))),
-        ("2.42/tracker-trackedEntities-trackedEntityType-deleted", Some((Rejected, Kind::Status, true))),
-        ("2.42/tracker-enrollments-program-order", Some((Rejected, Kind::Status, true))),
-        ("2.40/tracker-enrollments-program-total", Some((Rejected, Kind::Status, true))),
-        ("2.40/tracker-enrollments-program-enrolled", Some((Rejected, Kind::Status, true))),
-        ("2.43/sv-criteria-bad", Some((Rejected, Kind::Status, true))),
-        ("2.40/list-filter-bad-property", Some((Rejected, Kind::Status, false))),
-        ("2.43/import-datavalues-conflicts", Some((Transient, Kind::Status, false))),
+        ("2.42/dv-half-outside", Some((Garbled, ErrorKind::EmptyBody, false))),
+        ("2.43/dv-half-outside", Some((Rejected, ErrorKind::Status, false))),
+        ("2.40/dv-url-8k", Some((TooHeavy, ErrorKind::Status, false))),
+        ("2.42/dv-url-8k", Some((TooHeavy, ErrorKind::Status, false))),
+        ("2.43/dv-url-8k", Some((TooHeavy, ErrorKind::Status, false))),
+        ("2.43/tracker-events-no-scope", Some((Rejected, ErrorKind::Status, false))),
+        ("2.42/accept-xml", Some((Rejected, ErrorKind::Status, false))),
+        ("2.42/method-not-allowed", Some((Rejected, ErrorKind::Status, false))),
+        ("2.40/not-found-path", Some((Rejected, ErrorKind::Status, false))),
+        ("2.42/not-found-path", Some((Transient, ErrorKind::Status, false))),
+        ("2.42/not-found-object", Some((Rejected, ErrorKind::Status, false))),
+        ("2.40/tracker-enrollments-program-half", Some((Forbidden, ErrorKind::Status, false))),
+        ("2.42/analytics-half", Some((Rejected, ErrorKind::Status, false))),
+        ("2.43/analytics-events-query", Some((Transient, ErrorKind::Status, false))),
+        ("2.40/tracker-trackedEntities-trackedEntityType-deleted", Some((Rejected, ErrorKind::Status, true))),
+        ("2.42/tracker-trackedEntities-trackedEntityType-deleted", Some((Rejected, ErrorKind::Status, true))),
+        ("2.42/tracker-enrollments-program-order", Some((Rejected, ErrorKind::Status, true))),
+        ("2.40/tracker-enrollments-program-total", Some((Rejected, ErrorKind::Status, true))),
+        ("2.40/tracker-enrollments-program-enrolled", Some((Rejected, ErrorKind::Status, true))),
+        ("2.43/sv-criteria-bad", Some((Rejected, ErrorKind::Status, true))),
+        ("2.40/list-filter-bad-property", Some((Rejected, ErrorKind::Status, false))),
+        ("2.43/import-datavalues-conflicts", Some((Transient, ErrorKind::Status, false))),
         // Without a length nobody can tell whether it is whole (the recorder asked with `Connection: close`).
-        ("2.40/import-datavalues-0", Some((Garbled, Kind::NoLength, false))),
+        ("2.40/import-datavalues-0", Some((Garbled, ErrorKind::UnknownLength, false))),
         // The recording ends in the middle of the JSON.
-        ("2.40/dv-lastupdated", Some((Garbled, Kind::Garbled, false))),
+        ("2.40/dv-lastupdated", Some((Garbled, ErrorKind::Garbled, false))),
     ]
 };
 

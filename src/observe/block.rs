@@ -1,4 +1,4 @@
-//! The picture of a run as lines of text: pure functions of the progress and the width.
+//! The progress of a run as lines of text: pure functions of the progress and the width.
 
 use std::time::Duration;
 
@@ -191,12 +191,12 @@ mod tests {
             remaining: Some(Duration::from_secs(40)),
         };
         let pace = Pace { waiting: Some(waiting), ..progress.pace.clone() };
-        progress.hear(&Event::Pace(pace), now);
+        progress.apply(&Event::Pace(pace), now);
         draw("waiting", &progress, &mut shown);
         progress.pace.waiting = None;
-        progress.hear(&Event::Finishing { stream: StreamId(0) }, now);
+        progress.apply(&Event::Finishing { stream: StreamId(0) }, now);
         draw("finishing", &progress, &mut shown);
-        progress.hear(&Event::Stopping { reason: "SIGINT".to_owned() }, now);
+        progress.apply(&Event::Stopping { reason: "SIGINT".to_owned() }, now);
         draw("stopping", &progress, &mut shown);
         insta::assert_snapshot!("block", shown);
         for width in 0..40 {

@@ -1,52 +1,58 @@
-//! One thing that `harvester check` looked at.
+//! A finding of `harvester check`.
 
 use harvester_actors::report::Outcome;
 
-/// How it looks.
+/// Severity of a finding.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Grade {
-    /// Good.
-    Good,
-    /// A run would work, but somebody should know.
-    Note,
+pub enum Severity {
+    /// Nothing to do.
+    Ok,
+    /// A run would work; the operator should know of it.
+    Warning,
     /// A run would fail.
-    Bad,
+    Error,
 }
 
-/// One thing that was looked at.
+/// One thing that was checked.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Finding {
-    /// What was looked at, in one word: `login`, `clock`.
+    /// What was checked, in one word: `login`, `clock`.
     pub subject: &'static str,
-    /// How it looks.
-    pub grade: Grade,
-    /// What was seen, as a lower-case fragment.
+    /// How bad it is.
+    pub severity: Severity,
+    /// The observation, as a lower-case fragment.
     pub message: String,
-    /// What to do; empty where nothing is to be done.
+    /// Next step; empty if there is nothing to do.
     pub next: String,
-    /// What a run would end with, if it is bad.
+    /// Outcome of a run, if the severity is `Error`.
     pub outcome: Outcome,
 }
 
 impl Finding {
-    /// Something good.
-    pub fn good(subject: &'static str, message: impl Into<String>) -> Self {
+    /// A finding of severity `Ok`.
+    pub fn ok(subject: &'static str, message: impl Into<String>) -> Self {
         Finding {
             subject,
-            grade: Grade::Good,
+            severity: Severity::Ok,
             message: message.into(),
             next: String::new(),
             outcome: Outcome::Complete,
         }
     }
 
-    /// Something that somebody should know.
-    pub fn note(subject: &'static str, message: impl Into<String>, next: impl Into<String>) -> Self {
-        Finding { subject, grade: Grade::Note, message: message.into(), next: next.into(), outcome: Outcome::Complete }
+    /// A finding of severity `Warning`.
+    pub fn warning(subject: &'static str, message: impl Into<String>, next: impl Into<String>) -> Self {
+        Finding {
+            subject,
+            severity: Severity::Warning,
+            message: message.into(),
+            next: next.into(),
+            outcome: Outcome::Complete,
+        }
     }
 
-    /// Something that would make a run fail.
-    pub fn bad(subject: &'static str, outcome: Outcome, message: impl Into<String>, next: impl Into<String>) -> Self {
-        Finding { subject, grade: Grade::Bad, message: message.into(), next: next.into(), outcome }
+    /// A finding of severity `Error`.
+    pub fn error(subject: &'static str, outcome: Outcome, message: impl Into<String>, next: impl Into<String>) -> Self {
+        Finding { subject, severity: Severity::Error, message: message.into(), next: next.into(), outcome }
     }
 }

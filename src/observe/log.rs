@@ -97,8 +97,8 @@ pub(crate) fn clock(from_now: Duration) -> Option<String> {
 pub struct LogListener {
     /// The job.
     job: String,
-    /// For the lines that tell sums.
-    picture: Mutex<Picture>,
+    /// Kept between events.
+    state: Mutex<ListenerState>,
     /// Whether progress itself goes to the log: with JSON, where nothing else may stand on stderr.
     tells_progress: bool,
     /// Whether a block on the terminal shows what it waits for.
@@ -107,9 +107,9 @@ pub struct LogListener {
     outage: Duration,
 }
 
-/// What the listener keeps between events.
+/// State between events.
 #[derive(Debug)]
-struct Picture {
+struct ListenerState {
     /// When it began.
     began: Instant,
     /// How far the run has come.
@@ -123,14 +123,14 @@ struct Picture {
 impl LogListener {
     /// A listener for one run of a job that lets its source be gone for `outage`.
     pub fn new(job: &str, format: LogFormat, mode: ProgressMode, outage: Duration) -> Self {
-        let picture = Picture {
+        let state = ListenerState {
             began: Instant::now(),
             progress: Progress::default(),
             told: Duration::ZERO,
             waits: WaitTeller::default(),
         };
         let (tells_progress, has_block) = (format == LogFormat::Json, mode == ProgressMode::Bar);
-        LogListener { job: job.to_owned(), picture: Mutex::new(picture), tells_progress, has_block, outage }
+        LogListener { job: job.to_owned(), state: Mutex::new(state), tells_progress, has_block, outage }
     }
 
     /// Tells what it waits for, where that is news.
@@ -153,12 +153,12 @@ impl LogListener {
 }
 
 impl Listener for LogListener {
-    fn hear(&self, event: &Event) {
-        let mut picture = self.picture.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = picture.began.elapsed();
-        let was_finishing = matches!(picture.progress.phase, Phase::Finishing(_));
-        picture.progress.hear(event, now);
-        let (job, progress) = (self.job.as_str(), &picture.progress);
+    fn on_event(&self, event: &Event) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = state.began.elapsed();
+        let was_finishing = matches!(state.progress.phase, Phase::Finishing(_));
+        state.progress.apply(event, now);
+        let (job, progress) = (self.job.as_str(), &state.progress);
         match event {
             Event::Recovered { resumed_run, cut_bytes, rebuilt } => {
                 if let Some(why) = rebuilt {
@@ -176,41 +176,37 @@ impl Listener for LogListener {
             Event::SourceIdentified(source) => {
                 info!(job, url = %source.url, version = %source.version, "source answers");
             }
-            Event::PlanMade { run_id, plan, committed } => {
-                let finished = committed.iter().filter(|committed| committed.is_finished).count();
-                let (streams, partitions) = (plan.streams.len(), plan.partitions.len());
-                info!(job, run = %run_id, streams, partitions, finished, "plan is fixed");
-                if !plan.left_out.is_empty() {
+            Event::PlanReady { run_id, streams, left_out, partitions, finished, .. } => {
+                info!(job, run = %run_id, streams = streams.len(), partitions, finished, "plan ready");
+                if !left_out.is_empty() {
                     // One line: a server offers dozens of collections that are parts of others.
-                    let collections = plan.left_out.len();
+                    let collections = left_out.len();
                     info!(job, collections, "left out of `[\"*\"]`; -v and the report name each with its reason");
                 }
-                for left in &plan.left_out {
+                for left in left_out {
                     debug!(job, stream = %left.stream, reason = %left.reason, "left out");
                 }
             }
-            Event::PlanGrown(plan) => debug!(job, partitions = plan.partitions.len(), "plan has grown"),
-            Event::PageWritten(span) => {
-                let partition = progress.partition_key(span.partition);
-                debug!(target: PAGES, job, %partition, page = span.seq, rows = span.counts.kept, bytes = span.counts.bytes,
-                    "page written");
-                if !span.rejects.is_empty() {
-                    warn!(job, %partition, page = span.seq, rows = span.counts.rejected, "rows rejected");
+            Event::PlanExtended { partitions } => debug!(job, partitions, "plan extended"),
+            Event::PageWritten { stream, partition, counts, .. } => {
+                let stream = progress.stream(*stream);
+                debug!(target: PAGES, job, stream, %partition, rows = counts.kept, bytes = counts.bytes, "page written");
+                if counts.rejected > 0 {
+                    warn!(job, stream, %partition, rows = counts.rejected, "rows rejected");
                 }
             }
             Event::SpanCommitted { pages, rows, spool_bytes } => {
                 debug!(target: PAGES, job, pages, rows, spool_bytes, "committed")
             }
             Event::PartitionFinished(partition) => {
-                debug!(job, partition = %progress.partition_key(*partition), "partition finished");
+                debug!(job, %partition, "partition finished");
             }
             Event::PartitionReturned { partition, class, message, attempt, delay } => {
-                let partition = progress.partition_key(*partition);
                 let (class, delay_s) = (class.as_str(), delay.as_secs_f64());
-                warn!(job, %partition, class, attempt, delay_s, error = %message, "page failed, will be asked for again");
+                warn!(job, partition = partition.key, class, attempt, delay_s, error = %message, "page failed, will be asked for again");
             }
-            Event::PartitionLost { partition, left_out, class, message } => {
-                let (partition, class) = (progress.partition_key(*partition), class.as_str());
+            Event::PartitionFailed { partition, left_out, class, message, .. } => {
+                let (partition, class) = (&partition.key, class.as_str());
                 if *left_out {
                     debug!(job, %partition, class, error = %message, "left out");
                 } else {
@@ -218,10 +214,11 @@ impl Listener for LogListener {
                 }
             }
             Event::FetcherDied { partition } => {
-                let partition = partition.map(|partition| progress.partition_key(partition)).unwrap_or_default();
+                let partition = partition.as_ref().map_or("", |partition| partition.key.as_str());
                 error!(job, %partition, "a fetcher died of a bug; its partition was handed back");
             }
-            Event::Reconciled { stream, appeared, vanished } => {
+            Event::Reconciled { stream, reconciled } => {
+                let (appeared, vanished) = (reconciled.appeared, reconciled.vanished);
                 info!(job, stream = progress.stream(*stream), appeared, vanished, "numbers compared with the server's");
             }
             Event::Pace(_) => {}
@@ -253,14 +250,14 @@ impl Listener for LogListener {
         }
         let waiting = progress.waiting(now).map(|(reason, remaining)| Wait { reason, remaining });
         if !matches!(event, Event::RunEnded(_)) {
-            let telling = picture.waits.hear(waiting, now);
+            let telling = state.waits.update(waiting, now);
             if let Some(telling) = telling {
-                self.tell_wait(telling, &picture.progress, now);
+                self.tell_wait(telling, &state.progress, now);
             }
         }
-        if self.tells_progress && now.saturating_sub(picture.told) >= PLAIN_INTERVAL {
-            picture.told = now;
-            let progress = plain_line(job, &picture.progress, now);
+        if self.tells_progress && now.saturating_sub(state.told) >= PLAIN_INTERVAL {
+            state.told = now;
+            let progress = plain_line(job, &state.progress, now);
             info!(job, %progress, "progress");
         }
     }

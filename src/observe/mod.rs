@@ -17,7 +17,7 @@ pub(crate) mod waits;
 use std::sync::Arc;
 
 pub(crate) use block::{fetched_bytes, waits};
-pub use finding::{Finding, Grade};
+pub use finding::{Finding, Severity};
 use harvester_actors::events::{Event, Listener};
 pub use log::LogListener;
 pub(crate) use redactor::Redacting;
@@ -40,9 +40,9 @@ impl Listeners {
 }
 
 impl Listener for Listeners {
-    fn hear(&self, event: &Event) {
+    fn on_event(&self, event: &Event) {
         for listener in &self.0 {
-            listener.hear(event);
+            listener.on_event(event);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! How far a run has come: a picture made of events alone, without a clock or a screen of its own.
+//! How far a run has come: made of events alone, without a clock or a screen of its own.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -7,9 +7,9 @@ use std::{
 };
 
 use harvester_actors::{
+    checkpoint::PassTotals,
     events::{Event, Pace},
-    page::PageCounts,
-    partition::{PartitionId, PartitionRole, Plan, SourceIdentity, StreamId},
+    partition::{PartitionId, SourceIdentity, Stream, StreamId, Yield},
     report::{Report, StreamReport},
 };
 
@@ -92,8 +92,8 @@ pub struct Progress {
     moved_at: Duration,
     /// Rows fetched by this process.
     rows_here: u64,
-    /// The plan, to find a partition's stream.
-    plan: Arc<Plan>,
+    /// The streams of the plan, by id.
+    planned: Arc<[Stream]>,
     /// Speeds.
     samples: VecDeque<Sample>,
 }
@@ -102,10 +102,10 @@ impl Progress {
     /// Takes one event into account.
     ///
     /// - `now`: time since the process began.
-    pub fn hear(&mut self, event: &Event, now: Duration) {
+    pub fn apply(&mut self, event: &Event, now: Duration) {
         match event {
             Event::Pace(pace) if pace.requests == self.pace.requests => {}
-            Event::Pace(_) | Event::PartitionReturned { .. } | Event::PartitionLost { .. } => self.moved_at = now,
+            Event::Pace(_) | Event::PartitionReturned { .. } | Event::PartitionFailed { .. } => self.moved_at = now,
             Event::SourceWaitedFor { .. } => self.moved_at = now,
             _ => {
                 (self.answered_at, self.moved_at) = (now, now);
@@ -124,23 +124,28 @@ impl Progress {
                 self.last_failure = Some(message.clone());
             }
             Event::SourceIdentified(source) => self.source = Some(source.clone()),
-            Event::PlanMade { run_id, plan, committed } => {
+            Event::PlanReady { run_id, streams, left_out, partitions, finished, committed } => {
                 self.run_id.clone_from(run_id);
-                self.take_plan(plan);
-                for committed in committed {
-                    self.count(committed.partition, &committed.counts, committed.pages);
-                    self.partitions_finished += u64::from(committed.is_finished);
+                self.planned = Arc::clone(streams);
+                (self.partitions, self.partitions_finished) = (*partitions, *finished);
+                self.left_out.extend(left_out.iter().map(|left| (left.stream.clone(), left.reason.clone())));
+                for (place, stream) in streams.iter().enumerate() {
+                    self.streams.entry(stream.name.clone()).or_default().expected = stream.expected_rows;
+                    self.count(StreamId(place as u32), committed.get(place).copied().unwrap_or_default());
                 }
                 if self.phase == Phase::Starting {
                     self.phase = Phase::Running;
                 }
             }
-            Event::PlanGrown(plan) => self.take_plan(plan),
-            Event::PageWritten(span) => {
-                self.held.remove(&span.partition);
-                self.count(span.partition, &span.counts, 1);
-                if self.role(span.partition) != PartitionRole::Listing {
-                    self.rows_here += span.counts.fetched;
+            Event::PlanExtended { partitions } => self.partitions += partitions,
+            Event::PageWritten { stream, yields, partition, counts } => {
+                self.held.remove(partition);
+                match yields {
+                    Yield::Rows => {
+                        self.count(*stream, PassTotals { pages: 1, counts: *counts });
+                        self.rows_here += counts.fetched;
+                    }
+                    Yield::Keys => {}
                 }
             }
             Event::PartitionFinished(partition) => {
@@ -149,24 +154,21 @@ impl Progress {
             }
             Event::PartitionReturned { partition, message, delay, .. } => {
                 self.retries += 1;
-                self.held.insert(*partition, now + *delay);
-                let key = self.partition_key(*partition);
-                self.last_failure = Some(format!("{key}: {message}"));
+                self.held.insert(partition.id, now + *delay);
+                self.last_failure = Some(format!("{}: {message}", partition.key));
             }
-            Event::PartitionLost { partition, left_out, message, .. } => {
-                self.held.remove(partition);
+            Event::PartitionFailed { partition, stream, left_out, message, .. } => {
+                self.held.remove(&partition.id);
                 self.partitions_lost += 1;
                 if *left_out {
-                    let stream = self.stream_name(*partition).to_owned();
-                    self.left_out.insert(stream, message.clone());
+                    self.left_out.insert(self.stream(*stream).to_owned(), message.clone());
                 }
             }
-            Event::Reconciled { stream, appeared, vanished } => {
-                if let Some(stream) = self.plan.streams.get(stream.0 as usize) {
-                    let report = self.streams.entry(stream.name.clone()).or_default();
-                    report.appeared = Some(*appeared);
-                    report.vanished = Some(*vanished);
-                }
+            Event::Reconciled { stream, reconciled } => {
+                let name = self.stream(*stream).to_owned();
+                let report = self.streams.entry(name).or_default();
+                report.appeared = Some(reconciled.appeared);
+                report.vanished = Some(reconciled.vanished);
             }
             Event::Pace(pace) => {
                 self.pace = pace.clone();
@@ -186,22 +188,10 @@ impl Progress {
         }
     }
 
-    /// Takes a plan over, and what it says about its streams.
-    fn take_plan(&mut self, plan: &Arc<Plan>) {
-        self.plan = Arc::clone(plan);
-        self.partitions = plan.partitions.len() as u64;
-        for stream in &plan.streams {
-            self.streams.entry(stream.name.clone()).or_default().expected = stream.expected_rows;
-        }
-        self.left_out.extend(plan.left_out.iter().map(|left| (left.stream.clone(), left.reason.clone())));
-    }
-
-    /// Adds pages of a partition to its stream.
-    fn count(&mut self, partition: PartitionId, counts: &PageCounts, pages: u64) {
-        if self.role(partition) == PartitionRole::Listing {
-            return;
-        }
-        let name = self.stream_name(partition).to_owned();
+    /// Adds pages of rows to their stream.
+    fn count(&mut self, stream: StreamId, totals: PassTotals) {
+        let PassTotals { pages, counts } = totals;
+        let name = self.stream(stream).to_owned();
         let stream = self.streams.entry(name).or_default();
         stream.rows += counts.kept;
         stream.bytes += counts.bytes;
@@ -210,28 +200,9 @@ impl Progress {
         stream.pages += pages;
     }
 
-    /// What a partition's rows are for.
-    fn role(&self, partition: PartitionId) -> PartitionRole {
-        self.plan.partitions.get(partition.0 as usize).map(|partition| partition.role).unwrap_or_default()
-    }
-
-    /// A partition's stream, for people.
-    fn stream_name(&self, partition: PartitionId) -> &str {
-        let partition = self.plan.partitions.get(partition.0 as usize);
-        partition.map_or("", |partition| self.plan.stream_of(partition).name.as_str())
-    }
-
     /// A stream's name, for people.
     pub fn stream(&self, stream: StreamId) -> &str {
-        self.plan.streams.get(stream.0 as usize).map_or("", |stream| stream.name.as_str())
-    }
-
-    /// A partition's name, for people.
-    pub fn partition_key(&self, partition: PartitionId) -> String {
-        match self.plan.partitions.get(partition.0 as usize) {
-            Some(partition) => partition.key.clone(),
-            None => format!("partition {partition}"),
-        }
+        self.planned.get(stream.0 as usize).map_or("", |stream| stream.name.as_str())
     }
 
     /// Remembers the sums of this moment.
@@ -350,62 +321,58 @@ impl Progress {
 #[cfg(test)]
 pub(super) mod tests {
     use harvester_actors::{
-        events::{Committed, Waiting},
+        events::Waiting,
         failure::FailureClass,
-        page::{FrameRange, Span},
-        partition::{Next, Partition, Stream, StreamOrder},
+        page::PageCounts,
+        partition::{Partition, PassId},
     };
 
     use super::*;
 
     fn stream(name: &str, expected_rows: Option<u64>) -> Stream {
-        serde_json::from_value(serde_json::json!({
-            "name": name, "order": StreamOrder::Keyset, "expected_rows": expected_rows, "optional": false,
-        }))
-        .unwrap()
+        Stream { name: name.to_owned(), expected_rows, optional: false, watermark: None }
     }
 
-    fn partition(id: u32, stream: u32, role: PartitionRole) -> Partition {
-        Partition {
+    pub(in crate::observe) fn partition(id: u32) -> Arc<Partition> {
+        Arc::new(Partition {
             id: PartitionId(id),
-            stream: StreamId(stream),
+            pass: PassId(0),
             key: format!("part/{id}"),
-            role,
             selection: serde_json::Value::Null,
             requests: None,
             expected_rows: None,
-        }
+        })
+    }
+
+    fn counts(rows: u64) -> PageCounts {
+        PageCounts { fetched: rows, kept: rows, bytes: rows * 100, ..PageCounts::default() }
     }
 
     fn page(partition: u32, rows: u64) -> Event {
-        Event::PageWritten(Arc::new(Span {
-            partition: PartitionId(partition),
-            seq: 0,
-            next: Next::Start,
-            counts: PageCounts { fetched: rows, kept: rows, bytes: rows * 100, ..PageCounts::default() },
-            rejects: Vec::new(),
-            frame: FrameRange::default(),
-        }))
+        let (stream, yields) = if partition == 2 { (1, Yield::Keys) } else { (partition, Yield::Rows) };
+        Event::PageWritten { stream: StreamId(stream), yields, partition: PartitionId(partition), counts: counts(rows) }
+    }
+
+    /// A plan of two streams and three partitions, the last of which lists keys.
+    fn plan_ready(finished: u64, committed: Vec<PassTotals>) -> Event {
+        Event::PlanReady {
+            run_id: "20260101T000000Z".to_owned(),
+            streams: [stream("organisationUnits", Some(80_000)), stream("dataElements", Some(20_000))].into(),
+            left_out: Vec::new(),
+            partitions: 3,
+            finished,
+            committed,
+        }
     }
 
     /// A run of two streams, 30 s old: 30 000 of 100 000 rows, 300 requests.
     pub(in crate::observe) fn half_way() -> (Progress, Duration) {
         let mut progress = Progress::default();
-        let plan = Plan {
-            streams: vec![stream("organisationUnits", Some(80_000)), stream("dataElements", Some(20_000))],
-            partitions: vec![
-                partition(0, 0, PartitionRole::Rows),
-                partition(1, 1, PartitionRole::Rows),
-                partition(2, 1, PartitionRole::Listing),
-            ],
-            left_out: Vec::new(),
-        };
-        let run_id = "20260101T000000Z".to_owned();
-        progress.hear(&Event::PlanMade { run_id, plan: Arc::new(plan), committed: Vec::new() }, Duration::ZERO);
+        progress.apply(&plan_ready(0, Vec::new()), Duration::ZERO);
         for second in 0..=30 {
             let now = Duration::from_secs(second);
             if second > 0 {
-                progress.hear(&page(0, 1000), now);
+                progress.apply(&page(0, 1000), now);
             }
             let pace = Pace {
                 requests: second * 10,
@@ -415,9 +382,9 @@ pub(super) mod tests {
                 in_flight_limit: 8,
                 waiting: None,
             };
-            progress.hear(&Event::Pace(pace), now);
+            progress.apply(&Event::Pace(pace), now);
         }
-        progress.hear(&Event::PartitionFinished(PartitionId(1)), Duration::from_secs(30));
+        progress.apply(&Event::PartitionFinished(PartitionId(1)), Duration::from_secs(30));
         (progress, Duration::from_secs(30))
     }
 
@@ -437,7 +404,7 @@ pub(super) mod tests {
     fn a_wait_counts_down_and_stops_the_estimate() {
         let (mut progress, now) = half_way();
         let waiting = Waiting { reason: "Retry-After".to_owned(), remaining: Some(Duration::from_secs(40)) };
-        progress.hear(&Event::Pace(Pace { waiting: Some(waiting), ..Pace::default() }), now);
+        progress.apply(&Event::Pace(Pace { waiting: Some(waiting), ..Pace::default() }), now);
         let later = now + Duration::from_secs(15);
         assert_eq!(progress.waiting(later), Some(("Retry-After".to_owned(), Some(Duration::from_secs(25)))));
         assert_eq!(progress.remaining(later), None);
@@ -449,12 +416,12 @@ pub(super) mod tests {
         let pace = progress.pace.clone();
         let wait = |progress: &mut Progress, seconds| {
             let now = now + Duration::from_secs(seconds);
-            progress.hear(&Event::Pace(pace.clone()), now);
+            progress.apply(&Event::Pace(pace.clone()), now);
             progress.waiting(now).map(|(reason, _)| reason)
         };
         assert_eq!(wait(&mut progress, 9), None);
         assert!(wait(&mut progress, 11).unwrap().contains("to answer"));
-        progress.hear(&page(0, 10), now + Duration::from_secs(12));
+        progress.apply(&page(0, 10), now + Duration::from_secs(12));
         assert_eq!(wait(&mut progress, 13), None);
         let mut first = Progress::default();
         assert_eq!(wait(&mut first, 0), None);
@@ -465,26 +432,26 @@ pub(super) mod tests {
     fn a_run_whose_last_partitions_have_all_failed_says_how_long_it_waits() {
         let (mut progress, now) = half_way();
         let returned = |id, seconds| Event::PartitionReturned {
-            partition: PartitionId(id),
+            partition: partition(id),
             class: FailureClass::Transient,
             message: "502".to_owned(),
             attempt: 1,
             delay: Duration::from_secs(seconds),
         };
-        progress.hear(&returned(0, 9), now);
+        progress.apply(&returned(0, 9), now);
         assert_eq!(progress.waiting(now), None, "the other partition is still fetched");
-        progress.hear(&returned(2, 30), now);
+        progress.apply(&returned(2, 30), now);
         let wait = |progress: &Progress, seconds| progress.waiting(now + Duration::from_secs(seconds));
         assert_eq!(wait(&progress, 4).unwrap().1, Some(Duration::from_secs(5)));
         assert_eq!(wait(&progress, 9), None, "one of them is asked for again");
-        progress.hear(&page(0, 10), now);
+        progress.apply(&page(0, 10), now);
         assert_eq!(wait(&progress, 4), None);
     }
 
     #[test]
     fn listed_keys_are_no_rows() {
         let (mut progress, now) = half_way();
-        progress.hear(&page(2, 500), now);
+        progress.apply(&page(2, 500), now);
         assert_eq!(progress.rows(), 30_000);
     }
 
@@ -500,11 +467,13 @@ pub(super) mod tests {
             is_finished,
         });
         let plan = Arc::clone(&half.plan);
-        progress
-            .hear(&Event::Recovered { resumed_run: Some("r".to_owned()), cut_bytes: 0, rebuilt: None }, Duration::ZERO);
+        progress.apply(
+            &Event::Recovered { resumed_run: Some("r".to_owned()), cut_bytes: 0, rebuilt: None },
+            Duration::ZERO,
+        );
         let committed = committed.to_vec();
-        progress.hear(&Event::PlanMade { run_id: "r".to_owned(), plan, committed }, Duration::ZERO);
-        progress.hear(&page(0, 500), Duration::ZERO);
+        progress.apply(&Event::PlanMade { run_id: "r".to_owned(), plan, committed }, Duration::ZERO);
+        progress.apply(&page(0, 500), Duration::ZERO);
         assert_eq!((progress.rows(), progress.partitions_finished, progress.resumed), (1500, 1, true));
         let pages = |stream: &str| progress.streams[stream].pages;
         assert_eq!((pages("organisationUnits"), pages("dataElements")), (6, 1));
@@ -521,7 +490,7 @@ pub(super) mod tests {
             attempt: 1,
             delay: Duration::from_secs(1),
         };
-        progress.hear(&returned, now);
+        progress.apply(&returned, now);
         assert_eq!((progress.retries, progress.last_failure.as_deref()), (1, Some("part/1: 503")));
     }
 }

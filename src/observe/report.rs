@@ -21,10 +21,10 @@ const STREAMS_SHOWN_MAX: usize = 40;
 /// Warnings that are shown at most.
 const NOTES_SHOWN_MAX: usize = 10;
 
-/// What the report refers to.
+/// Paths and commands that a report for people names.
 #[derive(Clone, Debug, Default)]
-pub struct Context {
-    /// The job file as the person named it.
+pub struct ReportContext {
+    /// The job file, as given on the command line.
     pub job_file: String,
     /// The command that runs it: `harvester run jobs/sl.toml`.
     pub command: String,
@@ -120,7 +120,7 @@ fn headline(outcome: Outcome) -> &'static str {
 /// The report for people, with the next command to type; ends with a line end.
 ///
 /// - `width`: columns of the terminal; narrow ones lose columns of the table, never its names and rows.
-pub fn to_text(report: &Report, context: &Context, width: usize) -> String {
+pub fn to_text(report: &Report, context: &ReportContext, width: usize) -> String {
     let mut text = String::new();
     let job = if report.job.is_empty() { context.job_file.as_str() } else { report.job.as_str() };
     let took = duration(Duration::try_from_secs_f64(report.seconds).unwrap_or_default());
@@ -175,7 +175,7 @@ pub(crate) fn left_out_lines(left_out: &[(&str, &str)], is_verbose: bool, how_to
 }
 
 /// What to type next.
-fn next(report: &Report, context: &Context) -> String {
+fn next(report: &Report, context: &ReportContext) -> String {
     let file = &context.job_file;
     let directory = context.directory.replace("{run}", &report.run_id);
     match (&report.error, report.outcome) {
@@ -291,7 +291,7 @@ mod tests {
 
     #[test]
     fn the_report_reads_well_at_every_width_and_says_what_to_type_next() {
-        let context = Context {
+        let context = ReportContext {
             job_file: "jobs/sl.toml".to_owned(),
             command: "harvester run jobs/sl.toml".to_owned(),
             directory: "out".to_owned(),
@@ -342,7 +342,7 @@ mod tests {
         for outcome in outcomes {
             let mut report = report(outcome);
             report.error = None;
-            let text = to_text(&report, &Context::default(), 80);
+            let text = to_text(&report, &ReportContext::default(), 80);
             assert!(text.contains("next: ") && !text.contains("next: \n"), "{text}");
         }
     }

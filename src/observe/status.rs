@@ -262,17 +262,17 @@ pub struct StatusListener {
     job: String,
     /// The state folder.
     folder: PathBuf,
-    /// What is kept between events.
-    picture: Mutex<Picture>,
+    /// Kept between events.
+    state: Mutex<ListenerState>,
     /// What the thread writes next.
     slot: Arc<(Mutex<Slot>, Condvar)>,
     /// The thread.
     writer: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// What the listener keeps between events.
+/// State between events.
 #[derive(Debug)]
-struct Picture {
+struct ListenerState {
     /// When it began.
     began: Instant,
     /// How far the run has come.
@@ -294,11 +294,12 @@ impl StatusListener {
         let slot: Arc<(Mutex<Slot>, Condvar)> = Arc::default();
         let (shared, path) = (Arc::clone(&slot), folder.join(STATUS_FILE));
         let writer = thread::Builder::new().name("status".to_owned()).spawn(move || write_all(&shared, &path))?;
-        let picture = Picture { began: Instant::now(), progress: Progress::default(), written: None, is_ours: false };
+        let state =
+            ListenerState { began: Instant::now(), progress: Progress::default(), written: None, is_ours: false };
         Ok(StatusListener {
             job: job.to_owned(),
             folder: folder.to_owned(),
-            picture: Mutex::new(picture),
+            state: Mutex::new(state),
             slot,
             writer: Mutex::new(Some(writer)),
         })
@@ -343,24 +344,24 @@ fn write_all(slot: &(Mutex<Slot>, Condvar), path: &Path) {
 }
 
 impl Listener for StatusListener {
-    fn hear(&self, event: &Event) {
-        let mut picture = self.picture.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = picture.began.elapsed();
-        picture.progress.hear(event, now);
+    fn on_event(&self, event: &Event) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = state.began.elapsed();
+        state.progress.apply(event, now);
         let end = match event {
             Event::RunEnded(report) => Some(report),
             _ => {
-                picture.is_ours = true;
+                state.is_ours = true;
                 None
             }
         };
-        if !picture.is_ours {
+        if !state.is_ours {
             return;
         }
-        let is_due = picture.written.is_none_or(|written| now.saturating_sub(written) >= INTERVAL);
+        let is_due = state.written.is_none_or(|written| now.saturating_sub(written) >= INTERVAL);
         if is_due || end.is_some() || is_turn(event) {
-            picture.written = Some(now);
-            let status = Status::of(&self.job, &picture.progress, now, Timestamp::now());
+            state.written = Some(now);
+            let status = Status::of(&self.job, &state.progress, now, Timestamp::now());
             self.slot.0.lock().unwrap_or_else(PoisonError::into_inner).next = Some(status);
             self.slot.1.notify_one();
         }
@@ -375,7 +376,7 @@ impl Listener for StatusListener {
 
 /// Whether an event changes the state.
 fn is_turn(event: &Event) -> bool {
-    matches!(event, Event::PlanMade { .. } | Event::Finishing { .. } | Event::Stopping { .. })
+    matches!(event, Event::PlanReady { .. } | Event::Finishing { .. } | Event::Stopping { .. })
 }
 
 impl Drop for StatusListener {
@@ -415,7 +416,7 @@ mod tests {
     fn a_wait_is_told_with_its_end() {
         let (mut progress, now) = half_way();
         let waiting = Waiting { reason: "Retry-After".to_owned(), remaining: Some(Duration::from_secs(40)) };
-        progress.hear(&Event::Pace(Pace { waiting: Some(waiting), ..Pace::default() }), now);
+        progress.apply(&Event::Pace(Pace { waiting: Some(waiting), ..Pace::default() }), now);
         let clock: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
         let status = Status::of("x", &progress, now, clock);
         assert_eq!(status.waiting_for.as_deref(), Some("Retry-After"));
@@ -427,10 +428,10 @@ mod tests {
     fn the_end_is_on_the_disk_when_it_has_been_heard() {
         let folder = tempfile::tempdir().unwrap();
         let listener = StatusListener::new("x", folder.path()).unwrap();
-        listener.hear(&recovered());
+        listener.on_event(&recovered());
         let mut report = without_run("x", Outcome::Interrupted, "stopped", "go on");
         report.exit_code = 143;
-        listener.hear(&Event::RunEnded(Arc::new(report.clone())));
+        listener.on_event(&Event::RunEnded(Arc::new(report.clone())));
         let status = Status::read(folder.path()).unwrap();
         assert_eq!((status.state, status.exit_code), (State::Stopped, Some(143)));
         let kept: Report =
@@ -442,7 +443,7 @@ mod tests {
     fn a_run_that_never_began_leaves_the_folder_of_another_alone() {
         let folder = tempfile::tempdir().unwrap();
         let listener = StatusListener::new("x", folder.path()).unwrap();
-        listener.hear(&Event::RunEnded(Arc::new(without_run("x", Outcome::Locked, "", ""))));
+        listener.on_event(&Event::RunEnded(Arc::new(without_run("x", Outcome::Locked, "", ""))));
         drop(listener);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     }
@@ -468,7 +469,7 @@ mod tests {
     #[test]
     fn a_folder_that_cannot_be_written_stops_nothing() {
         let listener = StatusListener::new("x", Path::new("/nonexistent")).unwrap();
-        listener.hear(&recovered());
-        listener.hear(&Event::RunEnded(Arc::new(without_run("x", Outcome::Complete, "", ""))));
+        listener.on_event(&recovered());
+        listener.on_event(&Event::RunEnded(Arc::new(without_run("x", Outcome::Complete, "", ""))));
     }
 }

@@ -50,7 +50,7 @@ struct Told {
 
 impl WaitTeller {
     /// What is to be told of what it waits for now. Times are since the process began.
-    pub(crate) fn hear(&mut self, waiting: Option<Wait>, now: Duration) -> Option<Telling> {
+    pub(crate) fn update(&mut self, waiting: Option<Wait>, now: Duration) -> Option<Telling> {
         let Some(wait) = waiting else {
             let since = self.since.take()?;
             // Only what was told needs an end.
@@ -93,7 +93,7 @@ mod tests {
             remaining: remaining.map(seconds),
         };
         let at =
-            |second: &u64| matches!(teller.hear(waits(*second).map(wait), seconds(*second)), Some(Telling::Waits(_)));
+            |second: &u64| matches!(teller.update(waits(*second).map(wait), seconds(*second)), Some(Telling::Waits(_)));
         (0..until).filter(at).collect()
     }
 
@@ -126,10 +126,10 @@ mod tests {
     fn the_end_of_a_long_wait_is_told() {
         let mut teller = WaitTeller::default();
         let wait = || Some(Wait { reason: "an outage".to_owned(), remaining: None });
-        teller.hear(wait(), seconds(3));
-        assert_eq!(teller.hear(None, seconds(5)), None);
-        assert_eq!(teller.hear(None, seconds(50)), None);
-        assert!(teller.hear(wait(), seconds(60)).is_some());
-        assert_eq!(teller.hear(None, seconds(75)), Some(Telling::Over(seconds(15))));
+        teller.update(wait(), seconds(3));
+        assert_eq!(teller.update(None, seconds(5)), None);
+        assert_eq!(teller.update(None, seconds(50)), None);
+        assert!(teller.update(wait(), seconds(60)).is_some());
+        assert_eq!(teller.update(None, seconds(75)), Some(Telling::Over(seconds(15))));
     }
 }

@@ -19,8 +19,8 @@ use rustix::fs::OFlags;
 /// Name of the lock file within a state folder.
 pub const LOCK_FILE: &str = "lock";
 
-/// How often a lock that is held is asked for again, and how long between: a process that is being forked holds a copy of every
-/// lock until it becomes another program. Who really holds it, holds it longer.
+/// How often a held lock is tried again, and the pause between: between fork and exec, a child process holds a copy of every
+/// lock of its parent. A real holder keeps it longer.
 const ASKED_MAX: u32 = 20;
 const PAUSE: Duration = Duration::from_millis(10);
 
@@ -55,12 +55,12 @@ pub enum LockError {
 }
 
 impl StateLock {
-    /// Takes the lock of an existing state folder, or says who has it. Waits for a moment at most.
+    /// Acquires the lock of an existing state directory; waits 200 ms at most.
     ///
     /// # Errors
     /// `Held` when another process has it; `Storage` when the folder or the file cannot be opened or locked, or when what
     /// stands under the file's name is none.
-    pub fn take(folder: &Path) -> Result<StateLock, LockError> {
+    pub fn acquire(folder: &Path) -> Result<StateLock, LockError> {
         let path = folder.join(LOCK_FILE);
         let storage = |source| LockError::Storage { path: path.clone(), source };
         let held = || LockError::Held { folder: folder.to_owned(), holder: holder(&path) };
@@ -157,18 +157,18 @@ mod tests {
     #[test]
     fn a_second_holder_learns_pid_and_start_of_the_first() {
         let folder = tempfile::tempdir().unwrap();
-        let first = StateLock::take(folder.path()).unwrap();
-        let error = StateLock::take(folder.path()).unwrap_err();
+        let first = StateLock::acquire(folder.path()).unwrap();
+        let error = StateLock::acquire(folder.path()).unwrap_err();
         let LockError::Held { holder, .. } = &error else { panic!("{error}") };
         assert!(holder.starts_with(&format!("process {}, started 2", process::id())), "{holder}");
         assert!(error.to_string().contains(&folder.path().display().to_string()));
         drop(first);
-        StateLock::take(folder.path()).unwrap();
+        StateLock::acquire(folder.path()).unwrap();
     }
 
     #[test]
     fn a_folder_that_is_not_there_is_a_storage_failure_that_names_the_file() {
-        let error = StateLock::take(Path::new("/nonexistent/state")).unwrap_err();
+        let error = StateLock::acquire(Path::new("/nonexistent/state")).unwrap_err();
         assert!(matches!(error, LockError::Storage { .. }));
         assert!(error.to_string().contains("/nonexistent/state"), "{error}");
     }
@@ -186,12 +186,12 @@ mod tests {
         ];
         for (what, meddle) in meddling {
             let folder = tempfile::tempdir().unwrap();
-            let first = StateLock::take(folder.path()).unwrap();
+            let first = StateLock::acquire(folder.path()).unwrap();
             meddle(&folder.path().join(LOCK_FILE));
-            let error = StateLock::take(folder.path()).unwrap_err();
+            let error = StateLock::acquire(folder.path()).unwrap_err();
             assert!(matches!(&error, LockError::Held { holder, .. } if holder == "another process"), "{what}: {error}");
             drop(first);
-            StateLock::take(folder.path()).unwrap();
+            StateLock::acquire(folder.path()).unwrap();
         }
     }
 
@@ -202,10 +202,10 @@ mod tests {
         fs::write(&path, "process 7, started 2026-01-01T00:00:00Z\n").unwrap();
         let theirs = File::open(&path).unwrap();
         theirs.try_lock().unwrap();
-        let error = StateLock::take(folder.path()).unwrap_err();
+        let error = StateLock::acquire(folder.path()).unwrap_err();
         assert!(matches!(&error, LockError::Held { holder, .. } if holder.starts_with("process 7")), "{error}");
         drop(theirs);
-        StateLock::take(folder.path()).unwrap();
+        StateLock::acquire(folder.path()).unwrap();
     }
 
     #[test]
@@ -216,7 +216,7 @@ mod tests {
         fs::write(&theirs, "kept").unwrap();
         for target in [&theirs, &folder.path().join("nowhere")] {
             std::os::unix::fs::symlink(target, &path).unwrap();
-            let error = StateLock::take(folder.path()).unwrap_err();
+            let error = StateLock::acquire(folder.path()).unwrap_err();
             assert!(matches!(error, LockError::Storage { .. }), "{error}");
             assert!(error.to_string().contains("lock: it is a symbolic link"), "{error}");
             fs::remove_file(&path).unwrap();
@@ -225,10 +225,10 @@ mod tests {
         assert!(!folder.path().join("nowhere").exists());
 
         rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR).unwrap();
-        let error = StateLock::take(folder.path()).unwrap_err();
+        let error = StateLock::acquire(folder.path()).unwrap_err();
         assert!(error.to_string().contains("it is not a regular file"), "{error}");
         fs::remove_file(&path).unwrap();
         fs::create_dir(&path).unwrap();
-        assert!(matches!(StateLock::take(folder.path()).unwrap_err(), LockError::Storage { .. }));
+        assert!(matches!(StateLock::acquire(folder.path()).unwrap_err(), LockError::Storage { .. }));
     }
 }

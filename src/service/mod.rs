@@ -6,4 +6,4 @@ pub mod signals;
 pub mod systemd;
 
 pub use lock::StateLock;
-pub use signals::{Signals, StopReason};
+pub use signals::Signals;

@@ -1,7 +1,7 @@
-//! The first signal asks the run to stop, the second leaves at once.
+//! The first signal asks the run to stop, the second exits at once.
 //!
 //! SIGINT comes by `ctrlc`, SIGTERM and SIGHUP by tokio on a thread of their own, so that 130 and 143 stay apart and
-//! no arbiter of the engine is needed to hear them. `--max-seconds` is one more reason to stop, from the same thread.
+//! no arbiter of the engine is needed to receive them. `--max-seconds` is one more reason to stop, from the same thread.
 
 use std::{io, process, sync::Arc, thread, time::Duration};
 
@@ -11,63 +11,29 @@ use tokio::{
     time,
 };
 
-use crate::exit_code;
+use crate::exit_code::StopReason;
 
-/// Why a run is asked to stop.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum StopReason {
-    /// Ctrl-C.
-    Sigint,
-    /// The service manager, or `kill`.
-    Sigterm,
-    /// The terminal went away.
-    Sighup,
-    /// `--max-seconds` is over.
-    MaxSeconds,
-}
-
-impl StopReason {
-    /// As a fragment for people.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            StopReason::Sigint => "SIGINT",
-            StopReason::Sigterm => "SIGTERM",
-            StopReason::Sighup => "SIGHUP",
-            StopReason::MaxSeconds => "--max-seconds",
-        }
-    }
-
-    /// What the process exits with when this signal comes a second time.
-    fn exit_code(self) -> u8 {
-        match self {
-            StopReason::Sigint => exit_code::SIGINT,
-            StopReason::Sigterm | StopReason::Sighup => exit_code::SIGTERM,
-            StopReason::MaxSeconds => exit_code::LIMIT,
-        }
-    }
-}
-
-/// What happens when a reason to stop arrives.
+/// Reaction to a reason to stop.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Reaction {
     /// The run is asked to stop.
     Stop,
-    /// The process leaves at once, with this code. Safe at any instant: the checkpoint is.
-    Leave(u8),
+    /// The process exits at once, with this code. The checkpoint makes that safe at any instant.
+    Exit(u8),
     /// Nothing: the run is stopping already.
     Nothing,
 }
 
-/// Decides what a reason means, given the one that came before it.
+/// Decides the reaction to a reason, given the one before it.
 fn reaction(before: Option<StopReason>, now: StopReason) -> Reaction {
     match (before, now) {
         (None, _) => Reaction::Stop,
         (Some(_), StopReason::MaxSeconds) => Reaction::Nothing,
-        (Some(_), signal) => Reaction::Leave(signal.exit_code()),
+        (Some(_), signal) => Reaction::Exit(signal.exit_code()),
     }
 }
 
-/// Hears signals from its installation to the end of the process.
+/// Signal handlers, installed once per process.
 #[derive(Clone, Debug)]
 pub struct Signals {
     /// Becomes `Some` once, when the run is asked to stop.
@@ -78,16 +44,16 @@ impl Signals {
     /// Installs the handlers. Once a process; the second call is an error.
     ///
     /// - `max_seconds`: asks to stop after this time.
-    /// - `before_leaving`: called before the process leaves at once; gives the terminal back, must not block.
+    /// - `before_exit`: called before the process exits at once; restores the terminal, must not block.
     ///
     /// # Errors
     /// When the handlers cannot be installed.
     pub fn install(
         max_seconds: Option<Duration>,
-        before_leaving: impl Fn() + Send + Sync + 'static,
+        before_exit: impl Fn() + Send + Sync + 'static,
     ) -> io::Result<Signals> {
         let (sender, stop) = watch::channel(None);
-        let hear: Arc<dyn Fn(StopReason) + Send + Sync> = Arc::new(move |reason| {
+        let on_reason: Arc<dyn Fn(StopReason) + Send + Sync> = Arc::new(move |reason| {
             let mut reacts = Reaction::Nothing;
             sender.send_if_modified(|stop| {
                 reacts = reaction(*stop, reason);
@@ -97,12 +63,12 @@ impl Signals {
                 }
                 first
             });
-            if let Reaction::Leave(code) = reacts {
-                before_leaving();
+            if let Reaction::Exit(code) = reacts {
+                before_exit();
                 process::exit(i32::from(code));
             }
         });
-        let sigint = Arc::clone(&hear);
+        let sigint = Arc::clone(&on_reason);
         ctrlc::set_handler(move || sigint(StopReason::Sigint)).map_err(io::Error::other)?;
         let (installed, is_installed) = std::sync::mpsc::channel();
         thread::Builder::new().name("signals".to_owned()).spawn(move || {
@@ -124,9 +90,9 @@ impl Signals {
                 let mut limited = max_seconds.is_some();
                 loop {
                     tokio::select! {
-                        _ = terminate.recv() => hear(StopReason::Sigterm),
-                        _ = hangup.recv() => hear(StopReason::Sighup),
-                        () = &mut over, if limited => { limited = false; hear(StopReason::MaxSeconds); }
+                        _ = terminate.recv() => on_reason(StopReason::Sigterm),
+                        _ = hangup.recv() => on_reason(StopReason::Sighup),
+                        () = &mut over, if limited => { limited = false; on_reason(StopReason::MaxSeconds); }
                     }
                 }
             });
@@ -135,8 +101,8 @@ impl Signals {
         Ok(Signals { stop })
     }
 
-    /// Signals that never come, for commands and tests that need a value.
-    pub fn silent() -> Signals {
+    /// No signals, for commands and tests that need a value.
+    pub fn none() -> Signals {
         Signals { stop: watch::channel(None).1 }
     }
 
@@ -155,9 +121,9 @@ mod tests {
         use StopReason::{MaxSeconds, Sighup, Sigint, Sigterm};
         for first in [Sigint, Sigterm, Sighup, MaxSeconds] {
             assert_eq!(reaction(None, first), Reaction::Stop);
-            assert_eq!(reaction(Some(first), Sigint), Reaction::Leave(130));
-            assert_eq!(reaction(Some(first), Sigterm), Reaction::Leave(143));
-            assert_eq!(reaction(Some(first), Sighup), Reaction::Leave(143));
+            assert_eq!(reaction(Some(first), Sigint), Reaction::Exit(130));
+            assert_eq!(reaction(Some(first), Sigterm), Reaction::Exit(143));
+            assert_eq!(reaction(Some(first), Sighup), Reaction::Exit(143));
             assert_eq!(reaction(Some(first), MaxSeconds), Reaction::Nothing);
         }
     }

@@ -43,13 +43,13 @@ pub struct SystemdListener {
     watchdog: Option<Duration>,
     /// How long nothing may happen before it is a hang.
     patience: Duration,
-    /// What is kept between events.
-    picture: Mutex<Picture>,
+    /// Kept between events.
+    state: Mutex<ListenerState>,
 }
 
-/// What the listener keeps between events.
+/// State between events.
 #[derive(Debug)]
-struct Picture {
+struct ListenerState {
     /// When it began.
     began: Instant,
     /// How far the run has come.
@@ -92,7 +92,7 @@ impl SystemdListener {
             }
         };
         let usec: Option<u64> = watchdog_usec.and_then(|text| text.parse().ok()).filter(|usec| *usec > 0);
-        let picture = Picture {
+        let state = ListenerState {
             began: Instant::now(),
             progress: Progress::default(),
             alive: Duration::ZERO,
@@ -107,7 +107,7 @@ impl SystemdListener {
             // Half of what the service manager waits: one message may be late.
             watchdog: usec.map(|usec| Duration::from_micros(usec) / 2),
             patience: PATIENCE_MIN.max(first_byte_timeout + Duration::from_secs(60)),
-            picture: Mutex::new(picture),
+            state: Mutex::new(state),
         };
         listener.send(&format!("STATUS=reading the checkpoint\nEXTEND_TIMEOUT_USEC={}", EXTENSION.as_micros()));
         Ok(listener)
@@ -128,58 +128,58 @@ impl SystemdListener {
     }
 
     /// The messages for an event, given the time since the beginning.
-    fn messages(&self, picture: &mut Picture, event: &Event, now: Duration) -> Vec<String> {
+    fn messages(&self, state: &mut ListenerState, event: &Event, now: Duration) -> Vec<String> {
         let mut messages = Vec::new();
         let has_wait_with_end = |progress: &Progress| {
             progress.waiting(now).is_some_and(|(_, remaining)| remaining.is_some_and(|left| !left.is_zero()))
         };
-        picture.progress.hear(event, now);
+        state.progress.apply(event, now);
         let shows_life = match event {
             // A pace comes by the clock: it shows life only when it tells of something new.
             Event::Pace(pace) => {
                 let requests = (pace.requests, pace.in_flight);
-                let is_new = std::mem::replace(&mut picture.requests, requests) != requests;
+                let is_new = std::mem::replace(&mut state.requests, requests) != requests;
                 // A large stream may be sorted and hashed for longer than anybody should be patient with a source.
-                let writes_files = matches!(picture.progress.phase, Phase::Finishing(_));
-                is_new || writes_files || has_wait_with_end(&picture.progress)
+                let writes_files = matches!(state.progress.phase, Phase::Finishing(_));
+                is_new || writes_files || has_wait_with_end(&state.progress)
             }
             _ => true,
         };
         if shows_life {
-            picture.alive = now;
+            state.alive = now;
         }
         let extension = format!("EXTEND_TIMEOUT_USEC={}", EXTENSION.as_micros());
         match event {
-            Event::PlanMade { .. } if !picture.is_ready => {
-                picture.is_ready = true;
+            Event::PlanReady { .. } if !state.is_ready => {
+                state.is_ready = true;
                 messages.push("READY=1".to_owned());
             }
-            Event::Recovered { .. } | Event::SourceIdentified(_) if !picture.is_ready => messages.push(extension),
+            Event::Recovered { .. } | Event::SourceIdentified(_) if !state.is_ready => messages.push(extension),
             Event::Stopping { .. } => messages.extend(["STOPPING=1".to_owned(), extension]),
             Event::RunEnded(_) => messages.push("STOPPING=1".to_owned()),
             // Counting what is to be planned may take long, and so may a wait.
-            Event::Pace(_) if !picture.is_ready && shows_life => messages.push(extension),
+            Event::Pace(_) if !state.is_ready && shows_life => messages.push(extension),
             // Draining may take a page's time.
-            Event::Pace(_) if matches!(picture.progress.phase, Phase::Stopping(_)) && shows_life => {
+            Event::Pace(_) if matches!(state.progress.phase, Phase::Stopping(_)) && shows_life => {
                 messages.push(extension);
             }
             _ => {}
         }
         let is_turn = matches!(
             event,
-            Event::PlanMade { .. } | Event::Finishing { .. } | Event::Stopping { .. } | Event::RunEnded(_)
+            Event::PlanReady { .. } | Event::Finishing { .. } | Event::Stopping { .. } | Event::RunEnded(_)
         );
-        let is_waiting = waits(&picture.progress, now).is_some();
-        let is_turn = is_turn || is_waiting != picture.told_waiting;
-        if is_turn || picture.told.is_none_or(|told| now.saturating_sub(told) >= STATUS_INTERVAL) {
-            picture.told = Some(now);
-            picture.told_waiting = is_waiting;
-            messages.push(format!("STATUS={}", status(&picture.progress, now)));
+        let is_waiting = waits(&state.progress, now).is_some();
+        let is_turn = is_turn || is_waiting != state.told_waiting;
+        if is_turn || state.told.is_none_or(|told| now.saturating_sub(told) >= STATUS_INTERVAL) {
+            state.told = Some(now);
+            state.told_waiting = is_waiting;
+            messages.push(format!("STATUS={}", status(&state.progress, now)));
         }
         if let (Some(interval), Event::Pace(_)) = (self.watchdog, event) {
-            let is_due = picture.fed.is_none_or(|fed| now.saturating_sub(fed) >= interval);
-            if is_due && now.saturating_sub(picture.alive) < self.patience {
-                picture.fed = Some(now);
+            let is_due = state.fed.is_none_or(|fed| now.saturating_sub(fed) >= interval);
+            if is_due && now.saturating_sub(state.alive) < self.patience {
+                state.fed = Some(now);
                 messages.push("WATCHDOG=1".to_owned());
             }
         }
@@ -212,14 +212,14 @@ fn status(progress: &Progress, now: Duration) -> String {
 }
 
 impl Listener for SystemdListener {
-    fn hear(&self, event: &Event) {
+    fn on_event(&self, event: &Event) {
         if self.socket.is_none() {
             return;
         }
         let messages = {
-            let mut picture = self.picture.lock().unwrap_or_else(PoisonError::into_inner);
-            let now = picture.began.elapsed();
-            self.messages(&mut picture, event, now)
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            let now = state.began.elapsed();
+            self.messages(&mut state, event, now)
         };
         if !messages.is_empty() {
             self.send(&messages.join("\n"));
@@ -241,7 +241,14 @@ mod tests {
     use crate::observe::report::without_run;
 
     fn plan_made() -> Event {
-        Event::PlanMade { run_id: "r".to_owned(), plan: Arc::new(Plan::default()), committed: Vec::new() }
+        Event::PlanReady {
+            run_id: "r".to_owned(),
+            streams: [].into(),
+            left_out: Vec::new(),
+            partitions: 0,
+            finished: 0,
+            committed: Vec::new(),
+        }
     }
 
     fn pace(requests: u64, waiting: Option<Duration>) -> Event {
@@ -252,10 +259,10 @@ mod tests {
     /// How often the watchdog is fed within an hour of events, one a second.
     fn feedings(event: impl Fn(u64) -> Event) -> Vec<u64> {
         let listener = SystemdListener::new(None, Some("60000000"), Duration::from_secs(600)).unwrap();
-        let mut picture = listener.picture.lock().unwrap();
+        let mut state = listener.state.lock().unwrap();
         let mut fed = Vec::new();
         for second in 0..3600 {
-            let messages = listener.messages(&mut picture, &event(second), Duration::from_secs(second));
+            let messages = listener.messages(&mut state, &event(second), Duration::from_secs(second));
             if messages.iter().any(|message| message == "WATCHDOG=1") {
                 fed.push(second);
             }
@@ -281,9 +288,9 @@ mod tests {
     #[test]
     fn the_start_may_take_as_long_as_something_moves_or_is_waited_for() {
         let listener = SystemdListener::new(None, None, Duration::ZERO).unwrap();
-        let mut picture = listener.picture.lock().unwrap();
+        let mut state = listener.state.lock().unwrap();
         let mut is_extended = |event: &Event, second| {
-            let messages = listener.messages(&mut picture, event, Duration::from_secs(second));
+            let messages = listener.messages(&mut state, event, Duration::from_secs(second));
             messages.iter().any(|message| message.starts_with("EXTEND_TIMEOUT_USEC="))
         };
         assert!(is_extended(&pace(1, None), 1));
@@ -296,12 +303,12 @@ mod tests {
     #[test]
     fn a_wait_is_told_when_it_begins_and_when_it_ends() {
         let listener = SystemdListener::new(None, None, Duration::ZERO).unwrap();
-        let mut picture = listener.picture.lock().unwrap();
+        let mut state = listener.state.lock().unwrap();
         let mut told = Vec::new();
         for second in 0..8_u64 {
             let left = (2..5).contains(&second).then(|| Duration::from_secs(600));
             let event = if second == 0 { plan_made() } else { pace(second, left) };
-            let messages = listener.messages(&mut picture, &event, Duration::from_secs(second));
+            let messages = listener.messages(&mut state, &event, Duration::from_secs(second));
             told.extend(
                 messages.into_iter().filter(|m| m.starts_with("STATUS=")).map(|m| (second, m.contains("waits"))),
             );
@@ -321,15 +328,15 @@ mod tests {
             String::from_utf8(buffer[..length].to_vec()).unwrap()
         };
         assert!(hear().starts_with("STATUS=reading the checkpoint\nEXTEND_TIMEOUT_USEC="));
-        listener.hear(&plan_made());
+        listener.on_event(&plan_made());
         assert_eq!(hear(), "READY=1\nSTATUS=0/0 partitions, 0 rows (0 B)");
-        listener.hear(&Event::Stopping { reason: "SIGTERM".to_owned() });
+        listener.on_event(&Event::Stopping { reason: "SIGTERM".to_owned() });
         let said = hear();
         assert!(
             said.starts_with("STOPPING=1\nEXTEND_TIMEOUT_USEC=60000000\nSTATUS=")
                 && said.ends_with("stopping: SIGTERM")
         );
-        listener.hear(&Event::RunEnded(Arc::new(without_run("x", Outcome::Interrupted, "", ""))));
+        listener.on_event(&Event::RunEnded(Arc::new(without_run("x", Outcome::Interrupted, "", ""))));
         assert!(hear().contains("STOPPING=1"));
     }
 
@@ -348,8 +355,8 @@ mod tests {
     #[test]
     fn outside_of_a_service_nothing_is_sent() {
         let listener = SystemdListener::new(None, None, Duration::ZERO).unwrap();
-        listener.hear(&plan_made());
-        assert!(!listener.picture.lock().unwrap().is_ready);
+        listener.on_event(&plan_made());
+        assert!(!listener.state.lock().unwrap().is_ready);
     }
 
     /// What `systemd-analyze` says of the unit in `jobs/`; `None` where there is no systemd on this machine.

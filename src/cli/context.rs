@@ -1,4 +1,4 @@
-//! What every command needs to speak: the screen, stdout, the state folder, and how a failure is told.
+//! What all commands share: the screen, stdout, the state directory, and how errors are reported.
 
 use std::{
     ffi::OsString,
@@ -9,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use harvester_actors::{failure::Failure, harvest::outcome_of, report::Outcome};
+use harvester_actors::{
+    failure::Failure,
+    report::{Outcome, outcome_of},
+};
 
 use super::{Global, LogFormat, Progress, state_dir};
 use crate::{
@@ -22,34 +25,34 @@ use crate::{
     },
 };
 
-/// How long the end of a process waits for somebody to read what it has said.
+/// How long the end of a process waits for its output to be read.
 const FLUSH_LIMIT: Duration = Duration::from_secs(1);
 
-/// What every command needs.
+/// What all commands share.
 #[derive(Debug)]
-pub(super) struct Door {
+pub(super) struct CommandContext {
     /// Stderr.
     pub(super) screen: Screen,
-    /// What must not be said.
+    /// Masks secrets in everything that is printed.
     pub(super) redactor: Redactor,
-    /// How stderr looks.
+    /// Log format on stderr.
     pub(super) format: Format,
-    /// How often `-q` was given.
+    /// Count of `-q`.
     pub(super) quiet: u8,
-    /// How often `-v` was given.
+    /// Count of `-v`.
     pub(super) verbose: u8,
-    /// Where runs keep their state, or why that is not known.
+    /// Parent of the state directories of all jobs, or why it is not known.
     state_dir: Result<PathBuf, String>,
-    /// Whether somebody said so.
+    /// Whether it was given with `--state-dir`.
     is_state_dir_given: bool,
 }
 
-/// A command that cannot go on: what happened and what to do.
+/// Why a command failed, and the next step to suggest.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) struct Stuck {
-    /// How the command ends.
+pub(super) struct CommandError {
+    /// Decides the exit code.
     pub(super) outcome: Outcome,
-    /// What happened to what; may have several lines.
+    /// Thing and cause; may have several lines.
     pub(super) message: String,
     /// The same on one line, for reports.
     pub(super) one_line: String,
@@ -57,16 +60,16 @@ pub(super) struct Stuck {
     pub(super) next: String,
 }
 
-impl Stuck {
-    /// A command that cannot go on.
+impl CommandError {
+    /// An error with a message of one line.
     pub(super) fn new(outcome: Outcome, message: impl Into<String>, next: impl Into<String>) -> Self {
         let message = message.into();
-        Stuck { outcome, one_line: message.clone(), message, next: next.into() }
+        CommandError { outcome, one_line: message.clone(), message, next: next.into() }
     }
 
-    /// The job file has mistakes that only this version has.
+    /// The job file asks for what this version does not have.
     pub(super) fn mistakes(mistakes: &Mistakes) -> Self {
-        Stuck {
+        CommandError {
             outcome: Outcome::Invalid,
             message: mistakes.to_string(),
             one_line: mistakes.one_line(),
@@ -75,9 +78,9 @@ impl Stuck {
     }
 }
 
-impl From<JobError> for Stuck {
+impl From<JobError> for CommandError {
     fn from(error: JobError) -> Self {
-        Stuck {
+        CommandError {
             outcome: Outcome::Invalid,
             message: error.to_string(),
             one_line: error.one_line(),
@@ -86,15 +89,15 @@ impl From<JobError> for Stuck {
     }
 }
 
-impl From<Failure> for Stuck {
+impl From<Failure> for CommandError {
     fn from(failure: Failure) -> Self {
         let outcome = outcome_of(failure.class);
         let next = failure.next.unwrap_or_else(|| default_next(outcome).to_owned());
-        Stuck::new(outcome, failure.message, next)
+        CommandError::new(outcome, failure.message, next)
     }
 }
 
-/// What to do where nobody said anything better.
+/// The next step for an error that brings none of its own.
 fn default_next(outcome: Outcome) -> &'static str {
     match outcome {
         Outcome::Unavailable => "try again later, or see whether the address is right",
@@ -114,7 +117,7 @@ fn default_next(outcome: Outcome) -> &'static str {
     }
 }
 
-impl Door {
+impl CommandContext {
     /// Reads the environment, and sets the log up.
     pub(super) fn new(global: &Global) -> Self {
         let format = match global.log_format {
@@ -130,12 +133,20 @@ impl Door {
         log::init(format, level, is_terminal() && !is_dumb && !is_set("NO_COLOR"), &screen);
         let state_dir = state_dir::resolve(global.state_dir.as_deref(), &process_environment);
         let (quiet, verbose) = (global.quiet, global.verbose);
-        Door { screen, redactor, format, quiet, verbose, state_dir, is_state_dir_given: global.state_dir.is_some() }
+        CommandContext {
+            screen,
+            redactor,
+            format,
+            quiet,
+            verbose,
+            state_dir,
+            is_state_dir_given: global.state_dir.is_some(),
+        }
     }
 
-    /// From here on a panic is told as what it is: a bug at a place. Its text is told only where it is a constant of
-    /// ours; one that was formatted may hold a row.
-    pub(super) fn report_bugs(&self) {
+    /// Reports panics as internal errors, with their location. The message is printed only if it is a constant: a
+    /// formatted one may hold a row.
+    pub(super) fn install_panic_hook(&self) {
         let (format, screen) = (self.format, self.screen.clone());
         panic::set_hook(Box::new(move |bug| {
             let place = bug.location().map(|at| format!("{}:{}", at.file(), at.line())).unwrap_or_default();
@@ -148,7 +159,7 @@ impl Door {
                 }
             };
             if thread::current().name() == Some(STDERR_THREAD) {
-                // Nobody else is left to say it.
+                // The thread that prints is the one that panicked.
                 let _ = writeln!(io::stderr(), "{line}");
             } else {
                 screen.print(&line);
@@ -156,78 +167,77 @@ impl Door {
         }));
     }
 
-    /// Where runs keep their state.
-    pub(super) fn state_dir(&self) -> Result<PathBuf, Stuck> {
+    /// Parent of the state directories of all jobs.
+    pub(super) fn state_dir(&self) -> Result<PathBuf, CommandError> {
         self.state_dir
             .clone()
-            .map_err(|message| Stuck::new(Outcome::Invalid, message, "say where with --state-dir DIR"))
+            .map_err(|message| CommandError::new(Outcome::Invalid, message, "say where with --state-dir DIR"))
     }
 
-    /// Where runs keep their state: `usual` unless somebody said otherwise.
-    pub(super) fn state_dir_or(&self, usual: &Path) -> Result<PathBuf, Stuck> {
+    /// Parent of the state directories of all jobs: `usual` unless `--state-dir` is given.
+    pub(super) fn state_dir_or(&self, usual: &Path) -> Result<PathBuf, CommandError> {
         if self.is_state_dir_given { self.state_dir() } else { Ok(usual.to_owned()) }
     }
 
     /// Reads a job.
-    pub(super) fn job(&self, path: &Path) -> Result<Job, Stuck> {
+    pub(super) fn job(&self, path: &Path) -> Result<Job, CommandError> {
         Ok(Job::load(path)?)
     }
 
-    /// Fetches the job's secret, and what is wrong with how it is kept.
-    pub(super) fn credentials(&self, job: &Job) -> Result<(Credentials, Option<String>), Stuck> {
-        let resolved =
-            job.source.credentials.resolve(&process_environment).map_err(|error| {
-                Stuck::new(Outcome::Invalid, format!("{}: {error}", job.path.display()), error.next)
-            })?;
+    /// Resolves the job's credentials; returns a warning too if they are kept unsafely.
+    pub(super) fn credentials(&self, job: &Job) -> Result<(Credentials, Option<String>), CommandError> {
+        let resolved = job.source.credentials.resolve(&process_environment).map_err(|error| {
+            CommandError::new(Outcome::Invalid, format!("{}: {error}", job.path.display()), error.next)
+        })?;
         self.redactor.hide(&resolved.0);
         Ok(resolved)
     }
 
-    /// Says something to people, unless they asked for quiet or for JSON.
-    pub(super) fn say(&self, text: &str) {
+    /// Prints text for people on stderr, unless `-q` or JSON is asked for.
+    pub(super) fn notice(&self, text: &str) {
         if self.format == Format::Text && self.quiet == 0 {
             self.screen.print(text.trim_end());
         }
     }
 
-    /// Tells why the command ends, and returns its exit code.
-    pub(super) fn fail(&self, stuck: &Stuck) -> u8 {
-        let code = exit_code(stuck.outcome, None);
+    /// Prints the error and the next step on stderr; returns the exit code.
+    pub(super) fn report_error(&self, error: &CommandError) -> u8 {
+        let code = exit_code(error.outcome, None);
         match self.format {
             Format::Text => {
-                self.screen.print(&format!("error: {}", stuck.message));
-                if !stuck.next.is_empty() {
-                    self.screen.print(&format!("next:  {}", stuck.next));
+                self.screen.print(&format!("error: {}", error.message));
+                if !error.next.is_empty() {
+                    self.screen.print(&format!("next:  {}", error.next));
                 }
             }
             Format::Json => {
-                let (error, next) = (self.redactor.message(&stuck.one_line), self.redactor.message(&stuck.next));
+                let (error, next) = (self.redactor.message(&error.one_line), self.redactor.message(&error.next));
                 tracing::error!(exit_code = code, error, next, "cannot go on");
             }
         }
         code
     }
 
-    /// A command line that clap could not find wrong.
-    pub(super) fn usage(&self, message: &str, next: &str) -> u8 {
-        self.fail(&Stuck::new(Outcome::Invalid, message, next));
+    /// Reports an error in the command line that clap cannot detect; returns the exit code.
+    pub(super) fn usage_error(&self, message: &str, next: &str) -> u8 {
+        self.report_error(&CommandError::new(Outcome::Invalid, message, next));
         exit_code::USAGE
     }
 
-    /// Writes text for people to stdout, and returns the exit code of that.
-    pub(super) fn text(&self, text: &str) -> u8 {
-        self.data(self.redactor.lines(text).as_bytes())
+    /// Writes text for people to stdout; returns the exit code.
+    pub(super) fn write_text(&self, text: &str) -> u8 {
+        self.write_stdout(self.redactor.lines(text).as_bytes())
     }
 
-    /// Writes data to stdout, and returns the exit code of that. A reader that goes away is no error.
-    pub(super) fn data(&self, bytes: &[u8]) -> u8 {
-        // On a terminal both are one text, in the order in which it was said.
+    /// Writes data to stdout; returns the exit code. A closed pipe is not an error.
+    pub(super) fn write_stdout(&self, bytes: &[u8]) -> u8 {
+        // On a terminal, stdout and stderr are one text: keep the order.
         self.flush();
         let mut stdout = io::stdout().lock();
         match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
             Ok(()) => exit_code::COMPLETE,
             Err(error) if error.kind() == ErrorKind::BrokenPipe => exit_code::COMPLETE,
-            Err(error) => self.fail(&Stuck::new(
+            Err(error) => self.report_error(&CommandError::new(
                 Outcome::Storage,
                 format!("cannot write to stdout: {error}"),
                 "see whether the disk that it goes to is full",
@@ -235,18 +245,18 @@ impl Door {
         }
     }
 
-    /// Waits until everything that was said is shown, a second at most: a reader that stands still must not hold the exit.
+    /// Waits until all output is written, a second at most: a reader that has stopped reading must not delay the exit.
     pub(super) fn flush(&self) {
         self.screen.flush(FLUSH_LIMIT);
     }
 
-    /// The environment, for those who need a variable.
+    /// Reads an environment variable.
     pub(super) fn environment(name: &str) -> Option<OsString> {
         process_environment(name)
     }
 }
 
-/// How progress is shown.
+/// Chooses how progress is shown.
 fn progress_mode(wanted: Progress, format: Format, quiet: u8, is_terminal: bool) -> ProgressMode {
     match (wanted, format) {
         // With JSON, progress is a line of the log.
