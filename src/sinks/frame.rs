@@ -12,7 +12,8 @@
 //! a frame is valid in one file and at one place only. The head's own checksum lets its lengths be believed before the
 //! body is read. The trailer repeats the whole length, so that a reader can step back over a frame. `durable` says how
 //! many bytes of the spool had been synced when the frame was written: bytes before that place were on the disk, so if
-//! they are wrong now, they have been damaged; bytes behind it may simply never have got there before a power cut.
+//! they are wrong now, they have been damaged; bytes behind it may simply never have got there before a power cut. The
+//! first frame says it as of the moment when the log got its name: how far header and plan go.
 //!
 //! Rows are UTF-8, and the lengths in front of them are far below 2³⁰: the first byte of the magic, `F7`, cannot be
 //! followed by the rest of it inside a body.

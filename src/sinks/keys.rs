@@ -4,7 +4,7 @@
 
 use harvester_actors::{
     checkpoint_store::PageIndex,
-    failure::Failure,
+    failure::{Failure, FailureClass},
     sink::{KeyMask, KeySet},
 };
 
@@ -17,6 +17,9 @@ pub(super) fn each_key(
     sets: &[KeySet],
     mut visit: impl FnMut(&[u8], KeyMask),
 ) -> Result<(), Failure> {
+    if sets.len() > KeyMask::BITS as usize {
+        return Err(Failure::new(FailureClass::Bug, format!("{} sets of keys are too many to compare", sets.len())));
+    }
     let reader: SpoolReader = spool.reader()?;
     let mut sorter = Sorter::new(spool.dir());
     let mut buffer = Vec::new();

@@ -1,14 +1,15 @@
 //! Where rows go: a spool that takes them as they arrive, and files that appear when all are there.
 //!
-//! `frame` → `spool` → `reader` → `order` (with `sorter` and `merge`) → `finish` → `publish` → `verify` is the way of a row; `files`
-//! puts them together to a [`Sink`](harvester_actors::sink::Sink), and every sink passes `conformance`.
+//! `frame` → `spool` → `reader` → `order` (with `sorter` and `merge`) → `finish` → `publish` → `verify` is the way of a row; `file_spool`
+//! and `files` put them together to a [`Spool`](harvester_actors::sink::Spool) and a [`Target`](harvester_actors::sink::Target), and
+//! all of these pass `conformance`.
 //!
 //! Places where a test can end the process (`FAILPOINTS=name=return`, feature `failpoints`), in the order of a run:
 //!
 //! | name | what has happened |
 //! |---|---|
 //! | `spool.begin.before` | nothing of the new run |
-//! | `spool.begin.written`, `.synced` | the header is in `<run>.log.new`; it is durable |
+//! | `spool.begin.written`, `.synced` | header and plan are in `<run>.log.new`; they are durable |
 //! | `spool.begin.cleared` | spools of earlier runs are gone, durably |
 //! | `spool.begin.renamed`, `.after` | `<run>.log` has its name; durably |
 //! | `spool.append.before` | nothing of the page |

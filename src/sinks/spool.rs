@@ -19,7 +19,8 @@
 //!
 //! A recovery reads frames until one is not whole. If a valid head behind that place says that the place had been
 //! durable, the bytes are damaged and the spool is refused; else it is the tail that a kill or a power cut tore off, and
-//! it is cut: every frame behind it was younger than the last sync.
+//! it is cut: every frame behind it was younger than the last sync. The first head says so of the whole plan, so that a
+//! plan is never taken for a shorter one.
 
 use std::{
     fs::{self, File},
@@ -149,6 +150,7 @@ impl SpoolLog {
         let mut state = self.lock();
         let log = open(&mut state)?;
         let (new, path) = (log.path.clone(), self.dir.join(format!("{}.log", log.run_id)));
+        log.mark_planned().map_err(|error| local("write", &new, &error))?;
         harvester_actors::crash_point!("spool.begin.written");
         log.file.sync_all().map_err(|error| local("sync", &new, &error))?;
         log.durable = log.len;
@@ -198,14 +200,14 @@ impl SpoolLog {
 
     /// The entry at this place, checked as a whole.
     fn entry(&self, frame: FrameRange) -> Result<SpoolEntry, Failure> {
-        let (file, path, seed) = {
-            let mut state = self.lock();
-            let log = open(&mut state)?;
-            (Arc::clone(&log.file), log.path.clone(), log.seed)
-        };
+        let SpoolReader { file, path, seed, len } = self.reader()?;
+        let unknown = || damage(&path, frame.from, "the checkpoint knows an entry there that the spool does not have");
+        if frame.from >= frame.to || frame.to > len {
+            return Err(unknown());
+        }
         let checked = check_frame(&file, seed, frame.from, frame.to).map_err(|error| local("read", &path, &error))?;
         let Some((head, meta)) = checked.filter(|(head, _)| head.frame_len() == Some(frame.to - frame.from)) else {
-            return Err(damage(&path, frame.from, "the checkpoint knows an entry there that the spool does not have"));
+            return Err(unknown());
         };
         read_entry(&head, &meta, frame)
             .map_err(|error| damage(&path, frame.from, &format!("the entry is whole but cannot be read: {error}")))
@@ -323,6 +325,22 @@ impl Log {
         }
     }
 
+    /// Writes into the first head how far the plan goes. Nobody reads the log before it has its name, so this may overwrite.
+    fn mark_planned(&self) -> io::Result<()> {
+        let mut bytes = [0; HEAD_BYTES];
+        self.file.read_exact_at(&mut bytes, 0)?;
+        let invalid = || io::Error::from(io::ErrorKind::InvalidData);
+        let head = Head::decode(&bytes, self.seed, 0).map_err(|_| invalid())?;
+        let frame_len = head.frame_len().ok_or_else(invalid)?;
+        let mut meta = vec![0; head.meta_len as usize];
+        self.file.read_exact_at(&mut meta, HEAD_BYTES as u64)?;
+        let bytes = Head { durable: self.len, ..head }.encode(self.seed, 0);
+        let mut crc = FrameCrc::begin(self.seed, &bytes);
+        crc.update(&meta);
+        self.file.write_all_at(&bytes, 0)?;
+        self.file.write_all_at(&crc.trailer(frame_len), frame_len - TRAILER_BYTES as u64)
+    }
+
     /// Writes the parts of a frame, the head last; the place behind it.
     fn write(&self, kind: Kind, meta: &[u8], body: &PageBody) -> io::Result<u64> {
         let from = self.len;
@@ -426,7 +444,8 @@ fn open_log(path: PathBuf) -> Result<Option<(Log, RunHeader, FrameRange)>, Failu
     if header.run_id != run_id {
         return Err(damage(&path, 0, "it is another run's, renamed"));
     }
-    let log = Log { file: Arc::new(file), path, run_id, seed, len: to, durable: to, lost: None };
+    let durable = head.durable.max(to);
+    let log = Log { file: Arc::new(file), path, run_id, seed, len: to, durable, lost: None };
     Ok(Some((log, header, FrameRange { from: 0, to })))
 }
 
@@ -445,6 +464,9 @@ fn read_log(
     log.file.sync_all().map_err(|error| local("sync", &path, &error))?;
     let len = log.file.metadata().map_err(io)?.len();
     let mut at = first.to;
+    if len < log.durable {
+        return Err(log.damage(len, &format!("it ends there, but the run's plan goes on to byte {}", log.durable)));
+    }
     if behind == 0 {
         visit(SpoolEntry::Begun { header, frame: first })?;
     } else {
@@ -458,6 +480,9 @@ fn read_log(
     }
     while at < len {
         let Some((head, meta)) = check_frame(&log.file, log.seed, at, len).map_err(io)? else {
+            if at < log.durable {
+                return Err(log.damage(at, "a part of the run's plan does not fit its checksum"));
+            }
             if let Some(later) = find_proof_of_damage(&log, at, len).map_err(io)? {
                 return Err(log.damage(at, &format!("the entry at byte {later} was written after it had been synced")));
             }
@@ -568,10 +593,10 @@ fn find_proof_of_damage(log: &Log, bad: u64, len: u64) -> io::Result<Option<u64>
 
 #[cfg(test)]
 mod tests {
-    use harvester_actors::partition::PartitionRole;
+    use harvester_actors::page::PageRef;
 
     use super::{
-        super::conformance::{header, page, plan, spilled, stream},
+        super::conformance::{children, header, page, partition, plan, spilled, stream},
         *,
     };
 
@@ -583,16 +608,39 @@ mod tests {
         entries: Vec<(SpoolEntry, FrameRange, u64)>,
     }
 
+    /// A plan of one stream in one pass of two partitions.
+    fn two_partitions() -> PlanPiece {
+        plan(vec![stream("s")], &[0], &[0, 0])
+    }
+
+    /// A spool in this folder in which a run has begun.
+    fn begun(dir: &Path, run_id: &str) -> SpoolLog {
+        let spool = SpoolLog::new(dir.to_path_buf());
+        spool.begin(&header(run_id)).unwrap();
+        spool.extend_plan(&two_partitions()).unwrap();
+        spool.commit_plan().unwrap();
+        spool
+    }
+
+    /// Appends a page that brings no partitions.
+    fn append(spool: &SpoolLog, page: Page) -> Span {
+        spool.append(page, PartitionId(999)).unwrap()
+    }
+
     fn sample() -> Sample {
         let dir = tempfile::tempdir().unwrap();
-        let spool = Spool::new(dir.path().to_path_buf());
-        let plan = plan(vec![stream("s")], &[(0, PartitionRole::Rows); 2]);
-        let begun = header(RUN, &plan);
-        let first = spool.begin(&begun).unwrap();
-        let mut entries = vec![(SpoolEntry::Begun { header: begun, frame: first }, first, 0)];
-        let mut durable = first.to;
+        let spool = SpoolLog::new(dir.path().to_path_buf());
+        let first = spool.begin(&header(RUN)).unwrap();
+        let mut entries = vec![(SpoolEntry::Begun { header: header(RUN), frame: first }, first, 0)];
+        let more = PlanPiece { partitions: vec![partition(2, 0)], ..PlanPiece::default() };
+        for piece in [two_partitions(), more] {
+            let frame = spool.extend_plan(&piece).unwrap();
+            entries.push((SpoolEntry::Planned { piece, frame }, frame, 0));
+        }
+        spool.commit_plan().unwrap();
+        let mut durable = entries[2].1.to;
         let append = |entries: &mut Vec<_>, page, durable| {
-            let span = spool.append(page).unwrap();
+            let span = spool.append(page, PartitionId(3)).unwrap();
             let frame = span.frame;
             entries.push((SpoolEntry::Page(span), frame, durable));
             frame.to
@@ -600,21 +648,26 @@ mod tests {
         append(&mut entries, page(0, 0, &[("a", r#"{"id":"a"}"#), ("b", r#"{"id":"b"}"#)]), durable);
         durable = append(&mut entries, page(1, 0, &[]), durable);
         spool.sync().unwrap();
-        append(&mut entries, spilled(page(1, 1, &[("c", r#"{"id":"c"}"#)])), durable);
-        let grown = vec![plan.partitions[0].clone()];
-        let frame = spool.grow(&grown).unwrap();
-        entries.push((SpoolEntry::Grown { partitions: grown, frame }, frame, durable));
+        let mut split = spilled(page(1, 1, &[("c", r#"{"id":"c"}"#)]));
+        split.children = children(0, &["x", "y"]);
+        append(&mut entries, split, durable);
+        let piece = PlanPiece { partitions: vec![partition(5, 0)], ..PlanPiece::default() };
+        let frame = spool.extend_plan(&piece).unwrap();
+        entries.push((SpoolEntry::Planned { piece, frame }, frame, durable));
         append(&mut entries, page(0, 1, &[("d", r#"{"id":"d"}"#)]), durable);
         Sample { bytes: fs::read(dir.path().join(format!("{RUN}.log"))).unwrap(), entries }
     }
 
+    /// Entries of a sample that are its plan, the run's header included.
+    const PLANNED: usize = 3;
+
     /// Recovers a spool of these bytes; what it visited, and what it left of the file.
-    fn recover(bytes: &[u8], behind: u64) -> (Result<Option<Recovered>, Failure>, Vec<SpoolEntry>, Vec<u8>) {
+    fn recover(bytes: &[u8], from_offset: u64) -> (Result<Option<Recovered>, Failure>, Vec<SpoolEntry>, Vec<u8>) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(format!("{RUN}.log"));
         fs::write(&path, bytes).unwrap();
         let mut entries = Vec::new();
-        let found = Spool::new(dir.path().to_path_buf()).recover(behind, &mut |entry| {
+        let found = SpoolLog::new(dir.path().to_path_buf()).recover(from_offset, &mut |entry| {
             entries.push(entry);
             Ok(())
         });
@@ -622,19 +675,23 @@ mod tests {
     }
 
     #[test]
-    fn a_spool_cut_at_any_length_is_its_whole_frames_and_no_more() {
+    fn a_spool_cut_at_any_length_behind_its_plan_is_its_whole_frames_and_no_more() {
         let Sample { bytes, entries } = sample();
         for cut in 0..=bytes.len() {
             let whole: Vec<_> = entries.iter().take_while(|(_, frame, _)| frame.to <= cut as u64).collect();
             let (found, visited, left) = recover(&bytes[..cut], 0);
             let expected: Vec<_> = whole.iter().map(|(entry, _, _)| entry.clone()).collect();
-            assert_eq!(visited, expected, "cut to {cut}");
             match whole.last() {
-                None => assert_eq!(found, Ok(None), "cut to {cut}"),
+                None => assert_eq!((found, visited), (Ok(None), Vec::new()), "cut to {cut}"),
+                Some(_) if whole.len() < PLANNED => {
+                    // A log has its name only once its plan is durable: this one has been damaged since.
+                    assert_eq!(found.unwrap_err().class, FailureClass::Damaged, "cut to {cut}");
+                    assert_eq!(left.len(), cut, "a refused spool is left as it is");
+                }
                 Some((_, frame, _)) => {
                     let cut_bytes = cut as u64 - frame.to;
                     assert_eq!(found, Ok(Some(Recovered { len: frame.to, cut_bytes })), "cut to {cut}");
-                    assert_eq!(left.len() as u64, frame.to, "cut to {cut}");
+                    assert_eq!((visited, left.len() as u64), (expected, frame.to), "cut to {cut}");
                 }
             }
             // The store knew all of it.
@@ -648,6 +705,28 @@ mod tests {
     }
 
     #[test]
+    fn a_plan_that_lost_its_end_is_damage_however_little_is_behind_it() {
+        let Sample { bytes, entries } = sample();
+        let plan_end = usize::try_from(entries[PLANNED - 1].1.to).unwrap();
+        // Nothing has been fetched, and the store is empty, or knows a part of the plan only.
+        let known = [0, entries[0].1.to, entries[1].1.to];
+        for from_offset in known {
+            let (found, visited, _) = recover(&bytes[..plan_end], from_offset);
+            assert_eq!(found.unwrap().unwrap().len, plan_end as u64);
+            assert_eq!(visited.last(), Some(&entries[PLANNED - 1].0));
+            for at in usize::try_from(entries[1].1.from.max(from_offset)).unwrap()..plan_end {
+                let mut flipped = bytes[..plan_end].to_vec();
+                flipped[at] ^= 1;
+                for damaged in [&flipped, &bytes[..at]] {
+                    let (found, _, left) = recover(damaged, from_offset);
+                    assert_eq!(found.unwrap_err().class, FailureClass::Damaged, "byte {at} from {from_offset}");
+                    assert_eq!(left, damaged, "a refused spool is left as it is");
+                }
+            }
+        }
+    }
+
+    #[test]
     fn a_flipped_byte_is_damage_where_it_had_been_durable_and_else_the_end_of_the_spool() {
         let Sample { bytes, entries } = sample();
         for at in 0..bytes.len() {
@@ -655,7 +734,8 @@ mod tests {
             bytes[at] ^= [1, 0x80, 0xFF][at % 3];
             let place = entries.iter().position(|(_, frame, _)| (at as u64) < frame.to).unwrap();
             let frame = entries[place].1;
-            let was_durable = place == 0 || entries[place + 1..].iter().any(|(_, _, durable)| *durable > frame.from);
+            let was_durable =
+                place < PLANNED || entries[place + 1..].iter().any(|(_, _, durable)| *durable > frame.from);
             let (found, visited, left) = recover(&bytes, 0);
             if was_durable {
                 assert_eq!(found.unwrap_err().class, FailureClass::Damaged, "byte {at}");
@@ -686,21 +766,54 @@ mod tests {
         let mut buffer = Vec::new();
         for (entry, frame, _) in &entries {
             let SpoolEntry::Page(span) = entry else { continue };
-            reader.page(span, &mut buffer, |_| Ok(())).unwrap();
+            let known = span.page_ref();
+            reader.page(&known, &mut buffer, |_| Ok(())).unwrap();
             for at in frame.from..frame.to {
                 let byte = bytes[usize::try_from(at).unwrap()];
                 file.write_all_at(&[byte ^ 4], at).unwrap();
-                let failure = reader.page(span, &mut buffer, |_| Ok(())).unwrap_err();
+                let failure = reader.page(&known, &mut buffer, |_| Ok(())).unwrap_err();
                 assert_eq!(failure.class, FailureClass::Damaged, "byte {at}");
                 assert!(!failure.message.contains("{\""), "no row in {failure}");
                 file.write_all_at(&[byte], at).unwrap();
             }
-            let mut other = span.clone();
-            other.counts.kept += 1;
-            reader.page(&other, &mut buffer, |_| Ok(())).unwrap_err();
-            other = span.clone();
-            other.frame.to += 1;
-            reader.page(&other, &mut buffer, |_| Ok(())).unwrap_err();
+            for change in [
+                |page: &mut PageRef| page.counts.kept += 1,
+                |page: &mut PageRef| page.counts.bytes += 1,
+                |page: &mut PageRef| page.seq += 1,
+                |page: &mut PageRef| page.partition.0 += 1,
+                |page: &mut PageRef| page.frame.to += 1,
+                |page: &mut PageRef| page.frame.from += 1,
+                |page: &mut PageRef| page.frame.to = page.frame.from,
+            ] {
+                let mut other = known;
+                change(&mut other);
+                let failure = reader.page(&other, &mut buffer, |_| Ok(())).unwrap_err();
+                assert_eq!(failure.class, FailureClass::Damaged, "{other:?}");
+            }
+        }
+        // A piece of the plan is not a page.
+        let piece = PageRef { frame: entries[1].1, ..entries[3].0.page().unwrap().page_ref() };
+        reader.page(&piece, &mut buffer, |_| Ok(())).unwrap_err();
+    }
+
+    #[test]
+    fn an_entry_with_a_flipped_byte_gives_no_partitions_and_no_rejects() {
+        let Sample { bytes, entries } = sample();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(format!("{RUN}.log"));
+        fs::write(&path, &bytes).unwrap();
+        let spool = SpoolLog::new(dir.path().to_path_buf());
+        spool.recover(0, &mut |_| Ok(())).unwrap();
+        let file = disk::open_to_write(&path).unwrap();
+        for frame in [entries[1].1, entries[5].1] {
+            assert_eq!(spool.partitions(frame).unwrap().len(), 2);
+            for at in frame.from..frame.to {
+                let byte = bytes[usize::try_from(at).unwrap()];
+                file.write_all_at(&[byte ^ 4], at).unwrap();
+                assert_eq!(spool.partitions(frame).unwrap_err().class, FailureClass::Damaged, "byte {at}");
+                assert_eq!(spool.rejects(frame).unwrap_err().class, FailureClass::Damaged, "byte {at}");
+                file.write_all_at(&[byte], at).unwrap();
+            }
         }
     }
 
@@ -708,11 +821,11 @@ mod tests {
     fn pages_torn_out_of_order_by_a_power_cut_are_a_torn_tail() {
         let Sample { mut bytes, entries } = sample();
         // Of three unsynced frames the first never reached the disk, and the others did.
-        let lost = entries[3].1;
+        let lost = entries[5].1;
         bytes[usize::try_from(lost.from).unwrap()..usize::try_from(lost.to).unwrap()].fill(0);
         let (found, visited, _) = recover(&bytes, 0);
         assert_eq!(found.unwrap().unwrap().len, lost.from);
-        assert_eq!(visited.len(), 3);
+        assert_eq!(visited.len(), 5);
         let (found, visited, _) = recover(&bytes, lost.from);
         assert_eq!(found.unwrap().unwrap().len, lost.from);
         assert_eq!(visited.len(), 0);
@@ -721,23 +834,21 @@ mod tests {
     #[test]
     fn a_failed_append_leaves_a_spool_that_the_next_one_continues() {
         let dir = tempfile::tempdir().unwrap();
-        let spool = Spool::new(dir.path().to_path_buf());
-        let plan = plan(vec![stream("s")], &[(0, PartitionRole::Rows)]);
-        spool.begin(&header(RUN, &plan)).unwrap();
-        let first = spool.append(page(0, 0, &[("a", "{}")])).unwrap();
+        let spool = begun(dir.path(), RUN);
+        let first = append(&spool, page(0, 0, &[("a", "{}")]));
         let row = "x".repeat(3 * CHUNK_BYTES);
         let mut bad = spilled(page(0, 1, &[("b", &row)]));
         if let PageBody::Spilled { len, .. } = &mut bad.body {
             *len += 1000;
         }
-        let failure = spool.append(bad).unwrap_err();
+        let failure = spool.append(bad, PartitionId(2)).unwrap_err();
         assert_eq!(failure.class, FailureClass::Local);
         assert!(failure.message.starts_with("cannot append to `"), "{failure}");
-        let second = spool.append(page(0, 1, &[("b", "{}")])).unwrap();
+        let second = append(&spool, page(0, 1, &[("b", "{}")]));
         assert_eq!(second.frame.from, first.frame.to);
         let mut pages = Vec::new();
-        let recovered = Spool::new(dir.path().to_path_buf()).recover(0, &mut |entry| {
-            pages.extend(if let SpoolEntry::Page(span) = entry { Some(span) } else { None });
+        let recovered = SpoolLog::new(dir.path().to_path_buf()).recover(0, &mut |entry| {
+            pages.extend(entry.page().cloned());
             Ok(())
         });
         assert_eq!((pages, recovered.unwrap().unwrap().cut_bytes), (vec![first, second], 0));
@@ -746,10 +857,9 @@ mod tests {
     #[test]
     fn of_two_logs_the_greater_name_counts_and_a_beginning_that_was_not_finished_never_does() {
         let dir = tempfile::tempdir().unwrap();
-        let plan = plan(vec![stream("s")], &[(0, PartitionRole::Rows)]);
         let log = |run: &str| {
             let dir = tempfile::tempdir().unwrap();
-            Spool::new(dir.path().to_path_buf()).begin(&header(run, &plan)).unwrap();
+            begun(dir.path(), run);
             fs::read(dir.path().join(format!("{run}.log"))).unwrap()
         };
         let (old, new, newest) = ("20260101T000000Z", "20260102T000000Z", "20260103T000000Z");
@@ -757,15 +867,20 @@ mod tests {
         fs::write(dir.path().join(format!("{new}.log")), log(new)).unwrap();
         fs::write(dir.path().join(format!("{newest}.log")), &log(newest)[..50]).unwrap();
         fs::write(dir.path().join("20260104T000000Z.log.new"), log("20260104T000000Z")).unwrap();
-        let spool = Spool::new(dir.path().to_path_buf());
-        spool.recover(0, &mut |_| Ok(())).unwrap().unwrap();
-        assert_eq!(spool.run_id().as_deref(), Some(new));
+        let mut first = None;
+        let spool = SpoolLog::new(dir.path().to_path_buf());
+        let recovered = spool.recover(0, &mut |entry| {
+            first.get_or_insert(entry);
+            Ok(())
+        });
+        recovered.unwrap().unwrap();
+        assert!(matches!(first, Some(SpoolEntry::Begun { header, .. }) if header.run_id == new));
 
         fs::write(dir.path().join(format!("{newest}.log")), log(old)).unwrap();
-        let failure = Spool::new(dir.path().to_path_buf()).recover(0, &mut |_| Ok(())).unwrap_err();
+        let failure = SpoolLog::new(dir.path().to_path_buf()).recover(0, &mut |_| Ok(())).unwrap_err();
         assert_eq!(failure.class, FailureClass::Damaged, "a renamed log is not what its name says");
 
-        spool.begin(&header("20260105T000000Z", &plan)).unwrap();
+        begun(dir.path(), "20260105T000000Z");
         let left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(left, ["20260105T000000Z.log"]);
     }
