@@ -225,13 +225,17 @@ impl PartFile {
 mod tests {
     use std::{cell::Cell, collections::BTreeMap};
 
-    use harvester_actors::partition::PartitionId;
+    use harvester_actors::{
+        checkpoint_store::{PageIndex, PageIterator},
+        failure::FailureClass,
+        partition::{PartitionId, PassId},
+    };
     use proptest::{prelude::*, sample::Index as Place};
 
     use super::{
         super::{
-            conformance::{Spans, header, page, plan, spilled, stream},
-            spool::Spool,
+            conformance::{Pages, header, page, plan, spilled, stream, work},
+            spool::SpoolLog,
         },
         *,
     };
@@ -254,6 +258,8 @@ mod tests {
         }
     }
 
+    const RUN: &str = "20260101T000000Z";
+
     /// A row whose key is its `id`.
     fn row(id: &str, time: u8) -> String {
         format!(r#"{{"id":"{id}","lastUpdated":"2024-01-{time:02}T00:00:00.000"}}"#)
@@ -262,50 +268,58 @@ mod tests {
     /// The rows of partitions, each `(key, row)`.
     type Rows = Vec<(String, String)>;
 
+    /// Which pass a list is read by: one that gives rows, one that repairs them, or one that gives keys only.
+    #[derive(Clone, Copy, Debug, Eq, PartialEq)]
+    enum Read {
+        Rows = 0,
+        Repair = 1,
+        Listing = 2,
+    }
+
+    /// The passes whose rows end up in the file.
+    const ROW_PASSES: [u32; 2] = [Read::Rows as u32, Read::Repair as u32];
+
     /// Sends lists through a spool, in pages of `page_rows` that arrive as `arrival` says, and finishes them: the file and
     /// what is said of it.
     fn finished(
-        lists: &[(PartitionRole, Rows)],
+        lists: &[(Read, Rows)],
         page_rows: usize,
         arrival: impl Fn(usize) -> usize,
     ) -> (String, PreparedStream) {
         let dir = tempfile::tempdir().unwrap();
-        let roles: Vec<_> = lists.iter().map(|(role, _)| (0, *role)).collect();
-        let plan = plan(vec![stream("s")], &roles);
+        let passes: Vec<u32> = lists.iter().map(|(read, _)| *read as u32).collect();
         let spool_dir = dir.path().join("spool");
-        let spool = Spool::new(spool_dir.clone());
-        spool.begin(&header("20260101T000000Z", &plan)).unwrap();
+        let spool = SpoolLog::new(spool_dir.clone());
+        spool.begin(&header(RUN)).unwrap();
+        spool.extend_plan(&plan(vec![stream("s")], &[0, 0, 0], &passes)).unwrap();
+        spool.commit_plan().unwrap();
         let mut pages: Vec<std::vec::IntoIter<_>> = Vec::new();
-        for (partition, (_, rows)) in lists.iter().enumerate() {
+        for (partition, (read, rows)) in lists.iter().enumerate() {
             let chunks = rows.chunks(page_rows).enumerate().map(|(seq, rows)| {
                 let rows: Vec<_> = rows.iter().map(|(key, row)| (key.as_str(), row.as_str())).collect();
-                let page = page(u32::try_from(partition).unwrap(), u32::try_from(seq).unwrap(), &rows);
+                let mut page = page(u32::try_from(partition).unwrap(), u32::try_from(seq).unwrap(), &rows);
+                page.pass = PassId(*read as u32);
                 if seq % 2 == 0 { page } else { spilled(page) }
             });
             pages.push(chunks.collect::<Vec<_>>().into_iter());
         }
-        let mut spans = Spans::default();
+        let mut known = Pages::default();
         while !pages.is_empty() {
-            let chosen = arrival(spans.0.len()) % pages.len();
+            let chosen = arrival(known.0.len()) % pages.len();
             match pages[chosen].next() {
-                Some(page) => spans.0.push(spool.append(page).unwrap()),
+                Some(page) => known.0.push(spool.append(page, PartitionId(999)).unwrap()),
                 None => drop(pages.remove(chosen)),
             }
         }
         let out_dir = dir.path().join("out");
-        let finish = StreamFinisher {
-            reader: spool.reader().unwrap(),
-            scratch_dir: &spool_dir,
-            out_dir: &out_dir,
-            plan: &plan,
-            spans: &spans,
-        };
-        let done = finish.prepare(StreamId(0)).unwrap();
+        let work = work(RUN, "s", &ROW_PASSES, &known);
+        let reader = spool.reader().unwrap();
+        let finisher = StreamFinisher { reader, scratch_dir: &spool_dir, out_dir: &out_dir, work: &work };
+        let done = finisher.prepare().unwrap();
         let text = std::fs::read_to_string(out_dir.join("s.ndjson.part")).unwrap();
         assert_eq!(done.sha256, names::hex(&Sha256::digest(text.as_bytes())));
         assert_eq!((done.bytes, done.rows), (text.len() as u64, text.lines().count() as u64));
-        let sent: usize =
-            lists.iter().filter(|(role, _)| *role != PartitionRole::Listing).map(|(_, rows)| rows.len()).sum();
+        let sent: usize = lists.iter().filter(|(read, _)| *read != Read::Listing).map(|(_, rows)| rows.len()).sum();
         assert_eq!(done.rows + done.duplicates, sent as u64, "the numbers add up");
         (text, done)
     }
@@ -324,11 +338,10 @@ mod tests {
 
     #[test]
     fn a_partition_that_ran_on_costs_no_row_and_the_newer_state_of_each_stays() {
-        use PartitionRole::Rows;
         let lists = [
-            (Rows, rows(&[("a", 1), ("b", 1), ("m", 5), ("n", 1), ("p", 1)])),
-            (Rows, rows(&[("h", 1), ("m", 2), ("p", 3)])),
-            (Rows, rows(&[("z", 1)])),
+            (Read::Rows, rows(&[("a", 1), ("b", 1), ("m", 5), ("n", 1), ("p", 1)])),
+            (Read::Rows, rows(&[("h", 1), ("m", 2), ("p", 3)])),
+            (Read::Rows, rows(&[("z", 1)])),
         ];
         let (text, done) = finished(&lists, 2, in_order);
         let expected = [("a", 1), ("b", 1), ("h", 1), ("m", 5), ("n", 1), ("p", 3), ("z", 1)];
@@ -337,14 +350,13 @@ mod tests {
 
     #[test]
     fn rows_are_in_the_order_of_their_bytes_repaired_ones_too_and_a_listing_is_no_row() {
-        use PartitionRole::{Listing, Repair, Rows};
-        let listed = |ids: &[&str]| (Listing, ids.iter().map(|id| ((*id).to_owned(), String::new())).collect());
+        let listed = |ids: &[&str]| (Read::Listing, ids.iter().map(|id| ((*id).to_owned(), String::new())).collect());
         let lists = [
             // As a server writes them that ignores case.
-            (Rows, rows(&[("a", 1), ("B", 1), ("c", 1)])),
-            (Rows, rows(&[("C", 1), ("d", 1), ("E", 1)])),
+            (Read::Rows, rows(&[("a", 1), ("B", 1), ("c", 1)])),
+            (Read::Rows, rows(&[("C", 1), ("d", 1), ("E", 1)])),
             listed(&["a", "B", "b", "c", "C", "d", "E", "never fetched"]),
-            (Repair, rows(&[("b", 2), ("unlisted", 1), ("E", 3)])),
+            (Read::Repair, rows(&[("b", 2), ("unlisted", 1), ("E", 3)])),
         ];
         for page_rows in [1, 2, 10] {
             let (text, done) = finished(&lists, page_rows, in_order);
@@ -356,8 +368,7 @@ mod tests {
     #[test]
     fn rows_longer_than_every_buffer_pass() {
         let long = |id: &str| (id.to_owned(), format!(r#"{{"id":"{id}","x":"{}"}}"#, "y".repeat(3 * WRITE_BYTES)));
-        let lists =
-            [(PartitionRole::Rows, vec![long("b"), long("a")]), (PartitionRole::Rows, vec![long("a"), long("c")])];
+        let lists = [(Read::Rows, vec![long("b"), long("a")]), (Read::Rows, vec![long("a"), long("c")])];
         for page_rows in [1, 10] {
             let (text, done) = finished(&lists, page_rows, in_order);
             assert_eq!((done.rows, done.duplicates), (3, 1));
@@ -366,30 +377,25 @@ mod tests {
         }
     }
 
-    /// A span reader that fails.
+    /// An index that fails.
     struct Broken;
 
-    impl SpanReader for Broken {
-        fn spans(&self, _: PartitionId) -> harvester_actors::sink::SpanIterator {
-            Box::new(std::iter::once(Err(disk::damaged("no span"))))
+    impl PageIndex for Broken {
+        fn pages_of(&self, _: PassId) -> PageIterator {
+            Box::new(std::iter::once(Err(disk::damaged("no page"))))
         }
     }
 
     #[test]
-    fn a_stream_whose_spans_cannot_be_read_is_not_prepared() {
+    fn a_stream_whose_pages_cannot_be_read_is_not_prepared() {
         let dir = tempfile::tempdir().unwrap();
-        let spool = Spool::new(dir.path().to_path_buf());
-        let plan = plan(vec![stream("s")], &[(0, PartitionRole::Rows)]);
-        spool.begin(&header("20260101T000000Z", &plan)).unwrap();
-        let finish = StreamFinisher {
-            reader: spool.reader().unwrap(),
-            scratch_dir: dir.path(),
-            out_dir: dir.path(),
-            plan: &plan,
-            spans: &Broken,
-        };
-        assert_eq!(finish.prepare(StreamId(0)).unwrap_err().class, FailureClass::Damaged);
-        assert_eq!(finish.prepare(StreamId(1)).unwrap_err().class, FailureClass::Bug);
+        let spool = SpoolLog::new(dir.path().to_path_buf());
+        spool.begin(&header(RUN)).unwrap();
+        let mut work = work(RUN, "s", &ROW_PASSES, &Pages::default());
+        work.pages = std::sync::Arc::new(Broken);
+        let reader = spool.reader().unwrap();
+        let finisher = StreamFinisher { reader, scratch_dir: dir.path(), out_dir: dir.path(), work: &work };
+        assert_eq!(finisher.prepare().unwrap_err().class, FailureClass::Damaged);
     }
 
     proptest! {
@@ -405,7 +411,7 @@ mod tests {
                 .into_iter()
                 .map(|list| {
                     let rows = list.into_iter().map(|(id, time)| (format!("k{id}"), row(&format!("k{id}"), time)));
-                    (PartitionRole::Rows, rows.collect())
+                    (Read::Rows, rows.collect())
                 })
                 .collect();
             let undisturbed = finished(&lists, 1000, in_order);

@@ -195,12 +195,12 @@ impl Bytes {
 
 #[cfg(test)]
 mod tests {
-    use harvester_actors::partition::PartitionRole;
+    use harvester_actors::partition::PartitionId;
 
     use super::{
         super::{
             conformance::{header, page, plan, stream},
-            spool::Spool,
+            spool::SpoolLog,
         },
         *,
     };
@@ -209,20 +209,21 @@ mod tests {
     /// arrive in turn.
     fn ordered(partitions: &[Vec<String>], page_rows: usize) -> (Vec<String>, usize) {
         let dir = tempfile::tempdir().unwrap();
-        let spool = Spool::new(dir.path().to_path_buf());
-        let plan = plan(vec![stream("s")], &vec![(0, PartitionRole::Rows); partitions.len()]);
-        spool.begin(&header("20260101T000000Z", &plan)).unwrap();
-        let mut spans = Vec::new();
+        let spool = SpoolLog::new(dir.path().to_path_buf());
+        spool.begin(&header("20260101T000000Z")).unwrap();
+        spool.extend_plan(&plan(vec![stream("s")], &[0], &vec![0; partitions.len()])).unwrap();
+        spool.commit_plan().unwrap();
+        let mut known = Vec::new();
         for turn in 0..partitions.iter().map(Vec::len).max().unwrap_or_default().div_ceil(page_rows) {
             for (partition, keys) in partitions.iter().enumerate() {
                 let Some(keys) = keys.chunks(page_rows).nth(turn) else { continue };
                 let rows: Vec<_> = keys.iter().map(|key| (key.as_str(), "{}")).collect();
                 let (partition, turn) = (u32::try_from(partition).unwrap(), u32::try_from(turn).unwrap());
-                spans.push(spool.append(page(partition, turn, &rows)).unwrap());
+                known.push(spool.append(page(partition, turn, &rows), PartitionId(999)).unwrap().page_ref());
             }
         }
         let reader = spool.reader().unwrap();
-        let pages = || spans.iter().cloned().map(Ok);
+        let pages = || known.iter().copied().map(Ok);
         let (_, runs) = sorted(&reader, dir.path(), pages()).unwrap();
         let mut keys = Vec::new();
         in_key_order(&reader, dir.path(), pages(), |key, _| {
