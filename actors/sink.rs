@@ -113,7 +113,7 @@ pub struct Recovered {
 /// The difference between what was fetched and what the server lists.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Comparison {
-    /// Keys that the newest listing has and that were not fetched, in its order.
+    /// Keys that the newest listing has and that were not fetched, in the order of their bytes.
     pub missing: Vec<String>,
     /// How many keys the newest listing has.
     pub listed: u64,
@@ -121,7 +121,7 @@ pub struct Comparison {
     pub relisted: u64,
     /// How many rows were fetched before the newest listing and are not in it.
     pub vanished: u64,
-    /// Some of these keys, at most [`VANISHED_KEYS_MAX`].
+    /// The first of these keys, at most [`VANISHED_KEYS_MAX`].
     pub vanished_keys: Vec<String>,
     /// How many of these came again since, when they were asked for by their keys: the listing was not the truth.
     pub returned: u64,

@@ -188,7 +188,9 @@ impl Sink for FilesSink {
         plan: Arc<Plan>,
         spans: Arc<dyn SpanReader>,
     ) -> BoxFuture<'static, Result<Comparison, Failure>> {
-        blocking(self, move |sink| compare::compare(&sink.spool.reader()?, stream, &plan, &*spans))
+        blocking(self, move |sink| {
+            compare::compare(&sink.spool.reader()?, &sink.settings.spool_dir, stream, &plan, &*spans)
+        })
     }
 
     fn prepare(

@@ -28,6 +28,7 @@ mod disk;
 mod files;
 mod finish;
 mod frame;
+mod keys;
 mod merge;
 mod names;
 mod order;
