@@ -10,7 +10,7 @@ use std::{fs::File, io, os::unix::fs::FileExt, path::Path, sync::Arc};
 use harvester_actors::page::{RECORD_HEADER_BYTES, push_record, record_lengths};
 
 /// Bytes that are read at a time from a run.
-pub(crate) const READ_BYTES: usize = 64 * 1024;
+pub(crate) const READ_BYTES: usize = 32 * 1024;
 
 /// Bytes that are written at a time.
 const WRITE_BYTES: usize = 256 * 1024;

@@ -12,7 +12,7 @@
 //! to temporary files.
 //!
 //! Memory: one [`Sorter`] with rows and a small one with the keys of pages; then [`PAGES_OPEN_MAX`] pages and
-//! [`FAN_IN`](super::sorter::FAN_IN) runs, of each of which [`merge`](super::merge) holds one buffer: about 22 MiB at most.
+//! [`FAN_IN`](super::sorter::FAN_IN) runs, of each of which [`merge`](super::merge) holds one buffer: about 14 MiB at most.
 
 use std::{cmp::Reverse, collections::BinaryHeap, io, path::Path, sync::Arc};
 
@@ -27,7 +27,7 @@ use super::{
 };
 
 /// Pages that are merged at a time.
-const PAGES_OPEN_MAX: usize = 64;
+const PAGES_OPEN_MAX: usize = 128;
 
 /// Bytes of the keys of pages that are sorted at a time.
 const PAGE_KEYS_BYTES: usize = 1024 * 1024;

@@ -22,13 +22,13 @@ use super::{
 };
 
 /// Bytes of rows that are sorted at a time; a longer row is a run of its own.
-const RUN_BYTES: usize = 12 * 1024 * 1024;
+const RUN_BYTES: usize = 6 * 1024 * 1024;
 
-/// Rows that are sorted at a time: 4 MiB of index.
-const RUN_ROWS: usize = 256 * 1024;
+/// Rows that are sorted at a time: 2 MiB of index.
+const RUN_ROWS: usize = 128 * 1024;
 
-/// Runs that are merged at a time.
-pub(crate) const FAN_IN: usize = 64;
+/// Runs that are merged at a time: 768 MiB of rows are copied once only.
+pub(crate) const FAN_IN: usize = 128;
 
 /// Where a row lies in the buffer, with the first bytes of its key beside it so that most comparisons end there.
 #[derive(Clone, Copy, Debug)]
@@ -245,7 +245,7 @@ mod tests {
     #[test]
     fn more_runs_than_are_merged_at_once_take_several_levels() {
         // Runs of one row: FAN_IN² and more of them reach the third level.
-        let rows: Rows = (0..4200u32)
+        let rows: Rows = (0..17_000u32)
             .map(|n| ((n.wrapping_mul(2_654_435_761)).to_be_bytes().to_vec(), n.to_le_bytes().to_vec()))
             .collect();
         let mut expected = rows.clone();
