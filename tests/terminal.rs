@@ -227,7 +227,7 @@ fn ctrl_c_on_the_keyboard_drains_and_leaves_the_terminal_as_it_was() {
         assert!(!all.contains(BAR) && !all.contains(" · "), "{all}");
         assert!(!seen.parser.screen().hide_cursor(), "the cursor is hidden");
         if times == 1 {
-            assert!(all.contains("run the same command to go on: harvester run job.toml"), "{all}");
+            assert!(all.contains("run the same command to resume: harvester run job.toml"), "{all}");
         }
         server.set_latency(Latency::None);
         place.run().assert_code(0, "the same command");

@@ -233,7 +233,7 @@ mod tests {
 
     use harvester_actors::{
         events::{Pace, Waiting},
-        partition::{PartitionId, Plan},
+        partition::PartitionId,
         report::Outcome,
     };
 
