@@ -19,7 +19,7 @@ use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
 use super::{
-    disk::{self, local},
+    disk::{self, io_failure},
     names,
     order::in_key_order,
     reader::SpoolReader,
@@ -149,8 +149,9 @@ struct FinishedFile {
 impl PartFile {
     /// Begins the file, in place of an older one.
     fn create(path: PathBuf, newest: Option<Newest>) -> Result<Self, Failure> {
-        disk::create_dirs(disk::parent_of(&path)).map_err(|error| local("create", disk::parent_of(&path), &error))?;
-        let file = disk::create_anew(&path).map_err(|error| local("create", &path, &error))?;
+        disk::create_dirs(disk::parent_of(&path))
+            .map_err(|error| io_failure("create", disk::parent_of(&path), &error))?;
+        let file = disk::recreate(&path).map_err(|error| io_failure("create", &path, &error))?;
         Ok(PartFile {
             path,
             file,
@@ -177,7 +178,7 @@ impl PartFile {
             return Ok(());
         }
         if self.buffer.len() >= WRITE_BYTES {
-            self.write().map_err(|error| local("write", &self.path, &error))?;
+            self.write().map_err(|error| io_failure("write", &self.path, &error))?;
         }
         self.last_line = self.buffer.len();
         self.last_key.clear();
@@ -206,9 +207,9 @@ impl PartFile {
 
     /// Writes what is left and makes it durable.
     fn finish(mut self) -> Result<FinishedFile, Failure> {
-        self.write().map_err(|error| local("write", &self.path, &error))?;
+        self.write().map_err(|error| io_failure("write", &self.path, &error))?;
         harvester_actors::crash_point!("finish.written");
-        self.file.sync_all().map_err(|error| local("sync", &self.path, &error))?;
+        self.file.sync_all().map_err(|error| io_failure("sync", &self.path, &error))?;
         harvester_actors::crash_point!("finish.synced");
         let newest = self.newest.and_then(|newest| newest.0);
         Ok(FinishedFile {

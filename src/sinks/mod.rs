@@ -47,7 +47,7 @@ mod conformance;
 #[doc(hidden)]
 pub use frame::fuzz_head;
 
-pub(crate) use disk::{create_anew, create_dirs, probe, sync_dir};
+pub(crate) use disk::{create_dirs, probe, recreate, sync_dir};
 pub use file_spool::FileSpool;
 pub use files::{FilesSettings, FilesTarget};
 pub use verify::{Finding, Problem, Verification, Whose, is_of_another_job, is_unpublished, verify};

@@ -19,7 +19,7 @@ use std::{cmp::Reverse, collections::BinaryHeap, io, path::Path, sync::Arc};
 use harvester_actors::{failure::Failure, page::PageRef};
 
 use super::{
-    disk::local,
+    disk::io_failure,
     frame::TRAILER_BYTES,
     merge::{Merge, Run, RunWriter},
     reader::{Record, SpoolReader},
@@ -44,7 +44,7 @@ pub(crate) fn in_key_order(
     mut take: impl FnMut(&[u8], &[u8]) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let (pages, runs) = sorted(reader, scratch_dir, pages)?;
-    let read = |error: io::Error| local("read the rows of", &reader.path, &error);
+    let read = |error: io::Error| io_failure("read the rows of", &reader.path, &error);
     let mut pages = Merge::of(vec![pages]).map_err(read)?;
     let mut rows = Merge::of(runs).map_err(read)?;
     loop {
@@ -125,7 +125,7 @@ impl Rows<'_> {
     /// Sends the rows of a page that has been read before to the sorter.
     fn sort(&mut self, bytes: Bytes) -> Result<(), Failure> {
         // One run by itself is read as it is, whatever its order.
-        let read = |error: io::Error| local("read", &self.reader.path, &error);
+        let read = |error: io::Error| io_failure("read", &self.reader.path, &error);
         let mut page = Merge::of(vec![bytes.of(self.reader)]).map_err(read)?;
         while let Some((key, row)) = page.first().map_err(read)? {
             self.sorter.push(key, row)?;

@@ -8,7 +8,7 @@ use harvester_actors::{
 };
 
 use super::{
-    disk::local,
+    disk::io_failure,
     frame::{FrameCrc, FrameHeader, FrameKind, HEADER_BYTES, PageMeta, TRAILER_BYTES},
     spool::{CHUNK_BYTES, damage},
 };
@@ -65,7 +65,7 @@ impl SpoolReader {
             let part = (buffer.len() - *filled).min(usize::try_from(left).unwrap_or(usize::MAX));
             let read = self.file.read_exact_at(&mut buffer[*filled..*filled + part], base + *filled as u64);
             *filled += part;
-            read.map_err(|error| local("read", &self.path, &error))
+            read.map_err(|error| io_failure("read", &self.path, &error))
         };
 
         fill(buffer, base, &mut filled)?;
@@ -124,7 +124,7 @@ impl SpoolReader {
             crc.update(&buffer[ready..filled]);
         }
         let mut trailer = [0; TRAILER_BYTES];
-        self.file.read_exact_at(&mut trailer, body_end).map_err(|error| local("read", &self.path, &error))?;
+        self.file.read_exact_at(&mut trailer, body_end).map_err(|error| io_failure("read", &self.path, &error))?;
         if trailer != crc.trailer(to - from) {
             return Err(bad(from, "the page does not fit its checksum"));
         }

@@ -39,7 +39,7 @@ use harvester_actors::{
 };
 
 use super::{
-    disk::{self, damaged, local},
+    disk::{self, damaged, io_failure},
     frame::{self, FrameCrc, FrameHeader, FrameKind, HEADER_BYTES, HeaderError, MAGIC, PageMeta, TRAILER_BYTES},
     names,
     prepared::SUFFIX,
@@ -100,7 +100,7 @@ impl SpoolLog {
         for path in self.logs_newest_first()? {
             let Some((log, header, first)) = open_log(path)? else { continue };
             // Its name too is durable before it is handed out.
-            disk::sync_dir(&self.dir).map_err(|error| local("sync", &self.dir, &error))?;
+            disk::sync_dir(&self.dir).map_err(|error| io_failure("sync", &self.dir, &error))?;
             let (log, recovered) = read_log(log, header, first, from_offset, visit)?;
             *self.lock() = Some(log);
             return Ok(Some(recovered));
@@ -123,10 +123,10 @@ impl SpoolLog {
         harvester_actors::crash_point!("spool.begin.before");
         let mut state = self.lock();
         *state = None;
-        disk::create_dirs(&self.dir).map_err(|error| local("create", &self.dir, &error))?;
+        disk::create_dirs(&self.dir).map_err(|error| io_failure("create", &self.dir, &error))?;
         let new = self.dir.join(format!("{}.log.new", header.run_id));
         let mut log = Log {
-            file: Arc::new(disk::create_anew(&new).map_err(|error| local("create", &new, &error))?),
+            file: Arc::new(disk::recreate(&new).map_err(|error| io_failure("create", &new, &error))?),
             path: new,
             run_id: header.run_id.clone(),
             seed: frame::seed_of(&header.run_id),
@@ -150,20 +150,20 @@ impl SpoolLog {
         let mut state = self.lock();
         let log = open(&mut state)?;
         let (new, path) = (log.path.clone(), self.dir.join(format!("{}.log", log.run_id)));
-        log.mark_planned().map_err(|error| local("write", &new, &error))?;
+        log.mark_planned().map_err(|error| io_failure("write", &new, &error))?;
         harvester_actors::crash_point!("spool.begin.written");
-        log.file.sync_all().map_err(|error| local("sync", &new, &error))?;
+        log.file.sync_all().map_err(|error| io_failure("sync", &new, &error))?;
         log.durable = log.len;
         harvester_actors::crash_point!("spool.begin.synced");
         // Earlier runs go, durably, before this one gets its name: two logs would need a rule which one counts.
         for old in self.files()?.into_iter().filter(|old| *old != new && *old != path) {
-            disk::remove_if_there(&old).map_err(|error| local("remove", &old, &error))?;
+            disk::remove_if_exists(&old).map_err(|error| io_failure("remove", &old, &error))?;
         }
-        disk::sync_dir(&self.dir).map_err(|error| local("sync", &self.dir, &error))?;
+        disk::sync_dir(&self.dir).map_err(|error| io_failure("sync", &self.dir, &error))?;
         harvester_actors::crash_point!("spool.begin.cleared");
-        fs::rename(&new, &path).map_err(|error| local("rename", &new, &error))?;
+        fs::rename(&new, &path).map_err(|error| io_failure("rename", &new, &error))?;
         harvester_actors::crash_point!("spool.begin.renamed");
-        disk::sync_dir(&self.dir).map_err(|error| local("sync", &self.dir, &error))?;
+        disk::sync_dir(&self.dir).map_err(|error| io_failure("sync", &self.dir, &error))?;
         harvester_actors::crash_point!("spool.begin.after");
         log.path = path;
         Ok(())
@@ -205,7 +205,8 @@ impl SpoolLog {
         if frame.from >= frame.to || frame.to > len {
             return Err(unknown());
         }
-        let checked = check_frame(&file, seed, frame.from, frame.to).map_err(|error| local("read", &path, &error))?;
+        let checked =
+            check_frame(&file, seed, frame.from, frame.to).map_err(|error| io_failure("read", &path, &error))?;
         let Some((header, meta)) = checked.filter(|(header, _)| header.frame_len() == Some(frame.to - frame.from))
         else {
             return Err(unknown());
@@ -239,7 +240,7 @@ impl SpoolLog {
                 Ok(())
             }
             Err(error) => {
-                let failure = local("sync", &path, &error);
+                let failure = io_failure("sync", &path, &error);
                 log.lost = Some(failure.clone());
                 Err(failure)
             }
@@ -255,10 +256,10 @@ impl SpoolLog {
             return Ok(());
         }
         for path in files {
-            disk::remove_if_there(&path).map_err(|error| local("remove", &path, &error))?;
+            disk::remove_if_exists(&path).map_err(|error| io_failure("remove", &path, &error))?;
         }
         harvester_actors::crash_point!("spool.discard.removed");
-        disk::sync_dir(&self.dir).map_err(|error| local("sync", &self.dir, &error))
+        disk::sync_dir(&self.dir).map_err(|error| io_failure("sync", &self.dir, &error))
     }
 
     /// Reads the pages that have been appended so far.
@@ -278,11 +279,11 @@ impl SpoolLog {
         let entries = match fs::read_dir(&self.dir) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(local("list", &self.dir, &error)),
+            Err(error) => return Err(io_failure("list", &self.dir, &error)),
         };
         let mut files = Vec::new();
         for entry in entries {
-            let entry = entry.map_err(|error| local("list", &self.dir, &error))?;
+            let entry = entry.map_err(|error| io_failure("list", &self.dir, &error))?;
             if entry
                 .file_name()
                 .to_str()
@@ -321,7 +322,7 @@ impl Log {
             Err(error) => {
                 // Gives the space back at once; if that fails too, the next append writes over it.
                 let _ = self.file.set_len(self.len);
-                Err(local("append to", &self.path, &error))
+                Err(io_failure("append to", &self.path, &error))
             }
         }
     }
@@ -410,7 +411,7 @@ fn to_json(value: &impl serde::Serialize) -> Result<Vec<u8>, Failure> {
 
 /// Opens a log and reads its first frame; `None` when the file ends before that frame does: no run ever began in it.
 fn open_log(path: PathBuf) -> Result<Option<(Log, RunHeader, FrameRange)>, Failure> {
-    let io = |error: io::Error| local("read", &path, &error);
+    let io = |error: io::Error| io_failure("read", &path, &error);
     let file = disk::open_to_write(&path).map_err(io)?;
     let len = file.metadata().map_err(io)?.len();
     let run_id = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default().to_owned();
@@ -459,9 +460,9 @@ fn read_log(
     visit: &mut dyn FnMut(SpoolEntry) -> Result<(), Failure>,
 ) -> Result<(Log, Recovered), Failure> {
     let path = log.path.clone();
-    let io = |error: io::Error| local("read", &path, &error);
+    let io = |error: io::Error| io_failure("read", &path, &error);
     // A process that was killed left pages that only the kernel knows; the caller may record them as durable at once.
-    log.file.sync_all().map_err(|error| local("sync", &path, &error))?;
+    log.file.sync_all().map_err(|error| io_failure("sync", &path, &error))?;
     let len = log.file.metadata().map_err(io)?.len();
     let mut at = first.to;
     if len < log.durable {
@@ -503,9 +504,9 @@ fn read_log(
         at = len;
     }
     if at < len {
-        log.file.set_len(at).map_err(|error| local("cut", &path, &error))?;
+        log.file.set_len(at).map_err(|error| io_failure("cut", &path, &error))?;
         harvester_actors::crash_point!("spool.recover.cut");
-        log.file.sync_all().map_err(|error| local("sync", &path, &error))?;
+        log.file.sync_all().map_err(|error| io_failure("sync", &path, &error))?;
     }
     harvester_actors::crash_point!("spool.recover.synced");
     (log.len, log.durable) = (at, at);

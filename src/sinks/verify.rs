@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use url::Url;
 
 use super::{
-    disk::{self, local},
+    disk::{self, io_failure},
     names,
     publish::{MANIFEST, MANIFEST_PART, ManifestFault, read_manifest},
 };
@@ -129,7 +129,7 @@ pub fn verify(dir: &Path, whose: Whose<'_>) -> Result<Verification, Failure> {
             findings.push(finding(MANIFEST, Problem::Unreadable(why)));
             None
         }
-        Err(ManifestFault::Io(error)) => return Err(local("read", &dir.join(MANIFEST), &error)),
+        Err(ManifestFault::Io(error)) => return Err(io_failure("read", &dir.join(MANIFEST), &error)),
     };
     match read_manifest(&dir.join(MANIFEST_PART)) {
         Ok(None) => {}
@@ -138,7 +138,7 @@ pub fn verify(dir: &Path, whose: Whose<'_>) -> Result<Verification, Failure> {
             findings.push(finding(MANIFEST_PART, problem));
         }
         Err(ManifestFault::Unreadable(why)) => findings.push(finding(MANIFEST_PART, Problem::Unreadable(why))),
-        Err(ManifestFault::Io(error)) => return Err(local("read", &dir.join(MANIFEST_PART), &error)),
+        Err(ManifestFault::Io(error)) => return Err(io_failure("read", &dir.join(MANIFEST_PART), &error)),
     }
     for stream in manifest.iter().flat_map(|manifest| manifest.streams.values()) {
         if let Some(problem) = check(dir, &stream.file, stream.bytes, &stream.sha256)? {
@@ -187,9 +187,9 @@ fn check(dir: &Path, file: &str, bytes: u64, sha256: &str) -> Result<Option<Prob
         }
         Ok(_) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Some(Problem::Missing)),
-        Err(error) => return Err(local("look at", &path, &error)),
+        Err(error) => return Err(io_failure("look at", &path, &error)),
     }
-    let found = sha256_of(&path).map_err(|error| local("read", &path, &error))?;
+    let found = sha256_of(&path).map_err(|error| io_failure("read", &path, &error))?;
     Ok((found != sha256).then(|| Problem::Sha256 { expected: sha256.to_owned(), found }))
 }
 
