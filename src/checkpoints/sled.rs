@@ -593,7 +593,7 @@ fn read_pages(db: &Db, key: &[u8]) -> Result<Vec<PageRef>, String> {
     let read = || {
         let value = db.get(key).map_err(load::from_sled)?;
         let value = value.ok_or_else(|| DecodeError::Damaged("pages are missing".to_owned()))?;
-        load::decode_pages(key, &value).map(Iterator::collect)
+        load::decode_pages(key, &value)
     };
     match catch_panic(read) {
         Ok(Ok(pages)) => Ok(pages),
