@@ -14,7 +14,7 @@ use super::context::{CommandContext, CommandError};
 use crate::{
     assemble, checkpoint_health,
     exit_code::exit_code,
-    job::{AVAILABLE, Job},
+    job::{CAPABILITIES, Job},
     observe::{Finding, Severity, numbers::bytes},
     service::open_files::OpenFiles,
     sinks,
@@ -49,8 +49,8 @@ pub(super) fn check(args: &CheckArgs, ctx: &CommandContext) -> u8 {
     };
     job.limits.outage = job.limits.outage.min(OUTAGE);
     let mut findings = vec![Finding::ok("job", format!("{} is a right job file", args.job.display()))];
-    if let Err(mistakes) = job.runnable(&AVAILABLE) {
-        findings.push(failed("job", &CommandError::mistakes(&mistakes)));
+    if let Err(diagnostics) = job.check_supported(&CAPABILITIES) {
+        findings.push(failed("job", &CommandError::unsupported(&diagnostics)));
     }
     for warning in &job.warnings {
         findings.push(Finding::warning("job", warning.clone(), "use https"));

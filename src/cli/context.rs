@@ -14,7 +14,7 @@ use harvester_actors::{failure::Failure, harvest::outcome_of, report::Outcome};
 use super::{Global, LogFormat, Progress, state_dir};
 use crate::{
     exit_code::{self, exit_code},
-    job::{Credentials, Job, JobError, Mistakes, secret::process_environment},
+    job::{Credentials, Diagnostics, Job, JobError, secret::process_environment},
     observe::{
         ProgressMode, Redactor, Screen,
         log::{self, LogFormat as Format},
@@ -65,11 +65,11 @@ impl CommandError {
     }
 
     /// The job file asks for what this version does not have.
-    pub(super) fn mistakes(mistakes: &Mistakes) -> Self {
+    pub(super) fn unsupported(diagnostics: &Diagnostics) -> Self {
         CommandError {
             outcome: Outcome::Invalid,
-            message: mistakes.to_string(),
-            one_line: mistakes.one_line(),
+            message: diagnostics.to_string(),
+            one_line: diagnostics.one_line(),
             next: "take it out of the job file; CHANGELOG.md says what each version can do".to_owned(),
         }
     }

@@ -13,7 +13,7 @@ use harvester_actors::report::{Outcome, Report};
 use super::context::{CommandContext, CommandError};
 use crate::{
     assemble::{self, RunRequest},
-    job::{AVAILABLE, Credentials, Job},
+    job::{CAPABILITIES, Credentials, Job},
     observe::{
         LogListener, ProgressListener, Redacting, StatusListener,
         log::LogFormat,
@@ -75,7 +75,7 @@ pub(super) fn run(args: &RunArgs, ctx: &CommandContext) -> u8 {
 /// Reads the job, sees whether this version can run it, and fetches its secret.
 pub(super) fn prepare(path: &Path, ctx: &CommandContext) -> Result<(Job, Credentials), CommandError> {
     let job = ctx.job(path)?;
-    job.runnable(&AVAILABLE).map_err(|mistakes| CommandError::mistakes(&mistakes))?;
+    job.check_supported(&CAPABILITIES).map_err(|diagnostics| CommandError::unsupported(&diagnostics))?;
     open_files::ensure(job.limits.in_flight)?;
     let (credentials, warning) = ctx.credentials(&job)?;
     for warning in job.warnings.iter().chain(&warning) {
