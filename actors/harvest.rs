@@ -28,7 +28,7 @@ use crate::{
     partition::{Partition, PartitionId, PartitionRole, Plan, Position, SourceIdentity, StreamId},
     patience::{Wait, patiently},
     planner::{AddPartitions, CurrentSettlement, Patience, Planner, Settlement},
-    rate_limiter::{CurrentPace, RateLimiter},
+    rate_limiter::{CurrentLimiter, RateLimiter},
     reconcile::{self, Known, Proof, Recount, Step},
     recovery,
     report::{Manifest, ManifestSource, ManifestStream, Outcome, Report, ReportError, StreamReport},
@@ -106,7 +106,7 @@ pub async fn run(harvest: Harvest) -> Report {
     let _ = supervisor.send(RunOver).await;
     let told = reporter.send(CurrentTold).await.unwrap_or_default();
     let pace = match &run.harvest.limiter {
-        Some(limiter) => limiter.send(CurrentPace).await.ok(),
+        Some(limiter) => limiter.send(CurrentLimiter).await.ok(),
         None => None,
     };
     let mut report = run.report(ended);

@@ -460,7 +460,7 @@ mod tests {
             let error = lines(list, &client).await.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Garbled, "{body}: {error:?}");
             assert!(error.url().unwrap().contains("/api/dataElements?"));
-            assert_eq!(*gate.outcomes.lock().unwrap(), [crate::gate::TurnOutcome::Failed { retry_after: None }]);
+            assert_eq!(*gate.outcomes.lock().unwrap(), [crate::gate::RequestOutcome::Failed { retry_after: None }]);
         }
         let server = Server::saying(answer("200 OK", &["Content-Type: application/json"], "\u{feff}<x>"));
         assert_eq!(lines(&whole, &client(&server)).await.unwrap_err().kind(), ErrorKind::NotJson);

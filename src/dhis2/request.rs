@@ -2,7 +2,7 @@
 
 use std::{fmt, future::Future};
 
-use harvester_pacing::{Backoff, TurnOutcome};
+use harvester_pacing::{Backoff, RequestOutcome};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::de::DeserializeOwned;
 
@@ -147,7 +147,7 @@ async fn with_retries<T, F: Future<Output = Result<T, Error>>>(
 
 /// A success, its body still on its way.
 ///
-/// Read it to its end: a response dropped earlier closes its connection, and its turn counts as abandoned.
+/// Read it to its end: a response dropped earlier closes its connection, and its permit counts as abandoned.
 #[derive(Debug)]
 pub struct Response {
     open: OpenResponse,
@@ -183,7 +183,7 @@ impl Response {
     pub async fn chunk(&mut self) -> Result<Option<&[u8]>, Error> {
         let chunk = self.open.chunk().await?;
         if matches!(chunk, Chunk::End) {
-            self.open.held.end(TurnOutcome::Answered);
+            self.open.held.end(RequestOutcome::Answered);
         }
         Ok(self.open.bytes(&chunk))
     }
@@ -194,7 +194,7 @@ impl Response {
     /// As [`Response::chunk`]; too large when it is longer than `bytes_max`.
     pub async fn bytes(mut self, bytes_max: usize) -> Result<Vec<u8>, Error> {
         let all = self.collect(bytes_max).await?;
-        self.open.held.end(TurnOutcome::Answered);
+        self.open.held.end(RequestOutcome::Answered);
         Ok(all)
     }
 
@@ -209,7 +209,7 @@ impl Response {
         }
         match serde_json::from_slice(&all) {
             Ok(value) => {
-                self.open.held.end(TurnOutcome::Answered);
+                self.open.held.end(RequestOutcome::Answered);
                 Ok(value)
             }
             Err(error) => {
@@ -303,7 +303,7 @@ impl Rows {
         self.finish_with(|_| Ok(()))
     }
 
-    /// As [`Rows::finish`], with the caller's own look at the envelope; the turn's outcome follows from both.
+    /// As [`Rows::finish`], with the caller's own look at the envelope; the permit's outcome follows from both.
     pub(crate) fn finish_with(mut self, check: impl FnOnce(&Envelope) -> Result<(), Error>) -> Result<Envelope, Error> {
         if !self.ended {
             return Err(self
@@ -315,7 +315,7 @@ impl Rows {
             self.splitter.finish().map_err(split_error).and_then(|envelope| check(&envelope).map(|()| envelope));
         match whole {
             Ok(envelope) => {
-                self.response.open.held.end(TurnOutcome::Answered);
+                self.response.open.held.end(RequestOutcome::Answered);
                 Ok(envelope)
             }
             Err(error) => Err(self.response.open.fail(error)),

@@ -24,7 +24,7 @@ use awc::{
 };
 use bytes::{Buf as _, Bytes};
 use futures_util::StreamExt as _;
-use harvester_pacing::TurnOutcome;
+use harvester_pacing::RequestOutcome;
 use tokio::time::Instant;
 
 use crate::{
@@ -34,7 +34,7 @@ use crate::{
     inflate::{InflateError, InflateLimits, Inflater},
     redaction::Redaction,
     uid::Uid,
-    wire::{RequestTrace, SharedTurn, TRACE},
+    wire::{RequestTrace, SharedPermit, TRACE},
 };
 
 /// Room for inflated bytes; also the longest stretch of work between two looks at the clock.
@@ -80,17 +80,17 @@ impl RequestSpec {
     }
 }
 
-/// The turn of a request that is running. Dropped without [`HeldPermit::end`], it counts as abandoned.
+/// The permit of a request that is running. Dropped without [`HeldPermit::end`], it counts as abandoned.
 pub(crate) struct HeldPermit {
-    turn: SharedTurn,
+    permit: SharedPermit,
     /// Time spent waiting for the server.
     spent: Duration,
 }
 
 impl HeldPermit {
-    pub(crate) fn end(&mut self, outcome: TurnOutcome) {
-        if let Some(turn) = self.turn.take() {
-            turn.end(outcome, self.spent);
+    pub(crate) fn end(&mut self, outcome: RequestOutcome) {
+        if let Some(permit) = self.permit.take() {
+            permit.end(outcome, self.spent);
         }
     }
 }
@@ -106,7 +106,7 @@ pub(crate) struct OpenResponse {
 }
 
 impl OpenResponse {
-    /// Waits for the next chunk of the body. Ends the turn on an error, not at the end: what the bytes mean may still be
+    /// Waits for the next chunk of the body. Ends the permit on an error, not at the end: what the bytes mean may still be
     /// wrong.
     pub(crate) async fn chunk(&mut self) -> Result<Chunk, Error> {
         let read = self.body.advance(&mut self.held.spent).await;
@@ -118,9 +118,9 @@ impl OpenResponse {
         self.body.bytes(chunk)
     }
 
-    /// Ends the turn with what the error means, and says which request it was.
+    /// Ends the permit with what the error means, and says which request it was.
     pub(crate) fn fail(&mut self, error: Error) -> Error {
-        self.held.end(error.turn_outcome());
+        self.held.end(error.request_outcome());
         error.about(&self.url, &self.request_id)
     }
 }
@@ -146,7 +146,7 @@ pub(crate) async fn send(client: &Client, spec: &RequestSpec) -> Result<OpenResp
                 return Ok(response.into_open());
             }
             Verdict::Login(failure) => {
-                response.held.end(TurnOutcome::Answered);
+                response.held.end(RequestOutcome::Answered);
                 match &auth.cookie {
                     // The session may have ended: once more, by name and password.
                     Some(cookie) if with_cookie => {
@@ -168,7 +168,7 @@ pub(crate) async fn send(client: &Client, spec: &RequestSpec) -> Result<OpenResp
                 if known && !spec.is_probe {
                     session.mark_valid(auth.generation, false);
                 }
-                response.held.end(error.turn_outcome());
+                response.held.end(error.request_outcome());
                 return Err(error.about(&response.url, &response.request_id));
             }
         }
@@ -228,19 +228,19 @@ async fn exchange(client: &Client, spec: &RequestSpec, auth: &RequestAuth<'_>) -
     let url = inner.base.url_of(&spec.path);
     let mut repeated = false;
     loop {
-        let mut turn = client.gate.turn().await.map_err(|closed| {
+        let mut permit = client.gate.permit().await.map_err(|closed| {
             Error::new(ErrorKind::GateClosed, "no more requests are let through").with_source(closed).about(&url, "")
         })?;
-        turn.of_class(spec.class());
-        let turn = SharedTurn::new(turn);
-        let mut held = HeldPermit { turn: turn.clone(), spent: Duration::ZERO };
+        permit.of_class(spec.class());
+        let permit = SharedPermit::new(permit);
+        let mut held = HeldPermit { permit: permit.clone(), spent: Duration::ZERO };
         // The wait may have been long: what is known by now?
         if let Err(refused) = inner.session.check(spec.is_probe) {
-            held.end(TurnOutcome::Abandoned);
+            held.end(RequestOutcome::Abandoned);
             return Err(refused.about(&url, ""));
         }
         let request_id = inner.next_request_id();
-        let trace = RequestTrace::new(std::sync::Arc::clone(&inner.sent), turn);
+        let trace = RequestTrace::new(std::sync::Arc::clone(&inner.sent), permit);
         let begun = Instant::now();
         let head = send_once(client, spec, auth, &request_id, &trace).await;
         held.spent = begun.elapsed();
@@ -257,11 +257,11 @@ async fn exchange(client: &Client, spec: &RequestSpec, auth: &RequestAuth<'_>) -
             {
                 // No fault of the server's: it had closed an idle connection while the request was on its way.
                 tracing::trace!(%request_id, "kept connection was closed; sending again on another");
-                held.end(TurnOutcome::Abandoned);
+                held.end(RequestOutcome::Abandoned);
                 repeated = true;
             }
             Err(error) => {
-                held.end(error.turn_outcome());
+                held.end(error.request_outcome());
                 return Err(error.about(&url, &request_id));
             }
         }
