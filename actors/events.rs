@@ -38,7 +38,7 @@ pub enum Event {
     },
     /// The source has answered.
     SourceIdentified(SourceIdentity),
-    /// The plan is fixed and durable (or was read from the checkpoint); what is already done is said per stream.
+    /// The plan is ready and durable (or was read from the checkpoint); what is already done is said per stream.
     PlanMade {
         /// The run's id.
         run_id: String,
@@ -75,7 +75,7 @@ pub enum Event {
         /// How long it waits before the next attempt.
         delay: Duration,
     },
-    /// A partition is given up; the run goes on without it.
+    /// A partition is given up; the run continues without it.
     PartitionLost {
         /// Which.
         partition: PartitionId,

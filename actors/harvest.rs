@@ -259,7 +259,7 @@ impl Run {
             None => Ok(()),
             Some(difference) => Err(End::Failed(
                 Failure::new(FailureClass::Changed, difference)
-                    .with_next("check the url; run again with --restart to begin anew with the source as it is now"),
+                    .with_next("check the url; run again with --restart to start over with the source as it is now"),
             )),
         }
     }
@@ -274,7 +274,7 @@ impl Run {
         let message = format!("the job has changed since run {}: {}", checkpoint.header.run_id, differences.join("; "));
         Err(End::Failed(
             Failure::new(FailureClass::Changed, message)
-                .with_next("change it back to go on, or run again with --restart to begin anew"),
+                .with_next("change it back to resume, or run again with --restart to start over"),
         ))
     }
 
@@ -948,16 +948,16 @@ fn next_step(outcome: Outcome) -> &'static str {
     match outcome {
         Outcome::Complete => "nothing",
         Outcome::Rejected => "look at rejects.ndjson",
-        Outcome::Mismatch => "run the same command again to compare again, or with --restart to fetch everything anew",
-        Outcome::Unavailable | Outcome::Limit | Outcome::Interrupted => "run the same command to go on",
+        Outcome::Mismatch => "run the same command again to compare again, or with --restart to fetch everything again",
+        Outcome::Unavailable | Outcome::Limit | Outcome::Interrupted => "run the same command to resume",
         Outcome::Denied => "check user name, password or token, then run the same command",
         Outcome::Refused => "check url, collections, fields and filters of the job",
         Outcome::Locked => "wait for the other process, or stop it",
-        Outcome::Damaged => "run again with --restart to begin anew",
-        Outcome::Changed => "undo the change, or run again with --restart to begin anew",
-        Outcome::Storage => "free space or repair the disk, then run the same command to go on",
+        Outcome::Damaged => "run again with --restart to start over",
+        Outcome::Changed => "undo the change, or run again with --restart to start over",
+        Outcome::Storage => "free space or repair the disk, then run the same command to resume",
         Outcome::Invalid => "correct the job file",
-        Outcome::Bug => "run the same command to go on, and report the bug",
+        Outcome::Bug => "run the same command to resume, and report the bug",
     }
 }
 

@@ -488,7 +488,7 @@ impl RateLimiter {
         let jitter = wait.mul_f64(self.random.random_range(0.0..=RETRY_AFTER_JITTER)).min(RETRY_AFTER_JITTER_MAX);
         let until = now + wait + jitter;
         if wait > Duration::ZERO && self.retry_after.is_none_or(|known| known < until) {
-            tracing::debug!(wait_s = wait.as_secs(), "the source asks to be left alone");
+            tracing::debug!(wait_s = wait.as_secs(), "the source asked clients to wait");
             self.retry_after = Some(until);
         }
     }
@@ -691,7 +691,7 @@ impl LimiterSnapshot {
     #[must_use]
     pub fn to_pace(&self) -> events::Pace {
         let reason = self.waiting_for.and_then(|reason| match reason {
-            WaitReason::RetryAfter => Some("the source asked to be left alone (Retry-After)"),
+            WaitReason::RetryAfter => Some("the source asked clients to wait (Retry-After)"),
             WaitReason::ColdStart => Some("the last run did not end cleanly and may have sent requests a moment ago"),
             WaitReason::Outage => Some("the source does not answer"),
             WaitReason::Concurrency | WaitReason::Pace | WaitReason::Window => None,

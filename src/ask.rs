@@ -116,7 +116,7 @@ async fn all_rows(
     let client = &connected.client;
     let usage = |message: String| Failure::new(FailureClass::Rejected, message);
     let relative = Url::parse("http://localhost/").and_then(|base| base.join(path));
-    let relative = relative.map_err(|error| usage(format!("`{path}` is no path: {error}")))?;
+    let relative = relative.map_err(|error| usage(format!("`{path}` is not a path: {error}")))?;
     // Whoever asks has made sure that it is one name.
     let collection = relative.path().trim_matches('/').trim_end_matches(".json").to_owned();
     let version = patiently(connected, outage, || client.system_info()).await?.version;
@@ -150,7 +150,7 @@ async fn all_rows(
             return Ok(());
         }
         last = Some(page.last.ok_or_else(|| {
-            usage("the rows have no id to go on from".to_owned()).with_next("take `id` into fields=…")
+            usage("the rows have no id to resume from".to_owned()).with_next("take `id` into fields=…")
         })?);
     }
 }
@@ -273,7 +273,7 @@ pub(crate) fn check(job: &Job, credentials: &Credentials) -> Vec<Finding> {
                     _ => Finding::ok(
                         "roots",
                         format!(
-                            "{} to record at, {} to view",
+                            "{} for data capture, {} for data view",
                             me.organisation_units.len(),
                             me.data_view_organisation_units.len()
                         ),

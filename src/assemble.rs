@@ -173,7 +173,7 @@ impl RunSetup {
         if let Some(differences) = record.start(job, request.restart) {
             tracing::warn!(
                 differences,
-                "the job has changed since its last complete run, so everything is fetched anew"
+                "the job has changed since its last complete run, so everything is fetched again"
             );
         }
         // Durable before anything can be written under this id.
@@ -246,8 +246,7 @@ impl RunSetup {
         }
         if let Err(error) = self.record.save(&self.folder) {
             let file = self.folder.join(crate::job_record::FILE);
-            let message =
-                format!("what is to be remembered of this job cannot be written to `{}`: {error}", file.display());
+            let message = format!("cannot save `{}`: {error}", file.display());
             match report.outcome {
                 Outcome::Complete if harvester_pacing::control!("record-sync") => {
                     report.outcome = Outcome::Storage;

@@ -91,7 +91,7 @@ enum Loaded {
 /// What spool and store mean together.
 fn judge(job: &Job, spool: Option<&SpoolFile>, loaded: Loaded) -> Finding {
     let file = job.path.display();
-    let restart = format!("begin anew: harvester run {file} --restart");
+    let restart = format!("start over: harvester run {file} --restart");
     let damaged = |message: String, next: String| Finding::error(SUBJECT, Outcome::Damaged, message, next);
     let has_work = |run: &Option<String>| spool.filter(|spool| run.as_ref() != Some(&spool.run_id));
     match loaded {
@@ -123,7 +123,7 @@ fn judge(job: &Job, spool: Option<&SpoolFile>, loaded: Loaded) -> Finding {
             Finding::ok(
                 SUBJECT,
                 format!(
-                    "run {run} goes on: {} of {} and {} are there ({})",
+                    "run {run} resumes: {} of {} and {} are there ({})",
                     count(finished as u64),
                     plural(checkpoint.header.plan.partitions.len() as u64, "partition"),
                     plural(counts.kept, "row"),
@@ -160,7 +160,7 @@ fn judge(job: &Job, spool: Option<&SpoolFile>, loaded: Loaded) -> Finding {
     }
 }
 
-/// A store that the next run makes anew from the spool.
+/// A store that the next run rebuilds from the spool.
 fn rebuilt(spool: &SpoolFile, why: &str) -> Finding {
     Finding::warning(
         SUBJECT,
@@ -288,7 +288,7 @@ mod tests {
         other.sink.directory = "elsewhere".into();
         let lost = || Failure::new(FailureClass::Damaged, "the store is damaged: checksum");
         let table = [
-            (&job, Some(&spool), checkpoint(&job, 4_000), Outcome::Complete, "goes on: 0 of 0 partitions"),
+            (&job, Some(&spool), checkpoint(&job, 4_000), Outcome::Complete, "resumes: 0 of 0 partitions"),
             (&job, Some(&spool), checkpoint(&job, 5_000), Outcome::Damaged, "has committed 4.9 KiB"),
             (&job, None, checkpoint(&job, 1), Outcome::Damaged, "0 B are there"),
             (&other, Some(&spool), checkpoint(&job, 0), Outcome::Changed, "sink.directory was `out`, is `elsewhere`"),

@@ -87,10 +87,10 @@ impl JobRecord {
         let differences = differences(&self.fingerprint, &job.fingerprint());
         (!differences.is_empty()).then(|| StateConflict {
             message: format!(
-                "the state in `{folder}` belongs to `{recorded}`, which is gone, and `{path}` says something else: {}",
+                "the state in `{folder}` belongs to `{recorded}`, which was deleted, and `{path}` says something else: {}",
                 differences.join("; ")
             ),
-            next: "give it another name = \"…\", or run it with --restart to begin anew in that state",
+            next: "give it another name = \"…\", or run it with --restart to start over in that state",
         })
     }
 

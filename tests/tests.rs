@@ -16,7 +16,7 @@ mod get;
 mod hostile;
 /// Every file in `jobs/` is read by the program that documents it.
 mod jobs;
-/// Killed at any instant, the same command goes on and the files are the same.
+/// Killed at any instant, the same command resumes and the files are the same.
 mod kills;
 /// Gentle with a server in trouble.
 mod kind;

@@ -101,8 +101,8 @@ fn default_next(outcome: Outcome) -> &'static str {
         Outcome::Denied => "check user name, password or token",
         Outcome::Refused => "check the url, the path and what is asked for",
         Outcome::Storage => "free space, or check the folder's permissions",
-        Outcome::Damaged => "begin anew with --restart",
-        Outcome::Changed => "undo the change, or begin anew with --restart",
+        Outcome::Damaged => "start over with --restart",
+        Outcome::Changed => "undo the change, or start over with --restart",
         Outcome::Bug => "report it, with the output of the same command and -v",
         Outcome::Complete
         | Outcome::Rejected
@@ -149,9 +149,9 @@ impl CommandContext {
             let place = bug.location().map(|at| format!("{}:{}", at.file(), at.line())).unwrap_or_default();
             let what = bug.payload().downcast_ref::<&'static str>().copied().unwrap_or("details are withheld");
             let line = match format {
-                Format::Text => format!("error: a bug of this program at {place}: {what}"),
+                Format::Text => format!("error: internal error at {place}: {what}"),
                 Format::Json => {
-                    serde_json::json!({ "level": "ERROR", "message": "a bug of this program", "at": place, "what": what })
+                    serde_json::json!({ "level": "ERROR", "message": "internal error", "at": place, "what": what })
                         .to_string()
                 }
             };

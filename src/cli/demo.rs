@@ -18,7 +18,7 @@ Examples:
   harvester demo
   harvester verify harvest-demo/demo.toml
 
-Interrupt it with Ctrl-C and type it again: it goes on where it stopped.";
+Interrupt it with Ctrl-C and type it again: it resumes where it stopped.";
 
 /// What `demo` takes.
 #[derive(Args, Debug)]

@@ -205,7 +205,7 @@ impl Response {
     pub async fn json<T: DeserializeOwned>(mut self) -> Result<T, Error> {
         let all = self.collect(self.json_bytes_max).await?;
         if all.iter().all(u8::is_ascii_whitespace) {
-            return Err(self.open.fail(Error::new(ErrorKind::EmptyBody, "the answer is a success without a body")));
+            return Err(self.open.fail(Error::new(ErrorKind::EmptyBody, "the response body is empty")));
         }
         match serde_json::from_slice(&all) {
             Ok(value) => {
@@ -214,7 +214,7 @@ impl Response {
             }
             Err(error) => {
                 let what = if error.is_data() { "does not have the expected shape" } else { "is not valid JSON" };
-                let text = format!("the answer {what} at line {} column {}", error.line(), error.column());
+                let text = format!("the response {what} at line {} column {}", error.line(), error.column());
                 Err(self.open.fail(Error::new(ErrorKind::Garbled, text)))
             }
         }
@@ -231,7 +231,7 @@ impl Response {
             }
         };
         if too_long {
-            let text = format!("the answer is longer than {bytes_max} bytes");
+            let text = format!("the response is longer than {bytes_max} bytes");
             return Err(self.open.fail(Error::new(ErrorKind::TooLarge, text)));
         }
         Ok(all)
@@ -309,7 +309,7 @@ impl Rows {
             return Err(self
                 .response
                 .open
-                .fail(Error::new(ErrorKind::Cancelled, "the answer was not read to its end")));
+                .fail(Error::new(ErrorKind::Cancelled, "the response was not read to its end")));
         }
         let whole =
             self.splitter.finish().map_err(split_error).and_then(|envelope| check(&envelope).map(|()| envelope));

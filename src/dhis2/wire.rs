@@ -455,7 +455,7 @@ fn connect_error(endpoint: &Endpoint, error: io::Error) -> Error {
     }
     match error.kind() {
         io::ErrorKind::ConnectionRefused => {
-            Error::new(ErrorKind::ConnectionRefused, format!("nobody listens at {name}")).with_source(error)
+            Error::new(ErrorKind::ConnectionRefused, format!("connection refused by {name}")).with_source(error)
         }
         io::ErrorKind::TimedOut => {
             Error::new(ErrorKind::ConnectTimeout, format!("no connection to {name}")).with_source(error)

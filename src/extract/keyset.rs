@@ -111,7 +111,7 @@ impl Walk {
                 Walk { last: Some(last), left: total.map(|total| total.saturating_sub(rows)), stalled }.to_next()
             }
             None => {
-                let message = format!("no row of a page of {key} shows its id, so nobody knows where to go on");
+                let message = format!("no row of a page of {key} shows its id, so the next page cannot be requested");
                 return Err(
                     Failure::new(FailureClass::Rejected, message).with_next("take `id` into the fields of the job")
                 );

@@ -233,7 +233,7 @@ impl MetadataExtract {
         let Some(watermark) = source.watermarks.get(stream).filter(|_| self.incremental) else { return Ok(None) };
         let unreadable = |error: jiff::Error| {
             let message = format!("the watermark `{watermark}` of {stream} cannot be read: {error}");
-            Failure::new(FailureClass::Damaged, message).with_next("run again with --restart to fetch everything anew")
+            Failure::new(FailureClass::Damaged, message).with_next("run again with --restart to fetch everything again")
         };
         let watermark: jiff::civil::DateTime = watermark.parse().map_err(unreadable)?;
         let since = watermark.checked_sub(jiff::Span::new().hours(OVERLAP_HOURS)).map_err(unreadable)?;

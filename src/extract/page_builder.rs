@@ -96,7 +96,7 @@ async fn append(file: Option<(File, u64)>, mut records: Vec<u8>) -> Result<(File
     let failed = |error: &dyn std::fmt::Display| {
         let folder = std::env::temp_dir();
         Failure::local(format!("cannot write a large page to `{}`: {error}", folder.display()))
-            .with_next("free space there, or point TMPDIR to a larger disk, then run the same command to go on")
+            .with_next("free space there, or point TMPDIR to a larger disk, then run the same command to resume")
     };
     written.await.map_err(|error| failed(&error))?.map_err(|error| failed(&error))
 }

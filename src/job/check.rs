@@ -173,7 +173,7 @@ fn check_value(entry: &Entry, key: &Key, state: &mut CheckState) {
                     format!("`{name} = \"{text}\"` is not available in this version; available: {}", words.join(", ")),
                 );
             } else if !words.contains(&text.as_str()) {
-                state.add(&node.span, format!("`{text}` is no {name}{}", hint(text, words)));
+                state.add(&node.span, format!("unknown {name} `{text}`{}", hint(text, words)));
             }
         }
         (ValueType::Word(words, _), _) => {
@@ -200,7 +200,7 @@ fn check_value(entry: &Entry, key: &Key, state: &mut CheckState) {
         }
         (ValueType::Date, Value::Text(text) | Value::Date(text)) => {
             if text.parse::<jiff::civil::Date>().is_err() || text.len() != "2024-12-31".len() {
-                state.add(&node.span, format!("`{name}` is no day that exists: write it like 2024-12-31"));
+                state.add(&node.span, format!("`{name}` is not a valid date; write it as 2024-12-31"));
             }
         }
         (ValueType::Date, _) => {
@@ -268,9 +268,9 @@ fn check_texts(
         if let Err(why) = format.check(text) {
             state.add(&item.span, format!("each of `{name}` {why}"));
         } else if seen.contains(&text.as_str()) {
-            state.add(&item.span, format!("`{text}` stands twice in `{name}`"));
+            state.add(&item.span, format!("`{text}` is listed twice in `{name}`"));
         } else if format.allows_wildcard() && text == "*" && items.len() > 1 {
-            state.add(&item.span, format!("`*` means all of them: it stands alone in `{name}`"));
+            state.add(&item.span, format!("`*` means all of them: it must be alone in `{name}`"));
         }
         seen.push(text);
     }
@@ -288,7 +288,7 @@ fn check_extract(node: &Node, state: &mut CheckState) {
         return;
     }
     match &kind_node.value {
-        Value::Text(text) => state.add(&kind_node.span, format!("`{text}` is no kind{}", hint(text, &names))),
+        Value::Text(text) => state.add(&kind_node.span, format!("unknown kind `{text}`{}", hint(text, &names))),
         _ => state.add(&kind_node.span, format!("`kind` takes text in quotes, not {}", kind_node.kind())),
     }
     // The kind is unknown, but a key that no kind has is an error all the same.
@@ -334,7 +334,7 @@ fn check_secret(name: &str, node: &Node, state: &mut CheckState) {
                 state.add(&node.span, format!("`{name}` is empty"));
             } else if let InlineSecrets::Refused(cure) = &state.inline_secrets {
                 let message = format!(
-                    "`{name}` stands here for everybody who can read this file; write {}, or close the file with: {cure}",
+                    "`{name}` is readable by other users of this machine; write {}, or close the file with: {cure}",
                     SECRET_SOURCES[0].1
                 );
                 state.add(&node.span, message);
@@ -383,8 +383,10 @@ fn check_secret(name: &str, node: &Node, state: &mut CheckState) {
             ),
             _ => {
                 state.mask(&entry.node);
-                state
-                    .add(&entry.key_span, format!("`{}` is no way to a secret{}", entry.key, hint(&entry.key, &words)));
+                state.add(
+                    &entry.key_span,
+                    format!("`{}` is not a source of a secret{}", entry.key, hint(&entry.key, &words)),
+                );
             }
         }
     }

@@ -160,8 +160,8 @@ impl fmt::Display for Diagnostics {
             writeln!(f, "{blank} | {}{}", " ".repeat(location.indent), "^".repeat(location.width))?;
         }
         match self.diagnostics.len() {
-            1 => write!(f, "1 mistake in {path}"),
-            n => write!(f, "{n} mistakes in {path}"),
+            1 => write!(f, "1 error in {path}"),
+            n => write!(f, "{n} errors in {path}"),
         }
     }
 }

@@ -229,7 +229,8 @@ impl JsonReader<'_> {
             let node = self.node(depth + 1)?;
             self.skip(b',');
             if entries.iter().any(|entry| entry.key == key) {
-                self.diagnostics.push(Diagnostic::new(key_span.clone(), format!("`{key}` stands here a second time")));
+                self.diagnostics
+                    .push(Diagnostic::new(key_span.clone(), format!("`{key}` is listed here a second time")));
             }
             entries.push(Entry { key, key_span, node });
         }

@@ -206,7 +206,7 @@ pub(crate) static FILE: Table = Table {
         key("version", V::Integer(VERSION, i64::MAX), Required, "Version of this format: 1."),
         key("name", V::Text(F::JobName), Optional, "Name of the job; the file's stem without it."),
         key("source", V::Table(&SOURCE), Required, "Where the data comes from."),
-        key("limits", V::Table(&LIMITS), Optional, "How hard the source may be worked; every key has a default."),
+        key("limits", V::Table(&LIMITS), Optional, "Limits on the load put on the source; every key has a default."),
         key("extract", V::Extracts, Required, "What is fetched: one or more."),
         key("sink", V::Table(&SINK), Required, "Where the data goes."),
     ],
@@ -226,7 +226,12 @@ pub(crate) static SOURCE: Table = Table {
             "Where a personal access token comes from, instead of username and password.",
         ),
         key("bearer", V::Secret, Optional, "Where an OAuth2 or JWT bearer token comes from, instead of the others."),
-        key("ca_file", V::Text(F::Path), Optional, "PEM file of certificates to trust besides the system's roots."),
+        key(
+            "ca_file",
+            V::Text(F::Path),
+            Optional,
+            "PEM file of certificates to trust in addition to the system's roots.",
+        ),
     ],
 };
 
@@ -264,7 +269,7 @@ pub(crate) static LIMITS: Table = Table {
             "outage_s",
             V::Integer(0, 2_592_000),
             Default("600"),
-            "Seconds the source may be gone before the run gives up, resumably, with exit 5.",
+            "Seconds the source may be unavailable before the run gives up, resumably, with exit 5.",
         ),
     ],
 };
@@ -308,7 +313,7 @@ pub(crate) static PAGE_SIZE: Key = key(
     "page_size",
     V::Integer(1, 100_000),
     Default("1000"),
-    "Rows a page, halved by itself when a page proves too heavy. Larger means fewer requests and more work for each.",
+    "Rows per page, halved by itself when a page proves too heavy. Larger means fewer requests and more work for each.",
 );
 
 /// `org_units`

@@ -95,7 +95,7 @@ fn secret() -> Value {
     one_of.push(json!({
         "type": "string",
         "minLength": 1,
-        "description": "The secret itself: only in a file that nobody else can read (0600).",
+        "description": "The secret itself: only in a file that no other user can read (0600).",
     }));
     json!({ "oneOf": one_of })
 }

@@ -118,8 +118,7 @@ impl SecretSource {
                 let (bytes, open_to_others) = read_file(path).map_err(|source| {
                     error(
                         format!("cannot read `{}`: {source}", path.display()),
-                        "make the file readable for the user that runs the harvest, and for nobody else (0600)"
-                            .to_owned(),
+                        "make the file readable for the user that runs the harvest only (0600)".to_owned(),
                     )
                 })?;
                 if open_to_others {

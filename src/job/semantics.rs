@@ -181,7 +181,7 @@ pub fn base_url(text: &str) -> Result<Url, String> {
         url::ParseError::RelativeUrlWithoutBase => {
             "`url` begins with https:// (or http://), like https://dhis2.example.org".to_owned()
         }
-        error => format!("`url` is no address: {error}"),
+        error => format!("`url` is not a valid url: {error}"),
     })?;
     if !matches!(url.scheme(), "https" | "http") {
         return Err("`url` begins with https:// (or http://)".to_owned());
@@ -454,7 +454,7 @@ fn check_fields(fields: &str, span: &Range<usize>, state: &mut CheckState) {
     }
     parts.push(part);
     if depth != 0 {
-        state.add(span, "`fields` has a bracket without its other half");
+        state.add(span, "`fields` has an unbalanced bracket");
         return;
     }
     let (mut has_id, mut excludes_id) = (false, false);
@@ -462,7 +462,7 @@ fn check_fields(fields: &str, span: &Range<usize>, state: &mut CheckState) {
         match part.strip_prefix(':') {
             Some(preset) if FIELD_PRESETS.contains(&preset) => has_id |= preset != "code",
             Some(preset) => {
-                state.add(span, format!("`:{preset}` is no preset of fields{}", hint(preset, &FIELD_PRESETS)));
+                state.add(span, format!("`:{preset}` is not a preset of `fields`{}", hint(preset, &FIELD_PRESETS)));
                 has_id = true;
             }
             None if part.is_empty() => state.add(span, "`fields` has two commas with nothing between them"),
@@ -473,7 +473,7 @@ fn check_fields(fields: &str, span: &Range<usize>, state: &mut CheckState) {
         }
     }
     if !has_id || excludes_id {
-        state.add(span, "`fields` without `id`: rows are ordered and told apart by it; add id");
+        state.add(span, "`fields` without `id`: rows are sorted and deduplicated by it; add id");
     }
 }
 

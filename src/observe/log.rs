@@ -165,8 +165,8 @@ impl Listener for LogListener {
                     warn!(job, why, "checkpoint store rebuilt from the spool");
                 }
                 match resumed_run {
-                    Some(run) => info!(job, run, cut_bytes, "going on with an unfinished run"),
-                    None => info!(job, "beginning a new run"),
+                    Some(run) => info!(job, run, cut_bytes, "resuming an unfinished run"),
+                    None => info!(job, "starting a new run"),
                 }
             }
             // Told as the wait that it is, and not for each attempt.
@@ -179,7 +179,7 @@ impl Listener for LogListener {
             Event::PlanMade { run_id, plan, committed } => {
                 let finished = committed.iter().filter(|committed| committed.is_finished).count();
                 let (streams, partitions) = (plan.streams.len(), plan.partitions.len());
-                info!(job, run = %run_id, streams, partitions, finished, "plan is fixed");
+                info!(job, run = %run_id, streams, partitions, finished, "plan ready");
                 if !plan.left_out.is_empty() {
                     // One line: a server offers dozens of collections that are parts of others.
                     let collections = plan.left_out.len();
@@ -207,7 +207,7 @@ impl Listener for LogListener {
             Event::PartitionReturned { partition, class, message, attempt, delay } => {
                 let partition = progress.partition_key(*partition);
                 let (class, delay_s) = (class.as_str(), delay.as_secs_f64());
-                warn!(job, %partition, class, attempt, delay_s, error = %message, "page failed, will be asked for again");
+                warn!(job, %partition, class, attempt, delay_s, error = %message, "page failed; will retry");
             }
             Event::PartitionLost { partition, left_out, class, message } => {
                 let (partition, class) = (progress.partition_key(*partition), class.as_str());
@@ -219,7 +219,7 @@ impl Listener for LogListener {
             }
             Event::FetcherDied { partition } => {
                 let partition = partition.map(|partition| progress.partition_key(partition)).unwrap_or_default();
-                error!(job, %partition, "a fetcher died of a bug; its partition was handed back");
+                error!(job, %partition, "fetcher panicked; its partition was returned");
             }
             Event::Reconciled { stream, appeared, vanished } => {
                 info!(job, stream = progress.stream(*stream), appeared, vanished, "numbers compared with the server's");
