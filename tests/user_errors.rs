@@ -1,4 +1,4 @@
-//! Mistakes: whatever a person does wrong, the program says what happened to what, and what to do next.
+//! Errors of users: the program names the thing, the cause and the next step.
 
 use std::{fs, os::unix::fs::PermissionsExt as _, time::Duration};
 
