@@ -1,7 +1,7 @@
 //! Asks a source again and again until it answers, or has been gone for too long.
 //!
 //! It is gone from its last answer on, not from the beginning of whatever is asked: a plan of many requests may take longer
-//! than an outage may. A request under way is no silence, however long it takes; one that waits for its turn because the
+//! than an outage may. A request under way is no silence, however long it takes; one that waits for its permit because the
 //! breaker is open is.
 
 use std::{future::Future, time::Duration};
@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::{
     failure::{Failure, FailureClass},
-    rate_limiter::{CurrentPace, RateLimiter},
+    rate_limiter::{CurrentLimiter, RateLimiter},
     retry::{GARBLED_MAX, RetryPolicy},
 };
 
@@ -101,7 +101,7 @@ async fn gone(limiter: Option<&Addr<RateLimiter>>, outage: Duration, silence: &i
     let Some(limiter) = limiter else { return std::future::pending().await };
     loop {
         tokio::time::sleep(LOOK_INTERVAL).await;
-        let is_open = limiter.send(CurrentPace).await.is_ok_and(|pace| pace.open_since.is_some());
+        let is_open = limiter.send(CurrentLimiter).await.is_ok_and(|pace| pace.open_since.is_some());
         if is_open && silence() >= outage {
             return;
         }
@@ -122,7 +122,7 @@ mod tests {
     use futures_core::future::LocalBoxFuture;
 
     use super::*;
-    use crate::rate_limiter::{RateLimiterSettings, SourceProbe, next_turn};
+    use crate::rate_limiter::{RateLimiterSettings, SourceProbe, next_permit};
 
     const PATIENCE: RetryPolicy = RetryPolicy { retries: 6, outage: Duration::from_secs(60), seed: 1 };
 
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[actix::test]
-    async fn who_waits_for_a_turn_behind_an_open_breaker_gives_up_once_the_source_has_been_gone_for_too_long() {
+    async fn a_wait_for_a_permit_behind_an_open_breaker_ends_once_the_source_has_been_gone_for_too_long() {
         tokio::time::pause();
         let settings = RateLimiterSettings { requests_per_second: 200, in_flight: 8, cold_start: false, seed: 1 };
         let limiter = RateLimiter::new(settings, Arc::new(NeverBack)).start();
@@ -164,8 +164,9 @@ mod tests {
             || None,
             |_| waits.set(waits.get() + 1),
             || async {
-                let turn = next_turn(&limiter, false).await.unwrap();
-                turn.end(harvester_pacing::TurnOutcome::Overloaded { retry_after: None }, Duration::from_millis(1));
+                let permit = next_permit(&limiter, false).await.unwrap();
+                permit
+                    .end(harvester_pacing::RequestOutcome::Overloaded { retry_after: None }, Duration::from_millis(1));
                 Err::<(), _>(transient())
             },
         );
