@@ -347,7 +347,7 @@ impl World {
             stop: life.stop.subscribe(),
             fetchers,
             arbiters: 0,
-            patience: RetryPolicy { retries: 2, outage: Duration::from_secs(60), seed: 1 },
+            patience: RetryPolicy::new(2, Duration::from_secs(60), 1),
         }
     }
 }

@@ -24,9 +24,9 @@ use crate::{
     crash_point,
     events::{Committed, Event, Listener},
     failure::{Failure, FailureClass},
+    outage::{Wait, retry_until_outage},
     page::Reject,
     partition::{Partition, PartitionId, PartitionRole, Plan, Position, SourceIdentity, StreamId},
-    patience::{Wait, patiently},
     planner::{AddPartitions, CurrentSettlement, Planner, Settlement},
     rate_limiter::{CurrentPace, RateLimiter},
     reconcile::{self, Known, Proof, Recount, Step},
@@ -346,7 +346,8 @@ impl Run {
             self.teller.tell(Event::SourceWaitedFor { class, message, attempts, delay, patience_left });
         };
         let (last_answer, last_trouble) = (|| harvest.source.last_answer(), || harvest.source.last_trouble());
-        patiently(harvest.patience, harvest.limiter.as_ref(), last_answer, last_trouble, tell, || ask(harvest)).await
+        retry_until_outage(harvest.patience, harvest.limiter.as_ref(), last_answer, last_trouble, tell, || ask(harvest))
+            .await
     }
 
     /// Waits for `work`, or for somebody to ask for a stop.

@@ -225,7 +225,7 @@ impl Planner {
         let message = failure.message.clone();
         match decide_retry(trouble, failure, lately, optional, self.patience) {
             RetryDecision::Retry(delay) => {
-                let attempt = trouble.attempts;
+                let attempt = trouble.attempts();
                 self.teller.tell(Event::PartitionReturned { partition: id, class, message, attempt, delay });
                 self.hold(id, delay, ctx);
             }

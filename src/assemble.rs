@@ -224,11 +224,7 @@ impl Prepared {
             stop: stops(request.stop),
             fetchers: job.limits.in_flight,
             arbiters,
-            patience: RetryPolicy {
-                retries: job.limits.retries,
-                outage: job.limits.outage,
-                seed: u64::from(std::process::id()),
-            },
+            patience: RetryPolicy::new(job.limits.retries, job.limits.outage, u64::from(std::process::id())),
             job: job.name,
         };
         Ok((harvest, connected.probe, connected.share))

@@ -170,7 +170,7 @@ impl MetadataExtract {
         let optional = self.collections.is_none();
         let mut schemas = Vec::new();
         if optional || self.include_deleted {
-            schemas = source.retried(|client| async move { client.schemas().await }).await?;
+            schemas = source.with_retries(|client| async move { client.schemas().await }).await?;
         }
         let candidates = match &self.collections {
             Some(names) => {
@@ -528,7 +528,7 @@ pub(crate) async fn count(
     }
     let mut highest = 0;
     for _ in 0..times {
-        let at = source.retried(|client| async move {
+        let at = source.with_retries(|client| async move {
             let filters = selection.fresh_filters();
             let endpoint = selection.endpoint.as_deref();
             let list = MetadataList { endpoint, filters: &filters, ..MetadataList::new(&selection.collection) };
