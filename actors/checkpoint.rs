@@ -1,4 +1,4 @@
-//! What survives a death: the run's header, and how far each partition has durably come.
+//! What survives a death: the run's header, its plan, and how far each partition has durably come.
 
 use std::collections::BTreeMap;
 
@@ -6,8 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     failure::{Failure, FailureClass},
-    page::{PageCounts, Span},
-    partition::{Partition, PartitionId, Plan, Position, SourceIdentity},
+    page::{FrameRange, PageCounts, Span},
+    partition::{PartitionId, PassId, PlanPiece, Position, SourceIdentity, StreamId, Yield},
+    plan::{PartitionSet, PlanIndex},
 };
 
 /// What a run is: written once, first of all, into spool and store.
@@ -24,77 +25,158 @@ pub struct RunHeader {
     pub fingerprint: BTreeMap<String, String>,
     /// Who answered.
     pub source: SourceIdentity,
-    /// What is fetched.
-    pub plan: Plan,
 }
 
-/// How far one partition has durably come.
+/// How far one partition has durably come that has begun and not ended.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct PartitionState {
-    /// Where it goes on.
+    /// Where it resumes.
     pub position: Position,
-    /// The sum over its pages.
+}
+
+/// The sums over a pass.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct PassTotals {
+    /// Pages.
+    pub pages: u64,
+    /// Their numbers.
     pub counts: PageCounts,
 }
 
 /// A run as the store and the spool know it together.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Checkpoint {
-    /// What the run is; its plan includes the partitions gained since.
+    /// What the run is.
     pub header: RunHeader,
-    /// Partitions that have begun.
-    pub partitions: BTreeMap<PartitionId, PartitionState>,
+    /// What is fetched, partitions gained since included.
+    pub plan: PlanIndex,
+    /// Partitions that have ended.
+    pub finished: PartitionSet,
+    /// Partitions that have begun and not ended.
+    pub open: BTreeMap<PartitionId, PartitionState>,
+    /// By [`PassId`], what has been fetched; passes at the end that gave no page may be absent.
+    pub totals: Vec<PassTotals>,
     /// How many bytes of the spool this describes.
     pub spool_len: u64,
 }
 
 impl Checkpoint {
-    /// A run of which nothing has been fetched.
-    pub fn begun(header: RunHeader, spool_len: u64) -> Self {
-        Checkpoint { header, partitions: BTreeMap::new(), spool_len }
+    /// A run that has no plan yet.
+    pub fn new(header: RunHeader, spool_len: u64) -> Self {
+        Checkpoint {
+            header,
+            plan: PlanIndex::default(),
+            finished: PartitionSet::default(),
+            open: BTreeMap::new(),
+            totals: Vec::new(),
+            spool_len,
+        }
     }
 
-    /// Takes one page into account; the live run and the recovery go through this function alone.
+    /// Takes one entry of the spool into account; the live run and the recovery go through this function alone.
     ///
     /// # Errors
-    /// `Damaged` when the page does not follow the one before it.
-    pub fn apply(&mut self, span: &Span) -> Result<(), Failure> {
-        if span.partition.0 as usize >= self.header.plan.partitions.len() {
-            return Err(damaged(format!("a page names partition {}, which the plan does not have", span.partition)));
+    /// `Damaged` when it does not follow the one before it.
+    pub fn apply(&mut self, entry: &SpoolEntry) -> Result<(), Failure> {
+        match entry {
+            SpoolEntry::Begun { .. } => return Err(damaged("the spool begins twice".to_owned())),
+            SpoolEntry::Planned { piece, frame } => self.plan.extend(piece, *frame)?,
+            SpoolEntry::Page(span) => self.apply_page(span)?,
         }
-        let state = self.partitions.entry(span.partition).or_default();
-        if state.position.is_finished() || span.seq != state.position.seq {
-            return Err(damaged(format!(
-                "page {} of partition {} follows page {} in the spool",
-                span.seq, span.partition, state.position.seq
-            )));
-        }
-        state.position = Position { seq: span.seq + 1, next: span.next.clone() };
-        state.counts.add(&span.counts);
-        self.spool_len = self.spool_len.max(span.frame.to);
+        self.spool_len = self.spool_len.max(entry.frame().to);
         Ok(())
     }
 
-    /// Takes partitions into account that the plan gained.
-    ///
-    /// # Errors
-    /// `Damaged` when their places do not follow those of the plan.
-    pub fn grow(&mut self, partitions: &[Partition], spool_len: u64) -> Result<(), Failure> {
-        self.header.plan.partitions.extend_from_slice(partitions);
-        self.spool_len = self.spool_len.max(spool_len);
-        self.header.plan.fault().map_or(Ok(()), |fault| Err(damaged(fault)))
+    fn apply_page(&mut self, span: &Span) -> Result<(), Failure> {
+        if span.partition.0 >= self.plan.partitions() || span.pass.0 as usize >= self.plan.passes.len() {
+            return Err(damaged(format!("a page names partition {}, which the plan does not have", span.partition)));
+        }
+        let before = self.position(span.partition);
+        if before.is_finished() || span.seq != before.seq {
+            return Err(damaged(format!(
+                "page {} of partition {} follows page {} in the spool",
+                span.seq, span.partition, before.seq
+            )));
+        }
+        self.plan.add_partitions(&span.children, span.frame)?;
+        let position = span.position();
+        if position.is_finished() {
+            self.open.remove(&span.partition);
+            self.finished.insert(span.partition);
+        } else {
+            self.open.insert(span.partition, PartitionState { position });
+        }
+        let place = span.pass.0 as usize;
+        if place >= self.totals.len() {
+            self.totals.resize(place + 1, PassTotals::default());
+        }
+        self.totals[place].pages += 1;
+        self.totals[place].counts.add(&span.counts);
+        Ok(())
+    }
+
+    /// How far a partition has come.
+    pub fn position(&self, partition: PartitionId) -> Position {
+        if self.finished.contains(partition) {
+            return Position { next: crate::partition::Cursor::End, ..Position::default() };
+        }
+        self.open.get(&partition).map(|state| state.position.clone()).unwrap_or_default()
+    }
+
+    /// What has been fetched of a pass.
+    pub fn totals_of(&self, pass: PassId) -> PassTotals {
+        self.totals.get(pass.0 as usize).copied().unwrap_or_default()
+    }
+
+    /// What has been fetched of the rows of a stream.
+    pub fn row_totals(&self, stream: StreamId) -> PassTotals {
+        let mut sum = PassTotals::default();
+        for (id, _) in self.plan.passes_of(stream).filter(|(_, pass)| pass.yields == Yield::Rows) {
+            let totals = self.totals_of(id);
+            sum.pages += totals.pages;
+            sum.counts.add(&totals.counts);
+        }
+        sum
     }
 }
 
-/// One durable step of the store.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Batch {
-    /// Pages that are durable in the spool.
-    pub spans: Vec<Span>,
-    /// Partitions the plan gained, durable in the spool.
-    pub grown: Vec<Partition>,
-    /// How many bytes of the spool the store knows after this batch.
-    pub spool_len: u64,
+/// One entry of the spool.
+#[derive(Clone, Debug, PartialEq)]
+pub enum SpoolEntry {
+    /// The first one: what the run is.
+    Begun {
+        /// Job and source.
+        header: RunHeader,
+        /// Where it lies.
+        frame: FrameRange,
+    },
+    /// A piece of the plan.
+    Planned {
+        /// The piece.
+        piece: PlanPiece,
+        /// Where it lies.
+        frame: FrameRange,
+    },
+    /// A page, with the partitions that it brought.
+    Page(Span),
+}
+
+impl SpoolEntry {
+    /// Where it lies.
+    pub fn frame(&self) -> FrameRange {
+        match self {
+            SpoolEntry::Begun { frame, .. } | SpoolEntry::Planned { frame, .. } => *frame,
+            SpoolEntry::Page(span) => span.frame,
+        }
+    }
+
+    /// The page, if it is one.
+    pub fn page(&self) -> Option<&Span> {
+        match self {
+            SpoolEntry::Page(span) => Some(span),
+            SpoolEntry::Begun { .. } | SpoolEntry::Planned { .. } => None,
+        }
+    }
 }
 
 /// A checkpoint that contradicts itself.

@@ -14,40 +14,30 @@ use actix::prelude::*;
 use tokio::sync::oneshot;
 
 use crate::{
-    checkpoint::{Batch, Checkpoint},
+    checkpoint::{Checkpoint, SpoolEntry},
     checkpoint_store::CheckpointStore,
     crash_point,
     events::Event,
     failure::{Failure, FailureClass},
     last_will::send_now,
-    page::{FrameRange, Span},
-    partition::Partition,
-    reporter::Teller,
-    sink::Sink,
-    supervisor::{EndRun, RunOver},
+    page::Span,
+    partition::{StreamId, Yield},
+    reporter::EventSender,
+    sink::Spool,
+    supervisor::{EndRun, Shutdown},
 };
 
 /// How long a page may wait for its commit: little enough to lose, long enough to share one sync among many pages
-/// (crates.md C8: 100 ms costs 4 to 12 % of the CPU, a sync per page 73 %).
+/// (100 ms costs 4 to 12 % of the CPU, a sync per page 73 %).
 pub const COMMIT_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Bytes in the spool that start a commit before its time.
 pub const COMMIT_BYTES: u64 = 32 * 1024 * 1024;
 
-/// Tells that a page has its place in the spool.
+/// A page, or a piece of the plan, has its place in the spool.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub struct PageWritten(pub Arc<Span>);
-
-/// Tells that the spool holds further partitions of the plan.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub struct PlanGrown {
-    /// The new ones.
-    pub partitions: Vec<Partition>,
-    /// Where they lie.
-    pub frame: FrameRange,
-}
+pub struct EntryWritten(pub Arc<SpoolEntry>);
 
 /// Asks for everything to be made durable. The reply means that it is.
 #[derive(Message)]
@@ -62,17 +52,19 @@ pub struct CurrentCheckpoint;
 /// See the module.
 pub struct Checkpointer {
     /// What is synced.
-    sink: Arc<dyn Sink>,
+    spool: Arc<dyn Spool>,
     /// What indexes it.
     store: Arc<dyn CheckpointStore>,
-    /// Who shows commits.
-    teller: Teller,
-    /// Who ends the run when a commit fails.
+    /// Emits commits.
+    events: EventSender,
+    /// Ends the run when a commit fails.
     supervisor: Recipient<EndRun>,
     /// The durable truth.
     checkpoint: Checkpoint,
+    /// Stream and yield of each pass, as soon as the spool has it.
+    passes: Vec<(StreamId, Yield)>,
     /// What the spool has and the store does not yet know.
-    pending: Batch,
+    pending: Vec<Arc<SpoolEntry>>,
     /// Bytes of it.
     pending_bytes: u64,
     /// Whether a commit is under way.
@@ -84,21 +76,23 @@ pub struct Checkpointer {
 }
 
 impl Checkpointer {
-    /// A checkpointer that goes on from `checkpoint`.
+    /// A checkpointer that resumes from `checkpoint`.
     pub fn new(
-        sink: Arc<dyn Sink>,
+        spool: Arc<dyn Spool>,
         store: Arc<dyn CheckpointStore>,
-        teller: Teller,
+        events: EventSender,
         supervisor: Recipient<EndRun>,
         checkpoint: Checkpoint,
     ) -> Self {
+        let passes = checkpoint.plan.passes.iter().map(|pass| (pass.stream, pass.yields)).collect();
         Checkpointer {
-            sink,
+            spool,
             store,
-            teller,
+            events,
             supervisor,
             checkpoint,
-            pending: Batch::default(),
+            passes,
+            pending: Vec::new(),
             pending_bytes: 0,
             committing: false,
             failed: None,
@@ -111,19 +105,19 @@ impl Checkpointer {
         if self.committing || self.failed.is_some() {
             return;
         }
-        if self.pending == Batch::default() {
+        if self.pending.is_empty() {
             self.answer(&Ok(()));
             return;
         }
         self.committing = true;
         self.pending_bytes = 0;
         let batch = std::mem::take(&mut self.pending);
-        let sink = Arc::clone(&self.sink);
+        let spool = Arc::clone(&self.spool);
         let store = Arc::clone(&self.store);
         let commit = async move {
             crash_point!("commit.sync.before");
             if harvester_pacing::control!("data-sync") {
-                sink.sync().await?;
+                spool.sync().await?;
             }
             crash_point!("commit.sync.after");
             store.commit(batch.clone()).await?;
@@ -134,13 +128,18 @@ impl Checkpointer {
     }
 
     /// Takes a commit into account that has ended.
-    fn committed(&mut self, committed: Result<Batch, Failure>, ctx: &mut Context<Self>) {
+    fn committed(&mut self, committed: Result<Vec<Arc<SpoolEntry>>, Failure>, ctx: &mut Context<Self>) {
         self.committing = false;
-        match committed.and_then(|batch| self.apply(&batch).map(|()| batch)) {
+        let applied = committed.and_then(|batch| {
+            batch.iter().try_for_each(|entry| self.checkpoint.apply(entry))?;
+            Ok(batch)
+        });
+        match applied {
             Ok(batch) => {
-                self.teller.tell(Event::SpanCommitted {
-                    pages: batch.spans.len() as u64,
-                    rows: batch.spans.iter().map(|span| span.counts.kept).sum(),
+                let pages = || batch.iter().filter_map(|entry| entry.page());
+                self.events.emit(Event::SpanCommitted {
+                    pages: pages().count() as u64,
+                    rows: pages().map(|span| span.counts.kept).sum(),
                     spool_bytes: self.checkpoint.spool_len,
                 });
                 if !self.waiting.is_empty() || self.pending_bytes >= COMMIT_BYTES {
@@ -155,21 +154,30 @@ impl Checkpointer {
         }
     }
 
-    /// Brings the durable truth up to `batch`.
-    fn apply(&mut self, batch: &Batch) -> Result<(), Failure> {
-        if !batch.grown.is_empty() {
-            self.checkpoint.grow(&batch.grown, batch.spool_len)?;
-        }
-        batch.spans.iter().try_for_each(|span| self.checkpoint.apply(span))?;
-        self.checkpoint.spool_len = self.checkpoint.spool_len.max(batch.spool_len);
-        Ok(())
-    }
-
     /// Answers all who wait.
     fn answer(&mut self, result: &Result<(), Failure>) {
         for waiting in self.waiting.drain(..) {
-            // Who no longer waits needs no answer.
+            // The receiver may already be dropped.
             let _ = waiting.send(result.clone());
+        }
+    }
+
+    /// Emits an entry for those who show it.
+    fn emit(&mut self, entry: &SpoolEntry) {
+        match entry {
+            SpoolEntry::Begun { .. } => {}
+            SpoolEntry::Planned { piece, .. } => {
+                self.passes.extend(piece.passes.iter().map(|pass| (pass.stream, pass.yields)));
+                self.events.emit(Event::PlanExtended { partitions: piece.partitions.len() as u64 });
+            }
+            SpoolEntry::Page(Span { partition, pass, counts, children, .. }) => {
+                let Some(&(stream, yields)) = self.passes.get(pass.0 as usize) else { return };
+                let (partition, counts) = (*partition, *counts);
+                self.events.emit(Event::PageWritten { stream, yields, partition, counts });
+                if !children.is_empty() {
+                    self.events.emit(Event::PlanExtended { partitions: children.len() as u64 });
+                }
+            }
         }
     }
 }
@@ -182,26 +190,16 @@ impl Actor for Checkpointer {
     }
 }
 
-impl Handler<PageWritten> for Checkpointer {
+impl Handler<EntryWritten> for Checkpointer {
     type Result = ();
 
-    fn handle(&mut self, PageWritten(span): PageWritten, ctx: &mut Self::Context) {
-        self.teller.tell(Event::PageWritten(Arc::clone(&span)));
-        self.pending_bytes += span.frame.to - span.frame.from;
-        self.pending.spool_len = self.pending.spool_len.max(span.frame.to);
-        self.pending.spans.push(Span::clone(&span));
+    fn handle(&mut self, EntryWritten(entry): EntryWritten, ctx: &mut Self::Context) {
+        self.emit(&entry);
+        self.pending_bytes += entry.frame().to - entry.frame().from;
+        self.pending.push(entry);
         if self.pending_bytes >= COMMIT_BYTES {
             self.commit(ctx);
         }
-    }
-}
-
-impl Handler<PlanGrown> for Checkpointer {
-    type Result = ();
-
-    fn handle(&mut self, PlanGrown { partitions, frame }: PlanGrown, _: &mut Self::Context) {
-        self.pending.spool_len = self.pending.spool_len.max(frame.to);
-        self.pending.grown.extend(partitions);
     }
 }
 
@@ -229,10 +227,10 @@ impl Handler<CurrentCheckpoint> for Checkpointer {
     }
 }
 
-impl Handler<RunOver> for Checkpointer {
+impl Handler<Shutdown> for Checkpointer {
     type Result = ();
 
-    fn handle(&mut self, _: RunOver, ctx: &mut Self::Context) {
+    fn handle(&mut self, _: Shutdown, ctx: &mut Self::Context) {
         ctx.stop();
     }
 }

@@ -1,17 +1,19 @@
-//! What the engine tells: one enum of facts. Listeners turn each into a log line, a bar, a status file.
+//! What the engine emits: one enum of facts. Listeners turn each into a log line, a bar, a status file.
 
 use std::{sync::Arc, time::Duration};
 
 use serde::Serialize;
 
 use crate::{
+    checkpoint::PassTotals,
     failure::FailureClass,
-    page::{PageCounts, Span},
-    partition::{PartitionId, Plan, SourceIdentity, StreamId},
+    follow::Reconciled,
+    page::PageCounts,
+    partition::{LeftOut, Partition, PartitionId, SourceIdentity, Stream, StreamId, Yield},
     report::Report,
 };
 
-/// One fact, told in the order things happened. Carries counts and ids, never rows and never secrets.
+/// One fact, emitted in the order things happened. Carries counts and ids, never rows and never secrets.
 #[derive(Clone, Debug)]
 pub enum Event {
     /// The checkpoint has been read.
@@ -38,19 +40,37 @@ pub enum Event {
     },
     /// The source has answered.
     SourceIdentified(SourceIdentity),
-    /// The plan is fixed and durable (or was read from the checkpoint); what is already done is said per stream.
-    PlanMade {
+    /// The plan is complete and durable (or was read from the checkpoint).
+    PlanReady {
         /// The run's id.
         run_id: String,
-        /// The plan.
-        plan: Arc<Plan>,
-        /// What earlier starts of this run have committed, per partition.
-        committed: Vec<Committed>,
+        /// The streams, by [`StreamId`].
+        streams: Arc<[Stream]>,
+        /// What `["*"]` did not reach.
+        left_out: Vec<LeftOut>,
+        /// How many partitions there are.
+        partitions: u64,
+        /// How many of them earlier starts of this run have finished.
+        finished: u64,
+        /// What earlier starts of this run have committed of the rows of each stream.
+        committed: Vec<PassTotals>,
     },
-    /// The plan has gained partitions.
-    PlanGrown(Arc<Plan>),
+    /// The plan has gained so many partitions.
+    PlanExtended {
+        /// How many.
+        partitions: u64,
+    },
     /// A page is in the spool, not yet durable.
-    PageWritten(Arc<Span>),
+    PageWritten {
+        /// The stream that it is of.
+        stream: StreamId,
+        /// What it gives.
+        yields: Yield,
+        /// Whose page.
+        partition: PartitionId,
+        /// Its numbers.
+        counts: PageCounts,
+    },
     /// Everything up to these pages is durable.
     SpanCommitted {
         /// Pages of this commit.
@@ -65,7 +85,7 @@ pub enum Event {
     /// A page failed and will be asked for again.
     PartitionReturned {
         /// Whose page.
-        partition: PartitionId,
+        partition: Arc<Partition>,
         /// What kind of failure.
         class: FailureClass,
         /// What happened.
@@ -76,9 +96,11 @@ pub enum Event {
         delay: Duration,
     },
     /// A partition is given up; the run goes on without it.
-    PartitionLost {
+    PartitionFailed {
         /// Which.
-        partition: PartitionId,
+        partition: Arc<Partition>,
+        /// Its stream.
+        stream: StreamId,
         /// Whether it was merely optional (`["*"]`) and is left out.
         left_out: bool,
         /// What kind of failure.
@@ -86,19 +108,17 @@ pub enum Event {
         /// What happened.
         message: String,
     },
-    /// A fetcher died of a panic; its partition was handed back.
+    /// A fetcher died of a panic; its partition was returned.
     FetcherDied {
         /// What it was working on.
-        partition: Option<PartitionId>,
+        partition: Option<Arc<Partition>>,
     },
-    /// A stream's numbers were compared with the server's.
+    /// A stream was compared with what the server has now.
     Reconciled {
         /// Which stream.
         stream: StreamId,
-        /// Rows that came into being while the run went on.
-        appeared: u64,
-        /// Rows that went away.
-        vanished: u64,
+        /// How it changed while the run went on.
+        reconciled: Reconciled,
     },
     /// About every second: how fast it goes and what it waits for.
     Pace(Pace),
@@ -114,19 +134,6 @@ pub enum Event {
     },
     /// The last event.
     RunEnded(Arc<Report>),
-}
-
-/// What earlier starts of a run have committed of one partition.
-#[derive(Clone, Copy, Debug)]
-pub struct Committed {
-    /// Which.
-    pub partition: PartitionId,
-    /// Pages.
-    pub pages: u64,
-    /// Their numbers together.
-    pub counts: PageCounts,
-    /// Whether its end is reached.
-    pub is_finished: bool,
 }
 
 /// How fast it goes, and what it waits for.
@@ -161,8 +168,8 @@ fn seconds<S: serde::Serializer>(remaining: &Option<Duration>, serializer: S) ->
     remaining.map(|remaining| remaining.as_secs_f64()).serialize(serializer)
 }
 
-/// Who hears the engine's facts. Called on the reporter's arbiter: must not block for long.
+/// Receives the engine's facts. Called on the reporter's arbiter: must not block for long.
 pub trait Listener: Send + Sync {
-    /// Hears one fact.
-    fn hear(&self, event: &Event);
+    /// Receives one fact.
+    fn on_event(&self, event: &Event);
 }

@@ -61,6 +61,8 @@ pub struct Failure {
     pub retry_after: Option<Duration>,
     /// What the same failure of the same page a second time says about the page's weight.
     pub weight: Weight,
+    /// Whether the request was as small as it can be made: then it is not too heavy for this size, but for any.
+    pub is_smallest: bool,
 }
 
 /// Whether a failure that repeats means that the page is too heavy: proxies give up on what DHIS2 would still have finished.
@@ -79,7 +81,14 @@ pub enum Weight {
 impl Failure {
     /// A failure of `class` with its message.
     pub fn new(class: FailureClass, message: impl Into<String>) -> Self {
-        Failure { class, message: message.into(), next: None, retry_after: None, weight: Weight::Unsaid }
+        Failure {
+            class,
+            message: message.into(),
+            next: None,
+            retry_after: None,
+            weight: Weight::Unsaid,
+            is_smallest: false,
+        }
     }
 
     /// A failure of this machine.
@@ -101,7 +110,7 @@ impl Failure {
         self
     }
 
-    /// Keeps the server's wish to be left alone.
+    /// Attaches the server's `Retry-After`.
     #[must_use]
     pub fn with_retry_after(mut self, retry_after: Option<Duration>) -> Self {
         self.retry_after = retry_after;

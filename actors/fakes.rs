@@ -1,6 +1,6 @@
 //! Scripted ports: a source that is a list, a disk that forgets what was not synced, and deaths at any port call.
 //!
-//! A [`World`] outlives the runs in it, as a disk and a server do. Each run gets a [`Life`]: it ends at a chosen port call,
+//! A [`World`] outlives the runs in it, as a disk and a server do. Each run gets a [`ProcessRun`]: it ends at a chosen port call,
 //! and from then on no call of that life has an effect any more.
 
 use std::{
@@ -23,21 +23,24 @@ use tokio::{
 };
 
 use crate::{
-    checkpoint::{Batch, Checkpoint, RunHeader},
-    checkpoint_store::CheckpointStore,
+    checkpoint::{Checkpoint, RunHeader, SpoolEntry},
+    checkpoint_store::{CheckpointStore, PageIndex, PageIterator},
     events::{Event, Listener},
     failure::{Failure, FailureClass},
+    follow::{Follow, Followed, Proof, Reconciled, StreamFacts},
     harvest::Harvest,
-    page::{FrameRange, Page, PageBody, PageCounts, RECORD_HEADER_BYTES, Reject, Span, push_record, record_lengths},
-    partition::{
-        Next, Partition, PartitionId, PartitionRole, Plan, Position, SourceIdentity, Stream, StreamId, StreamOrder,
+    page::{
+        FrameRange, Page, PageBody, PageCounts, PageRef, RECORD_HEADER_BYTES, Reject, Span, push_record, record_lengths,
     },
-    reconcile::Recount,
+    partition::{
+        Cursor, NewPartition, Partition, PartitionId, PassId, PlanPiece, Position, SourceIdentity, Stream, Yield,
+    },
+    plan::PlanBuilder,
     report::{Manifest, Outcome},
     retry::RetryPolicy,
-    sink::{Comparison, PreparedStream, Recovered, Sink, SpanIterator, SpanReader, SpoolEntry},
+    sink::{KeyMask, KeySet, KeyVisitor, Prepare, PreparedStream, Recovered, Spool, Target},
     source::{PageSize, Source},
-    supervisor::Stop,
+    supervisor::StopRequest,
 };
 
 /// Rows of a fake page.
@@ -47,7 +50,7 @@ const SOURCE_LATENCY: Duration = Duration::from_millis(10);
 
 /// How a life treats its chosen port call.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Fate {
+pub(crate) enum InjectedFault {
     /// The process dies before the call does anything.
     DiesBefore,
     /// The process dies after the call's effect, before its answer.
@@ -65,11 +68,11 @@ pub(crate) enum Fate {
 }
 
 /// One start of the program.
-pub(crate) struct Life {
+pub(crate) struct ProcessRun {
     /// The call at which something happens, counted from 1; 0 for none.
     at: u64,
     /// What happens.
-    fate: Fate,
+    fault: InjectedFault,
     /// Calls so far.
     calls: AtomicU64,
     /// Whether it is over.
@@ -77,22 +80,22 @@ pub(crate) struct Life {
     /// Wakes who waits for the death.
     died: Notify,
     /// Who is asked for a stop.
-    stop: watch::Sender<Option<Stop>>,
+    stop: watch::Sender<Option<StopRequest>>,
     /// What the source's latencies are drawn from, and with them the order in which things happen; `None`: all are equal.
     lots: Option<Mutex<SmallRng>>,
 }
 
-impl Life {
-    /// A life in which `fate` happens at port call `at`.
-    pub(crate) fn new(at: u64, fate: Fate) -> Arc<Life> {
-        Life::by_lot(at, fate, None)
+impl ProcessRun {
+    /// A life in which `fault` happens at port call `at`.
+    pub(crate) fn new(at: u64, fault: InjectedFault) -> Arc<ProcessRun> {
+        ProcessRun::by_lot(at, fault, None)
     }
 
     /// The same, in an order of things that follows from the seed.
-    pub(crate) fn by_lot(at: u64, fate: Fate, seed: Option<u64>) -> Arc<Life> {
-        Arc::new(Life {
+    pub(crate) fn by_lot(at: u64, fault: InjectedFault, seed: Option<u64>) -> Arc<ProcessRun> {
+        Arc::new(ProcessRun {
             at,
-            fate,
+            fault,
             calls: AtomicU64::new(0),
             dead: AtomicBool::new(false),
             died: Notify::new(),
@@ -102,8 +105,8 @@ impl Life {
     }
 
     /// A life without misfortune.
-    pub(crate) fn undisturbed() -> Arc<Life> {
-        Life::new(0, Fate::Fails)
+    pub(crate) fn undisturbed() -> Arc<ProcessRun> {
+        ProcessRun::new(0, InjectedFault::Fails)
     }
 
     /// Waits for its end.
@@ -134,13 +137,14 @@ impl Life {
             return pending().await;
         }
         let hit = self.calls.fetch_add(1, Ordering::SeqCst) + 1 == self.at;
-        if hit && self.fate == Fate::Fails {
+        if hit && self.fault == InjectedFault::Fails {
             return Err(Failure::local("a scripted failure"));
         }
-        let result = if hit && self.fate == Fate::DiesBefore { None } else { Some(act()) };
-        if hit && matches!(self.fate, Fate::IsStopped | Fate::IsStoppedSoon) {
-            let (stop, is_soon) = (self.stop.clone(), self.fate == Fate::IsStoppedSoon);
-            let ask = move || stop.send_replace(Some(Stop { reason: "SIGINT".into(), outcome: Outcome::Interrupted }));
+        let result = if hit && self.fault == InjectedFault::DiesBefore { None } else { Some(act()) };
+        if hit && matches!(self.fault, InjectedFault::IsStopped | InjectedFault::IsStoppedSoon) {
+            let (stop, is_soon) = (self.stop.clone(), self.fault == InjectedFault::IsStoppedSoon);
+            let ask =
+                move || stop.send_replace(Some(StopRequest { reason: "SIGINT".into(), outcome: Outcome::Interrupted }));
             if is_soon {
                 // In the middle of the source's next answer, when everybody waits.
                 actix_rt::spawn(async move {
@@ -151,8 +155,10 @@ impl Life {
                 ask();
             }
         }
-        if hit && matches!(self.fate, Fate::DiesBefore | Fate::DiesAfter | Fate::PowerCutAfter) {
-            if self.fate == Fate::PowerCutAfter {
+        if hit
+            && matches!(self.fault, InjectedFault::DiesBefore | InjectedFault::DiesAfter | InjectedFault::PowerCutAfter)
+        {
+            if self.fault == InjectedFault::PowerCutAfter {
                 disk.cut_power();
             }
             self.dead.store(true, Ordering::SeqCst);
@@ -168,7 +174,7 @@ impl Life {
 
     /// Whether the fetcher panics in this call, which then counts as made.
     fn panics_now(&self) -> bool {
-        let hit = self.fate == Fate::Panics && self.calls.load(Ordering::SeqCst) + 1 == self.at;
+        let hit = self.fault == InjectedFault::Panics && self.calls.load(Ordering::SeqCst) + 1 == self.at;
         if hit {
             self.calls.fetch_add(1, Ordering::SeqCst);
         }
@@ -188,11 +194,13 @@ struct Stored {
 #[derive(Default)]
 struct Contents {
     spool: Option<Vec<Stored>>,
+    /// A spool whose plan is not complete: nobody finds it after a death.
+    draft: Option<Vec<Stored>>,
     /// How many entries of the spool survive a power cut.
     synced: usize,
     checkpoint: Option<Checkpoint>,
-    spans: BTreeMap<(PartitionId, u32), Span>,
-    ended: Option<String>,
+    pages: BTreeMap<PassId, Vec<PageRef>>,
+    completed: Option<String>,
     prepared: BTreeMap<String, Vec<u8>>,
     published: BTreeMap<String, Vec<u8>>,
     manifest: Option<Manifest>,
@@ -213,6 +221,7 @@ impl Disk {
     fn cut_power(&self) {
         let mut contents = self.contents();
         let synced = contents.synced;
+        contents.draft = None;
         if let Some(spool) = &mut contents.spool {
             spool.truncate(synced);
         }
@@ -222,8 +231,8 @@ impl Disk {
     pub(crate) fn lose_store(&self) {
         let mut contents = self.contents();
         contents.checkpoint = None;
-        contents.spans.clear();
-        contents.ended = None;
+        contents.pages.clear();
+        contents.completed = None;
     }
 
     /// How often a stream has been prepared.
@@ -249,7 +258,7 @@ impl Disk {
     /// Whether nothing of a run is left besides its files.
     pub(crate) fn is_clean(&self) -> bool {
         let contents = self.contents();
-        contents.spool.is_none() && contents.checkpoint.is_none() && contents.spans.is_empty()
+        contents.spool.is_none() && contents.checkpoint.is_none() && contents.pages.is_empty()
     }
 }
 
@@ -276,6 +285,8 @@ pub(crate) struct World {
     pub(crate) miscounts_by: AtomicU64,
     /// Rows that it sends and does not list.
     pub(crate) unlisted: Mutex<BTreeSet<String>>,
+    /// Whether a partition of several pages is split in two after its first, instead of read on.
+    pub(crate) splits: AtomicBool,
     /// Whether each page leads to the place it came from.
     pub(crate) stands_still: AtomicBool,
     /// Rows that it lists and does not send.
@@ -283,7 +294,7 @@ pub(crate) struct World {
     /// What it says about itself.
     pub(crate) identity: Mutex<SourceIdentity>,
     /// Pages asked for: partition and where from.
-    pub(crate) asked: Mutex<Vec<(String, Next)>>,
+    pub(crate) asked: Mutex<Vec<(String, Cursor)>>,
     /// The disk.
     pub(crate) disk: Disk,
 }
@@ -302,6 +313,7 @@ impl World {
             partitions,
             miscounts_by: AtomicU64::new(0),
             unlisted: Mutex::default(),
+            splits: AtomicBool::new(false),
             stands_still: AtomicBool::new(false),
             held_back: Mutex::default(),
             identity: Mutex::new(SourceIdentity {
@@ -328,7 +340,7 @@ impl World {
     }
 
     /// A harvest of this world.
-    pub(crate) fn harvest(self: &Arc<Self>, life: &Arc<Life>, fetchers: u32) -> Harvest {
+    pub(crate) fn harvest(self: &Arc<Self>, life: &Arc<ProcessRun>, fetchers: u32) -> Harvest {
         Harvest {
             job: "fake".into(),
             run_id: "20260101T000000Z".into(),
@@ -338,40 +350,44 @@ impl World {
             source: Arc::new(FakeSource {
                 world: Arc::clone(self),
                 life: Arc::clone(life),
+                listings: AtomicU64::new(0),
                 closed: AtomicBool::new(false),
             }),
-            sink: Arc::new(FakeSink { disk: self.disk.clone(), life: Arc::clone(life) }),
+            spool: Arc::new(FakeSink { disk: self.disk.clone(), life: Arc::clone(life) }),
+            target: Arc::new(FakeSink { disk: self.disk.clone(), life: Arc::clone(life) }),
             store: Arc::new(FakeStore { disk: self.disk.clone(), life: Arc::clone(life) }),
             limiter: None,
-            listener: Arc::new(Deaf),
+            listener: Arc::new(NullListener),
             stop: life.stop.subscribe(),
             fetchers,
             arbiters: 0,
-            patience: RetryPolicy::new(2, Duration::from_secs(60), 1),
+            retry: RetryPolicy::new(2, Duration::from_secs(60), 1),
         }
     }
 }
 
 /// Hears nothing.
-pub(crate) struct Deaf;
+pub(crate) struct NullListener;
 
-impl Listener for Deaf {
-    fn hear(&self, _: &Event) {}
+impl Listener for NullListener {
+    fn on_event(&self, _: &Event) {}
 }
 
 /// Keeps what it hears.
 #[derive(Default)]
-pub(crate) struct Witness(pub(crate) Mutex<Vec<Event>>);
+pub(crate) struct RecordingListener(pub(crate) Mutex<Vec<Event>>);
 
-impl Listener for Witness {
-    fn hear(&self, event: &Event) {
+impl Listener for RecordingListener {
+    fn on_event(&self, event: &Event) {
         self.0.lock().unwrap().push(event.clone());
     }
 }
 
 struct FakeSource {
     world: Arc<World>,
-    life: Arc<Life>,
+    life: Arc<ProcessRun>,
+    /// Listings after the first of each stream.
+    listings: AtomicU64,
     closed: AtomicBool,
 }
 
@@ -383,37 +399,32 @@ impl Source for FakeSource {
         })
     }
 
-    fn plan<'a>(&'a self, _: &'a SourceIdentity) -> LocalBoxFuture<'a, Result<Plan, Failure>> {
-        let make = || {
-            let truth = self.world.truth.lock().unwrap();
-            let mut plan = Plan::default();
+    fn plan<'a>(&'a self, _: &'a SourceIdentity, mut plan: PlanBuilder<'a>) -> LocalBoxFuture<'a, Result<(), Failure>> {
+        Box::pin(async move {
+            self.life.source_thinks().await;
+            let truth = self.life.call(&self.world.disk, || Ok(self.world.truth.lock().unwrap().clone())).await?;
             let miscounts_by = self.world.miscounts_by.load(Ordering::SeqCst);
-            for (place, (name, rows)) in truth.iter().enumerate() {
-                plan.streams.push(Stream {
+            for (name, rows) in &truth {
+                let stream = Stream {
                     name: name.clone(),
-                    order: StreamOrder::Keyset,
                     expected_rows: Some(rows.len() as u64 + miscounts_by),
                     optional: false,
                     watermark: None,
-                });
+                };
+                let pass = plan.add_stream(stream, json!({"stream": name}))?;
                 let chunk = rows.len().div_ceil(self.world.partitions as usize).max(1);
                 for (part, rows) in rows.chunks(chunk).enumerate() {
-                    plan.partitions.push(Partition {
-                        id: PartitionId(plan.partitions.len() as u32),
-                        stream: StreamId(place as u32),
+                    plan.add_partition(NewPartition {
+                        pass,
                         key: format!("{name}/{part}"),
-                        role: PartitionRole::Rows,
                         selection: json!({"stream": name, "first": rows[0].0, "last": rows[rows.len() - 1].0}),
                         requests: None,
                         expected_rows: Some(rows.len() as u64),
-                    });
+                    })
+                    .await?;
                 }
             }
-            Ok(plan)
-        };
-        Box::pin(async move {
-            self.life.source_thinks().await;
-            self.life.call(&self.world.disk, make).await
+            plan.finish().await
         })
     }
 
@@ -422,7 +433,6 @@ impl Source for FakeSource {
         _: &'a SourceIdentity,
         partition: &'a Partition,
         position: &'a Position,
-        size: PageSize,
     ) -> LocalBoxFuture<'a, Result<Page, Failure>> {
         Box::pin(async move {
             self.life.source_thinks().await;
@@ -436,6 +446,7 @@ impl Source for FakeSource {
                 if !failures.is_empty() {
                     return Err(failures.remove(0));
                 }
+                let size = PageSize { halvings: position.halvings };
                 Ok(self.page(partition, position, size.of(PAGE_ROWS) as usize))
             });
             match page.await {
@@ -448,25 +459,74 @@ impl Source for FakeSource {
         })
     }
 
-    fn count<'a>(&'a self, selection: &'a Value, _: u32) -> LocalBoxFuture<'a, Result<Recount, Failure>> {
+    /// A small kind of data: what does not agree with the announced number is listed, and what the listing has and was not
+    /// fetched is asked for by its keys, twice.
+    fn follow<'a>(&'a self, facts: StreamFacts<'a>) -> LocalBoxFuture<'a, Result<Followed, Failure>> {
         Box::pin(async move {
-            self.life.source_thinks().await;
-            let count = self.life.call(&self.world.disk, || {
-                let truth = self.world.truth.lock().unwrap();
-                let rows = truth[selection["stream"].as_str().unwrap_or_default()].len() as u64;
-                Ok(Recount::Rows(rows + self.world.miscounts_by.load(Ordering::SeqCst)))
-            });
-            count.await.map_err(|failure| Failure::new(FailureClass::Transient, failure.message))
+            let counts = facts.row_totals().counts;
+            let name = &facts.stream.name;
+            let further = |yields, selection: Value| {
+                let partition = NewPartition {
+                    pass: facts.next_pass,
+                    key: format!("{name}/pass-{}", facts.next_pass.0),
+                    selection: selection.clone(),
+                    requests: None,
+                    expected_rows: None,
+                };
+                Follow::Pass { yields, selection, partitions: vec![partition] }
+            };
+            let listings: Vec<PassId> =
+                facts.passes.iter().filter(|pass| pass.pass.yields == Yield::Keys).map(|pass| pass.id).collect();
+            let Some(newest) = listings.last().copied() else {
+                let agrees = facts.stream.expected_rows == Some(counts.kept) && facts.duplicates.unwrap_or(0) == 0;
+                let listing = || further(Yield::Keys, json!({"stream": name, "listing": true}));
+                let step = if agrees { Follow::Satisfied(Proof::Total) } else { listing() };
+                return Ok(Followed { step, ..Followed::default() });
+            };
+            let is_row = |pass: &&crate::follow::PassFacts<'_>| pass.pass.yields == Yield::Rows;
+            let ids = |is_wanted: &dyn Fn(PassId) -> bool| {
+                KeySet(facts.passes.iter().filter(is_row).map(|pass| pass.id).filter(|id| is_wanted(*id)).collect())
+            };
+            let sets = vec![ids(&|id| id < newest), ids(&|id| id > newest), KeySet(vec![newest])];
+            let found = Arc::new(Mutex::new((Vec::new(), Vec::new(), 0, 0_u64)));
+            let finding = Arc::clone(&found);
+            facts
+                .keys
+                .each(sets, move |key, mask| {
+                    let key = String::from_utf8_lossy(key).into_owned();
+                    let mut found = finding.lock().unwrap();
+                    found.3 += u64::from(mask & 4 != 0);
+                    match mask {
+                        4 => found.0.push(key),
+                        1 => found.1.push(key),
+                        3 => found.2 += 1,
+                        _ => {}
+                    }
+                })
+                .await?;
+            let (missing, vanished, returned, listed) = found.lock().unwrap().clone();
+            let is_asked = facts.passes.last().is_some_and(|pass| pass.id > newest);
+            let reconciled = Reconciled { appeared: missing.len() as u64, vanished: vanished.len() as u64 };
+            let gone = facts.stream.expected_rows.unwrap_or(0).saturating_sub(listed + reconciled.vanished);
+            let mut warnings = Vec::new();
+            let step = if returned > 0 {
+                Follow::Unproved(format!("the server contradicts itself: it sends {returned} rows of {name}"))
+            } else if !is_asked && (!missing.is_empty() || !vanished.is_empty()) {
+                let ids = [missing.as_slice(), &vanished].concat();
+                further(Yield::Rows, json!({"stream": name, "ids": ids}))
+            } else if !missing.is_empty() && self.listings.fetch_add(1, Ordering::SeqCst) < 2 {
+                further(Yield::Keys, json!({"stream": name, "listing": true}))
+            } else if !missing.is_empty() {
+                Follow::Unproved(format!("{} of the rows of {name} that the server lists do not come", missing.len()))
+            } else if gone > 0 && self.world.miscounts_by.load(Ordering::SeqCst) > 0 {
+                Follow::Unproved(format!("it counts {gone} rows of {name} that it neither lists nor sends"))
+            } else {
+                warnings.extend((gone > 0).then(|| format!("{gone} rows more in {name} were counted")));
+                Follow::Satisfied(Proof::Listing)
+            };
+            let reconciled = (!is_asked).then_some(reconciled);
+            Ok(Followed { step, reconciled, warnings })
         })
-    }
-
-    fn listing(&self, selection: &Value, _: u64) -> Option<Value> {
-        Some(json!({"stream": selection["stream"], "listing": true}))
-    }
-
-    fn repair(&self, selection: &Value, missing: &[String], vanished: &[String]) -> Vec<Value> {
-        let asked = [missing, vanished].into_iter().filter(|ids| !ids.is_empty());
-        asked.map(|ids| json!({"stream": selection["stream"], "ids": ids})).collect()
     }
 
     fn last_answer(&self) -> Option<Instant> {
@@ -503,7 +563,7 @@ impl FakeSource {
             rows.iter().filter(|(id, _)| first <= id.as_str() && id.as_str() <= last).collect()
         };
         let behind = match &position.next {
-            Next::After(id) => wanted.iter().position(|(other, _)| other > id).unwrap_or(wanted.len()),
+            Cursor::After(id) => wanted.iter().position(|(other, _)| other > id).unwrap_or(wanted.len()),
             _ => 0,
         };
         let taken: Vec<_> = wanted[behind..].iter().take(page_rows).collect();
@@ -526,32 +586,41 @@ impl FakeSource {
             counts.kept += 1;
             counts.bytes += row.len() as u64 + 1;
         }
+        if self.world.splits.load(Ordering::SeqCst)
+            && position.seq == 0
+            && wanted.len() > page_rows
+            && !selection["first"].is_null()
+        {
+            let children = wanted.chunks(wanted.len().div_ceil(2)).enumerate().map(|(half, rows)| NewPartition {
+                pass: partition.pass,
+                key: format!("{}.{half}", partition.key),
+                selection: json!({"stream": selection["stream"], "first": rows[0].0, "last": rows[rows.len() - 1].0}),
+                requests: None,
+                expected_rows: None,
+            });
+            return Page::split(partition, position, children.collect());
+        }
         let next = match taken.last() {
             _ if self.world.stands_still.load(Ordering::SeqCst) => position.next.clone(),
-            Some((id, _)) if behind + taken.len() < wanted.len() => Next::After(id.clone()),
-            _ => Next::End,
+            Some((id, _)) if behind + taken.len() < wanted.len() => Cursor::After(id.clone()),
+            _ => Cursor::End,
         };
-        Page {
-            partition: partition.id,
-            seq: position.seq,
-            next,
-            counts,
-            rejects: Vec::new(),
-            body: PageBody::Memory(body),
-        }
+        Page { next, counts, body: PageBody::Memory(body), ..Page::split(partition, position, Vec::new()) }
     }
 }
 
+/// Spool and target of the fake disk.
 struct FakeSink {
     disk: Disk,
-    life: Arc<Life>,
+    life: Arc<ProcessRun>,
 }
 
 impl FakeSink {
     /// Appends an entry whose place `place` decides.
     fn push(&self, records: Vec<u8>, place: impl FnOnce(FrameRange) -> SpoolEntry) -> Result<SpoolEntry, Failure> {
         let mut contents = self.disk.contents();
-        let Some(spool) = &mut contents.spool else { return Err(Failure::local("there is no spool")) };
+        let Contents { spool, draft, .. } = &mut *contents;
+        let Some(spool) = draft.as_mut().or(spool.as_mut()) else { return Err(Failure::local("there is no spool")) };
         let from = spool.iter().map(|stored| stored.len).sum();
         let len = 100 + records.len() as u64;
         let entry = place(FrameRange { from, to: from + len });
@@ -559,44 +628,35 @@ impl FakeSink {
         Ok(entry)
     }
 
-    /// The records of a span.
-    fn records(&self, span: &Span) -> Vec<(String, Vec<u8>)> {
+    /// What is stored at this place.
+    fn stored(&self, frame: FrameRange) -> Result<Stored, Failure> {
         let contents = self.disk.contents();
-        let stored = contents.spool.iter().flatten().find(|stored| stored.entry == SpoolEntry::Page(span.clone()));
-        let mut rest = stored.map(|stored| stored.records.as_slice()).unwrap_or_default();
-        let mut records = Vec::new();
-        while let Some((header, behind)) = rest.split_first_chunk::<RECORD_HEADER_BYTES>() {
-            let (row_len, key_len) = record_lengths(*header);
-            let (key, behind) = behind.split_at(key_len);
-            let (row, behind) = behind.split_at(row_len);
-            records.push((String::from_utf8_lossy(key).into_owned(), row.to_vec()));
-            rest = behind;
-        }
-        records
+        let stored = contents.spool.iter().flatten().find(|stored| stored.entry.frame() == frame);
+        stored.cloned().ok_or_else(|| Failure::new(FailureClass::Damaged, "there is no such entry"))
     }
 
-    /// Keys and rows of a stream's partitions of one role, in plan order.
-    fn rows_of(
-        &self,
-        plan: &Plan,
-        stream: StreamId,
-        role: PartitionRole,
-        spans: &Arc<dyn SpanReader>,
-    ) -> Result<Vec<(String, Vec<u8>)>, Failure> {
+    /// Keys and rows of some passes, in the order of the spool.
+    fn rows_of(&self, passes: &[PassId], pages: &dyn PageIndex) -> Result<Vec<(String, Vec<u8>)>, Failure> {
         let mut rows = Vec::new();
-        for partition in plan.partitions_of(stream).filter(|partition| partition.role == role) {
-            for span in spans.spans(partition.id) {
-                rows.extend(self.records(&span?));
+        for page in passes.iter().flat_map(|pass| pages.pages_of(*pass)) {
+            let stored = self.stored(page?.frame)?;
+            let mut rest = stored.records.as_slice();
+            while let Some((header, behind)) = rest.split_first_chunk::<RECORD_HEADER_BYTES>() {
+                let (row_len, key_len) = record_lengths(*header);
+                let (key, behind) = behind.split_at(key_len);
+                let (row, behind) = behind.split_at(row_len);
+                rows.push((String::from_utf8_lossy(key).into_owned(), row.to_vec()));
+                rest = behind;
             }
         }
         Ok(rows)
     }
 }
 
-impl Sink for FakeSink {
+impl Spool for FakeSink {
     fn recover(
         self: Arc<Self>,
-        behind: u64,
+        from_offset: u64,
         mut visit: Box<dyn FnMut(SpoolEntry) -> Result<(), Failure> + Send>,
     ) -> BoxFuture<'static, Result<Option<Recovered>, Failure>> {
         Box::pin(async move {
@@ -604,6 +664,7 @@ impl Sink for FakeSink {
                 .life
                 .call(&self.disk, || {
                     let mut contents = self.disk.contents();
+                    contents.draft = None;
                     contents.synced = contents.spool.as_ref().map_or(0, Vec::len);
                     Ok(contents.spool.clone())
                 })
@@ -612,12 +673,12 @@ impl Sink for FakeSink {
             tokio::task::spawn_blocking(move || {
                 let mut len = 0;
                 for stored in entries {
-                    if len >= behind {
+                    if len >= from_offset {
                         visit(stored.entry)?;
                     }
                     len += stored.len;
                 }
-                if len < behind {
+                if len < from_offset {
                     return Err(Failure::new(FailureClass::Damaged, "the spool is too short"));
                 }
                 Ok(Some(Recovered { len, cut_bytes: 0 }))
@@ -630,57 +691,49 @@ impl Sink for FakeSink {
     fn begin(self: Arc<Self>, header: RunHeader) -> BoxFuture<'static, Result<FrameRange, Failure>> {
         Box::pin(async move {
             let act = || {
-                self.disk.contents().spool = Some(Vec::new());
-                let mut place = FrameRange::default();
-                self.push(Vec::new(), |frame| {
-                    place = frame;
-                    SpoolEntry::Begun { header, frame }
-                })?;
-                self.disk.contents().synced = 1;
-                Ok(place)
+                self.disk.contents().draft = Some(Vec::new());
+                Ok(self.push(Vec::new(), |frame| SpoolEntry::Begun { header, frame })?.frame())
             };
             self.life.call(&self.disk, act).await
         })
     }
 
-    fn append(self: Arc<Self>, page: Page) -> BoxFuture<'static, Result<Span, Failure>> {
+    fn extend_plan(self: Arc<Self>, piece: PlanPiece) -> BoxFuture<'static, Result<FrameRange, Failure>> {
+        Box::pin(async move {
+            let act = || Ok(self.push(Vec::new(), |frame| SpoolEntry::Planned { piece, frame })?.frame());
+            self.life.call(&self.disk, act).await
+        })
+    }
+
+    fn commit_plan(self: Arc<Self>) -> BoxFuture<'static, Result<(), Failure>> {
         Box::pin(async move {
             let act = || {
+                let mut contents = self.disk.contents();
+                contents.spool = contents.draft.take();
+                contents.synced = contents.spool.as_ref().map_or(0, Vec::len);
+                Ok(())
+            };
+            self.life.call(&self.disk, act).await
+        })
+    }
+
+    fn append(self: Arc<Self>, page: Page, first_child: PartitionId) -> BoxFuture<'static, Result<Span, Failure>> {
+        Box::pin(async move {
+            let act = || {
+                let Page { partition, pass, seq, next, halvings, counts, rejects, children, body } = page;
                 let mut records = Vec::new();
-                match page.body {
+                match body {
                     PageBody::Memory(bytes) => records = bytes,
                     PageBody::Spilled { file, len } => {
                         file.take(len).read_to_end(&mut records).map_err(|error| Failure::local(error.to_string()))?;
                     }
                 }
+                let places = (first_child.0..).map(PartitionId);
+                let children = places.zip(children).map(|(id, child)| child.at(id)).collect();
                 let entry = self.push(records, |frame| {
-                    SpoolEntry::Page(Span {
-                        partition: page.partition,
-                        seq: page.seq,
-                        next: page.next,
-                        counts: page.counts,
-                        rejects: page.rejects,
-                        frame,
-                    })
+                    SpoolEntry::Page(Span { partition, pass, seq, next, halvings, counts, rejects, children, frame })
                 })?;
-                match entry {
-                    SpoolEntry::Page(span) => Ok(span),
-                    _ => unreachable!("a page was pushed"),
-                }
-            };
-            self.life.call(&self.disk, act).await
-        })
-    }
-
-    fn grow(self: Arc<Self>, partitions: Vec<Partition>) -> BoxFuture<'static, Result<FrameRange, Failure>> {
-        Box::pin(async move {
-            let act = || {
-                let mut place = FrameRange::default();
-                self.push(Vec::new(), |frame| {
-                    place = frame;
-                    SpoolEntry::Grown { partitions, frame }
-                })?;
-                Ok(place)
+                Ok(entry.page().cloned().expect("a page was pushed"))
             };
             self.life.call(&self.disk, act).await
         })
@@ -697,63 +750,74 @@ impl Sink for FakeSink {
         })
     }
 
-    fn compare(
-        self: Arc<Self>,
-        stream: StreamId,
-        plan: Arc<Plan>,
-        spans: Arc<dyn SpanReader>,
-    ) -> BoxFuture<'static, Result<Comparison, Failure>> {
+    fn partitions(self: Arc<Self>, frame: FrameRange) -> BoxFuture<'static, Result<Vec<Partition>, Failure>> {
         Box::pin(async move {
             let act = || {
-                let keys = |partition: &Partition| {
-                    let records = spans.spans(partition.id).map(|span| Ok(self.records(&span?)));
-                    let records = records.collect::<Result<Vec<_>, Failure>>()?;
-                    Ok::<_, Failure>(records.into_iter().flatten().map(|(key, _)| key).collect::<BTreeSet<String>>())
-                };
-                let newest = plan.newest_listing(stream).map(|listing| listing.id);
-                let (mut before, mut since) = (BTreeSet::new(), BTreeSet::new());
-                let (mut listed, mut listed_before) = (BTreeSet::new(), BTreeSet::new());
-                for partition in plan.partitions_of(stream) {
-                    let is_listing = partition.role == PartitionRole::Listing;
-                    let keys = keys(partition)?;
-                    match (is_listing, Some(partition.id) < newest) {
-                        (true, true) => listed_before.extend(keys),
-                        (true, false) => listed.extend(keys),
-                        (false, true) => before.extend(keys),
-                        (false, false) => since.extend(keys),
-                    }
-                }
-                let missing = listed.iter().filter(|key| !before.contains(*key) && !since.contains(*key));
-                let missing: Vec<String> = missing.cloned().collect();
-                let vanished: Vec<&String> = before.difference(&listed).collect();
-                Ok(Comparison {
-                    listed: listed.len() as u64,
-                    relisted: missing.iter().filter(|key| listed_before.contains(*key)).count() as u64,
-                    missing,
-                    vanished: vanished.len() as u64,
-                    returned: vanished.iter().filter(|key| since.contains(**key)).count() as u64,
-                    vanished_keys: vanished.into_iter().cloned().collect(),
-                    nameless: 0,
+                Ok(match self.stored(frame)?.entry {
+                    SpoolEntry::Planned { piece, .. } => piece.partitions,
+                    SpoolEntry::Page(span) => span.children,
+                    SpoolEntry::Begun { .. } => Vec::new(),
                 })
             };
             self.life.call(&self.disk, act).await
         })
     }
 
-    fn prepare(
+    fn rejects(self: Arc<Self>, frame: FrameRange) -> BoxFuture<'static, Result<Vec<Reject>, Failure>> {
+        Box::pin(
+            async move { Ok(self.stored(frame)?.entry.page().map(|span| span.rejects.clone()).unwrap_or_default()) },
+        )
+    }
+
+    fn each_key(
         self: Arc<Self>,
-        stream: StreamId,
-        plan: Arc<Plan>,
-        spans: Arc<dyn SpanReader>,
-    ) -> BoxFuture<'static, Result<PreparedStream, Failure>> {
+        pages: Arc<dyn PageIndex>,
+        sets: Vec<KeySet>,
+        mut visit: KeyVisitor,
+    ) -> BoxFuture<'static, Result<(), Failure>> {
         Box::pin(async move {
             let act = || {
-                let mut rows = self.rows_of(&plan, stream, PartitionRole::Rows, &spans)?;
-                rows.extend(self.rows_of(&plan, stream, PartitionRole::Repair, &spans)?);
+                let mut keys: BTreeMap<String, KeyMask> = BTreeMap::new();
+                for (bit, set) in sets.iter().enumerate() {
+                    for (key, _) in self.rows_of(&set.0, &*pages)? {
+                        *keys.entry(key).or_default() |= 1 << bit;
+                    }
+                }
+                keys.iter().for_each(|(key, mask)| visit(key.as_bytes(), *mask));
+                Ok(())
+            };
+            self.life.call(&self.disk, act).await
+        })
+    }
+
+    fn discard(self: Arc<Self>) -> BoxFuture<'static, Result<(), Failure>> {
+        Box::pin(async move {
+            let act = || {
+                self.disk.contents().spool = None;
+                Ok(())
+            };
+            self.life.call(&self.disk, act).await
+        })
+    }
+}
+
+impl Target for FakeSink {
+    fn check(self: Arc<Self>, _: String, _: Vec<String>) -> BoxFuture<'static, Result<(), Failure>> {
+        Box::pin(async move { self.life.call(&self.disk, || Ok(())).await })
+    }
+
+    fn claim(self: Arc<Self>, _: String) -> BoxFuture<'static, Result<(), Failure>> {
+        Box::pin(async move { self.life.call(&self.disk, || Ok(())).await })
+    }
+
+    fn prepare(self: Arc<Self>, work: Prepare) -> BoxFuture<'static, Result<PreparedStream, Failure>> {
+        Box::pin(async move {
+            let act = || {
+                let mut rows = self.rows_of(&work.passes, &*work.pages)?;
                 let fetched = rows.len();
                 rows.sort();
                 rows.dedup_by(|one, other| one.0 == other.0);
-                let file = format!("{}.ndjson", plan.streams[stream.0 as usize].name);
+                let file = format!("{}.ndjson", work.stream.name);
                 let bytes: Vec<u8> = rows.iter().flat_map(|(_, row)| row.iter().copied().chain([b'\n'])).collect();
                 let prepared = PreparedStream {
                     file: file.clone(),
@@ -786,20 +850,14 @@ impl Sink for FakeSink {
         })
     }
 
-    fn discard(self: Arc<Self>) -> BoxFuture<'static, Result<(), Failure>> {
-        Box::pin(async move {
-            let act = || {
-                self.disk.contents().spool = None;
-                Ok(())
-            };
-            self.life.call(&self.disk, act).await
-        })
+    fn release(self: Arc<Self>) -> BoxFuture<'static, Result<(), Failure>> {
+        Box::pin(std::future::ready(Ok(())))
     }
 }
 
 struct FakeStore {
     disk: Disk,
-    life: Arc<Life>,
+    life: Arc<ProcessRun>,
 }
 
 impl CheckpointStore for FakeStore {
@@ -811,64 +869,60 @@ impl CheckpointStore for FakeStore {
         Box::pin(async move {
             let act = || {
                 let mut contents = self.disk.contents();
-                contents.spans.clear();
-                contents.ended = None;
-                contents.checkpoint = Some(Checkpoint::begun(header, spool_len));
+                contents.pages.clear();
+                contents.completed = None;
+                contents.checkpoint = Some(Checkpoint::new(header, spool_len));
                 Ok(())
             };
             self.life.call(&self.disk, act).await
         })
     }
 
-    fn commit(self: Arc<Self>, batch: Batch) -> BoxFuture<'static, Result<(), Failure>> {
+    fn commit(self: Arc<Self>, entries: Vec<Arc<SpoolEntry>>) -> BoxFuture<'static, Result<(), Failure>> {
         Box::pin(async move {
             let act = || {
                 let mut contents = self.disk.contents();
-                let Contents { checkpoint: Some(checkpoint), spans, .. } = &mut *contents else {
+                let Contents { checkpoint: Some(checkpoint), pages, .. } = &mut *contents else {
                     return Err(Failure::local("there is no run"));
                 };
-                if !batch.grown.is_empty() {
-                    checkpoint.grow(&batch.grown, batch.spool_len)?;
+                for entry in &entries {
+                    checkpoint.apply(entry)?;
+                    if let Some(span) = entry.page() {
+                        pages.entry(span.pass).or_default().push(span.page_ref());
+                    }
                 }
-                for span in &batch.spans {
-                    checkpoint.apply(span)?;
-                    spans.insert((span.partition, span.seq), span.clone());
-                }
-                checkpoint.spool_len = checkpoint.spool_len.max(batch.spool_len);
                 Ok(())
             };
             self.life.call(&self.disk, act).await
         })
     }
 
-    fn end(self: Arc<Self>) -> BoxFuture<'static, Result<(), Failure>> {
+    fn complete_run(self: Arc<Self>) -> BoxFuture<'static, Result<(), Failure>> {
         Box::pin(async move {
             let act = || {
                 let mut contents = self.disk.contents();
                 if let Some(checkpoint) = contents.checkpoint.take() {
-                    contents.ended = Some(checkpoint.header.run_id);
+                    contents.completed = Some(checkpoint.header.run_id);
                 }
-                contents.spans.clear();
+                contents.pages.clear();
                 Ok(())
             };
             self.life.call(&self.disk, act).await
         })
     }
 
-    fn ended_run(self: Arc<Self>) -> BoxFuture<'static, Result<Option<String>, Failure>> {
-        Box::pin(async move { self.life.call(&self.disk, || Ok(self.disk.contents().ended.clone())).await })
+    fn last_completed_run(self: Arc<Self>) -> BoxFuture<'static, Result<Option<String>, Failure>> {
+        Box::pin(async move { self.life.call(&self.disk, || Ok(self.disk.contents().completed.clone())).await })
     }
 
-    fn reader(self: Arc<Self>) -> Arc<dyn SpanReader> {
+    fn pages(self: Arc<Self>) -> Arc<dyn PageIndex> {
         self
     }
 }
 
-impl SpanReader for FakeStore {
-    fn spans(&self, partition: PartitionId) -> SpanIterator {
-        let contents = self.disk.contents();
-        let spans: Vec<Span> =
-            contents.spans.range((partition, 0)..=(partition, u32::MAX)).map(|(_, span)| span.clone()).collect();
-        Box::new(spans.into_iter().map(Ok))
+impl PageIndex for FakeStore {
+    fn pages_of(&self, pass: PassId) -> PageIterator {
+        let pages = self.disk.contents().pages.get(&pass).cloned().unwrap_or_default();
+        Box::new(pages.into_iter().map(Ok))
     }
 }

@@ -17,29 +17,33 @@ use crate::{
     crash_point,
     failure::{Failure, FailureClass},
     last_will::LastWill,
-    partition::{Partition, SourceIdentity},
+    partition::SourceIdentity,
     planner::{FetcherId, Lease, NextPartition, PageArrived, PartitionFinished, PartitionReturned, Planner},
     source::Source,
-    supervisor::FetcherLeft,
+    supervisor::FetcherExited,
     writer::{CurrentPosition, WritePage, Writer},
 };
 
 /// Pages of a partition in a row that lead to the place they came from before it is believed that it never ends.
 pub const STANDING_PAGES_MAX: u32 = 3;
 
+/// Pages in a row that came at a halved size before the next one is twice as large: heaviness passes, and a page that fails
+/// again costs one request.
+pub const CLEAN_PAGES: u32 = 16;
+
 /// How far a stop has come; fetchers see it change.
 #[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
-pub enum Stopping {
+pub enum ShutdownPhase {
     /// The run goes on.
     #[default]
-    No,
+    Running,
     /// Finish the page in hand, then leave.
-    Drain,
+    Draining,
     /// Drop the page in hand and leave.
-    Now,
+    Aborting,
 }
 
-/// Everything a fetcher needs; the supervisor keeps a copy to hire again.
+/// Everything a fetcher needs; the supervisor keeps a copy to spawn another.
 #[derive(Clone)]
 pub struct FetcherParts {
     /// Where pages come from.
@@ -51,9 +55,9 @@ pub struct FetcherParts {
     /// Who takes pages.
     pub writer: Addr<Writer>,
     /// Whether to stop.
-    pub stopping: watch::Receiver<Stopping>,
+    pub stopping: watch::Receiver<ShutdownPhase>,
     /// Who hears of its end, peaceful or not.
-    pub supervisor: Recipient<FetcherLeft>,
+    pub supervisor: Recipient<FetcherExited>,
 }
 
 /// See the module.
@@ -77,11 +81,11 @@ impl Actor for Fetcher {
     fn started(&mut self, ctx: &mut Self::Context) {
         let Some(parts) = self.parts.take() else { return };
         let id = self.id;
-        let will = LastWill::new(parts.supervisor.clone(), FetcherLeft { fetcher: id, died: true });
+        let will = LastWill::new(parts.supervisor.clone(), FetcherExited { fetcher: id, died: true });
         let work = async move {
             let mut will = will;
             work(id, parts).await;
-            will.rewrite(FetcherLeft { fetcher: id, died: false });
+            will.rewrite(FetcherExited { fetcher: id, died: false });
         };
         ctx.spawn(work.into_actor(self).map(|(), _, ctx| ctx.stop()));
     }
@@ -89,49 +93,54 @@ impl Actor for Fetcher {
 
 /// Fetches partition after partition until there are none, or the run stops.
 async fn work(id: FetcherId, parts: FetcherParts) {
-    while let Ok(Some(Lease { partition, size })) = parts.planner.send(NextPartition(id)).await {
-        let mut untouched = false;
-        let fetched = fetch_partition(&parts, &partition, size, &mut untouched).await;
-        let told = match fetched {
-            Ok(true) => parts.planner.send(PartitionFinished(partition.id)).await,
-            Ok(false) => {
-                let returned = PartitionReturned { partition: partition.id, failure: None, untouched };
-                parts.planner.send(returned).await
+    while let Ok(Some(lease)) = parts.planner.send(NextPartition(id)).await {
+        let partition = lease.partition.id;
+        let (mut untouched, mut halvings) = (false, 0);
+        let failure = match fetch_partition(&parts, &lease, &mut untouched, &mut halvings).await {
+            Ok(true) => {
+                if parts.planner.send(PartitionFinished(partition)).await.is_err() {
+                    return;
+                }
+                continue;
             }
-            Err(failure) => {
-                let returned = PartitionReturned { partition: partition.id, failure: Some(failure), untouched };
-                parts.planner.send(returned).await
-            }
+            Ok(false) => None,
+            Err(failure) => Some(failure),
         };
-        if told.is_err() {
+        if parts.planner.send(PartitionReturned { partition, failure, untouched, halvings }).await.is_err() {
             return;
         }
     }
 }
 
 /// Fetches the rest of one partition: `Ok(true)` at its end, `Ok(false)` when the run stops before.
+///
+/// - `untouched`: whether nothing of it has been written;
+/// - `halvings`: how often the page in hand is halved.
 async fn fetch_partition(
     parts: &FetcherParts,
-    partition: &Partition,
-    size: crate::source::PageSize,
+    lease: &Lease,
     untouched: &mut bool,
+    halvings: &mut u32,
 ) -> Result<bool, Failure> {
     let mut stopping = parts.stopping.clone();
+    let partition = &lease.partition;
     let mut position = parts.writer.send(CurrentPosition(partition.id)).await.map_err(|_| gone())??;
+    position.halvings = lease.halvings.unwrap_or(position.halvings);
     *untouched = position.seq == 0;
-    let mut standing = 0;
+    let (mut standing, mut clean) = (0, 0);
     while !position.is_finished() {
-        if *stopping.borrow() > Stopping::No {
+        *halvings = position.halvings;
+        if *stopping.borrow() > ShutdownPhase::Running {
             return Ok(false);
         }
         let page = tokio::select! {
-            page = parts.source.fetch(&parts.identity, partition, &position, size) => page,
-            () = until_now(&mut stopping) => return Ok(false),
+            page = parts.source.fetch(&parts.identity, partition, &position) => page,
+            () = aborted(&mut stopping) => return Ok(false),
         };
-        let page = match page {
+        let mut page = match page {
             Ok(page) => page,
-            // A request that was refused its turn because the run stops is no failure.
-            Err(_) if *stopping.borrow() > Stopping::No => return Ok(false),
+            // A request that was refused its permit because the run stops is no failure.
+            Err(_) if *stopping.borrow() > ShutdownPhase::Running => return Ok(false),
             Err(failure) => return Err(failure),
         };
         standing = if page.next == position.next { standing + 1 } else { 0 };
@@ -141,6 +150,7 @@ async fn fetch_partition(
             return Err(Failure::new(FailureClass::Rejected, message));
         }
         crash_point!("fetcher.page.fetched");
+        (page.halvings, clean) = grown(position.halvings, clean + 1);
         position = parts.writer.send(WritePage(page)).await.map_err(|_| gone())??;
         *untouched = false;
         crash_point!("fetcher.page.written");
@@ -149,15 +159,32 @@ async fn fetch_partition(
     Ok(true)
 }
 
+/// How often the next page is halved after `clean` pages in a row at `halvings`, and how many of those count from then on.
+fn grown(halvings: u32, clean: u32) -> (u32, u32) {
+    if halvings > 0 && clean >= CLEAN_PAGES { (halvings - 1, 0) } else { (halvings, clean) }
+}
+
 /// Waits until pages in hand are to be dropped.
-async fn until_now(stopping: &mut watch::Receiver<Stopping>) {
-    if stopping.wait_for(|stopping| *stopping == Stopping::Now).await.is_err() {
-        // Nobody is left who could stop us: then nobody will.
+async fn aborted(stopping: &mut watch::Receiver<ShutdownPhase>) {
+    if stopping.wait_for(|stopping| *stopping == ShutdownPhase::Aborting).await.is_err() {
+        // No sender is left that could stop us.
         std::future::pending::<()>().await;
     }
 }
 
-/// An actor of the pipeline is gone: only a bug ends it before the fetchers.
+/// An actor of the pipeline has ended: only a bug ends it before the fetchers.
 fn gone() -> Failure {
     Failure::new(FailureClass::Bug, "an actor of the pipeline is gone")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_halved_page_grows_back_after_clean_pages_and_a_whole_one_stays() {
+        for (halvings, clean, grows) in [(0, 999, (0, 999)), (3, 1, (3, 1)), (3, CLEAN_PAGES, (2, 0))] {
+            assert_eq!(grown(halvings, clean), grows, "{halvings} {clean}");
+        }
+    }
 }

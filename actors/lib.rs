@@ -26,20 +26,22 @@
 #[doc(hidden)]
 pub use fail;
 
+mod accounts;
 pub mod checkpoint;
 pub mod checkpoint_store;
 pub mod checkpointer;
 pub mod events;
 pub mod failure;
 pub mod fetcher;
+pub mod follow;
 pub mod harvest;
 pub mod last_will;
 pub mod outage;
 pub mod page;
 pub mod partition;
+pub mod plan;
 pub mod planner;
 pub mod rate_limiter;
-pub mod reconcile;
 pub mod recovery;
 pub mod report;
 pub mod reporter;

@@ -4,7 +4,7 @@ use std::{fmt, fs::File};
 
 use serde::{Deserialize, Serialize};
 
-use crate::partition::{Next, PartitionId};
+use crate::partition::{Cursor, NewPartition, Partition, PartitionId, PassId, Position};
 
 /// How many rows of a page went which way: `fetched = kept + filtered + rejected`.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
@@ -13,10 +13,13 @@ pub struct PageCounts {
     pub fetched: u64,
     /// Rows that go to the spool.
     pub kept: u64,
-    /// Rows that were not asked for and are dropped on purpose (deleted ones, rows behind a range's end).
+    /// Rows that were not asked for and are dropped on purpose (deleted ones, rows after a range's end).
     pub filtered: u64,
     /// Rows that cannot be taken; each has a [`Reject`].
     pub rejected: u64,
+    /// Of these, rows that do not say which they are.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub nameless: u64,
     /// Bytes of the kept rows as NDJSON, line ends included.
     pub bytes: u64,
     /// By how many rows what the server says of its pages contradicts what it sends: 0 where it says nothing.
@@ -37,6 +40,7 @@ impl PageCounts {
         self.kept += other.kept;
         self.filtered += other.filtered;
         self.rejected += other.rejected;
+        self.nameless += other.nameless;
         self.bytes += other.bytes;
         self.miscounted += other.miscounted;
     }
@@ -112,20 +116,43 @@ pub fn record_lengths(header: [u8; RECORD_HEADER_BYTES]) -> (usize, usize) {
     (u32::from_le_bytes([r0, r1, r2, r3]) as usize, u32::from_le_bytes([k0, k1, k2, k3]) as usize)
 }
 
-/// One whole answer of the source, counted and validated.
+/// One complete response of the source, counted and validated; or, without rows, the split of a partition into smaller ones.
 pub struct Page {
     /// Whose page it is.
     pub partition: PartitionId,
+    /// The pass of that partition.
+    pub pass: PassId,
     /// Its number within the partition, counted from 0.
     pub seq: u32,
-    /// Where the partition goes on behind it.
-    pub next: Next,
+    /// Where the partition resumes after it.
+    pub next: Cursor,
+    /// How often the partition's next pages are halved.
+    pub halvings: u32,
     /// Its numbers.
     pub counts: PageCounts,
     /// What could not be taken.
     pub rejects: Vec<Reject>,
+    /// Partitions that follow from it: parts of a partition that it splits, or what its rows refer to.
+    pub children: Vec<NewPartition>,
     /// The kept rows.
     pub body: PageBody,
+}
+
+impl Page {
+    /// The answer to a fetch that is no page: `partition` ends, and `children` take its place.
+    pub fn split(partition: &Partition, position: &Position, children: Vec<NewPartition>) -> Self {
+        Page {
+            partition: partition.id,
+            pass: partition.pass,
+            seq: position.seq,
+            next: Cursor::End,
+            halvings: 0,
+            counts: PageCounts::default(),
+            rejects: Vec::new(),
+            children,
+            body: PageBody::Memory(Vec::new()),
+        }
+    }
 }
 
 impl fmt::Debug for Page {
@@ -135,24 +162,57 @@ impl fmt::Debug for Page {
             .field("partition", &self.partition)
             .field("seq", &self.seq)
             .field("counts", &self.counts)
+            .field("children", &self.children.len())
             .field("body_bytes", &self.body.len())
             .finish_non_exhaustive()
     }
 }
 
-/// Everything about an appended page but its rows: what a checkpoint keeps, and what a frame of the spool begins with.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+/// Everything about an appended page but its rows: what a frame of the spool begins with.
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Span {
     /// Whose page it was.
     pub partition: PartitionId,
+    /// The pass of that partition.
+    pub pass: PassId,
     /// Its number within the partition.
     pub seq: u32,
-    /// Where the partition goes on.
-    pub next: Next,
+    /// Where the partition resumes.
+    pub next: Cursor,
+    /// How often the partition's next pages are halved.
+    pub halvings: u32,
     /// Its numbers.
     pub counts: PageCounts,
     /// What could not be taken.
     pub rejects: Vec<Reject>,
+    /// The partitions that it brought.
+    pub children: Vec<Partition>,
+    /// Where its frame lies in the spool.
+    pub frame: FrameRange,
+}
+
+impl Span {
+    /// How far its partition has come with it.
+    pub fn position(&self) -> Position {
+        Position { seq: self.seq + 1, next: self.next.clone(), halvings: self.halvings }
+    }
+
+    /// What a checkpoint keeps of it.
+    pub fn page_ref(&self) -> PageRef {
+        let Span { partition, seq, counts, frame, .. } = self;
+        PageRef { partition: *partition, seq: *seq, counts: *counts, frame: *frame }
+    }
+}
+
+/// Where a committed page is, and its numbers: what a checkpoint keeps of it.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct PageRef {
+    /// Whose page.
+    pub partition: PartitionId,
+    /// Its number within the partition.
+    pub seq: u32,
+    /// Its numbers.
+    pub counts: PageCounts,
     /// Where its frame lies in the spool.
     pub frame: FrameRange,
 }
@@ -162,6 +222,6 @@ pub struct Span {
 pub struct FrameRange {
     /// First byte.
     pub from: u64,
-    /// First byte behind it.
+    /// End offset, exclusive.
     pub to: u64,
 }

@@ -1,11 +1,11 @@
-//! What is to be fetched: a plan of streams, cut into partitions that one fetcher can carry.
+//! What is to be fetched: streams, the passes over them, and partitions that one fetcher can carry.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Place of a partition in its plan, counted from 0. Plan order is output order.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+/// Place of a partition in its plan, counted from 0. Partitions are leased in this order.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(transparent)]
 pub struct PartitionId(pub u32);
 
@@ -16,20 +16,14 @@ impl fmt::Display for PartitionId {
 }
 
 /// Place of a stream in its plan, counted from 0.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(transparent)]
 pub struct StreamId(pub u32);
 
-/// How the finished rows of a stream are put in order.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum StreamOrder {
-    /// Each partition comes in the server's own order, partitions follow each other: concatenate in plan order.
-    /// A partition may have run on into the ones behind it; what they also have is a duplicate.
-    Keyset,
-    /// Rows come in any order: sort by key, compared as bytes.
-    Sorted,
-}
+/// Place of a pass in its plan, counted from 0. A later pass of a stream has a higher one.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(transparent)]
+pub struct PassId(pub u32);
 
 /// One finished file to be.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -37,28 +31,37 @@ pub enum StreamOrder {
 pub struct Stream {
     /// Name without suffix, not yet encoded for a file system: `organisationUnits`.
     pub name: String,
-    /// How its rows are put in order.
-    pub order: StreamOrder,
     /// Rows the server announced when the plan was made; `None` where it gives no total.
     pub expected_rows: Option<u64>,
     /// Reached by `["*"]`: a 403 or 404 leaves it out instead of failing the run.
     pub optional: bool,
-    /// From where the next incremental run goes on once this one is complete: the server's own date, as sent.
+    /// Where the next incremental run resumes once this one is complete: the server's own date, as sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub watermark: Option<String>,
 }
 
-/// What the rows of a partition are for.
+/// What the partitions of a pass give.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum PartitionRole {
-    /// They are the stream's rows.
+pub enum Yield {
+    /// Rows of the stream: they end up in its file.
     #[default]
     Rows,
-    /// They are the keys the server has now, in its order, without the rows: the other side of a comparison.
-    Listing,
-    /// They are rows that the comparison found missing. Each row's place is behind its neighbour in the listing.
-    Repair,
+    /// Evidence: keys that are compared with those of the rows, and end up nowhere.
+    Keys,
+}
+
+/// One reading of a stream, or of a part of it. The first pass of a stream is planned; the others follow from what is known.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pass {
+    /// The stream that is read.
+    pub stream: StreamId,
+    /// What it gives.
+    #[serde(rename = "yield")]
+    pub yields: Yield,
+    /// What the source needs to know of it; opaque to the engine.
+    pub selection: serde_json::Value,
 }
 
 /// One bounded piece of work with a key that stays the same from run to run.
@@ -67,19 +70,41 @@ pub enum PartitionRole {
 pub struct Partition {
     /// Its place in the plan.
     pub id: PartitionId,
-    /// The stream its rows belong to.
-    pub stream: StreamId,
+    /// The pass that it is a part of.
+    pub pass: PassId,
     /// Stable name for people and logs: `organisationUnits/3`.
     pub key: String,
-    /// What its rows are for.
-    #[serde(default)]
-    pub role: PartitionRole,
     /// What the source needs to fetch it; opaque to the engine.
     pub selection: serde_json::Value,
     /// Requests it will take, as far as the plan can tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub requests: Option<u64>,
     /// Rows it will give, as far as the plan can tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expected_rows: Option<u64>,
+}
+
+/// A partition that has no place in the plan yet.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct NewPartition {
+    /// The pass that it will be a part of.
+    pub pass: PassId,
+    /// See [`Partition::key`].
+    pub key: String,
+    /// See [`Partition::selection`].
+    pub selection: serde_json::Value,
+    /// See [`Partition::requests`].
+    pub requests: Option<u64>,
+    /// See [`Partition::expected_rows`].
+    pub expected_rows: Option<u64>,
+}
+
+impl NewPartition {
+    /// The partition at this place.
+    pub fn at(self, id: PartitionId) -> Partition {
+        let NewPartition { pass, key, selection, requests, expected_rows } = self;
+        Partition { id, pass, key, selection, requests, expected_rows }
+    }
 }
 
 /// A stream that was asked for by `["*"]` and is not taken, with the reason.
@@ -92,45 +117,30 @@ pub struct LeftOut {
     pub reason: String,
 }
 
-/// Everything a run will fetch, fixed before the first row is asked for, so that a resume runs the same plan.
+/// What a plan is made of, as it is written down: pieces follow each other, while it is made and later, as it grows.
+///
+/// Every piece takes up where the one before it ended: its first stream, pass and partition have the next free place.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
-pub struct Plan {
-    /// The streams, indexed by [`StreamId`].
+pub struct PlanPiece {
+    /// Further streams.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub streams: Vec<Stream>,
-    /// The partitions, indexed by [`PartitionId`]; those of one stream are neighbours, in its order.
+    /// Further passes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub passes: Vec<Pass>,
+    /// Further partitions.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub partitions: Vec<Partition>,
     /// What `["*"]` did not reach.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub left_out: Vec<LeftOut>,
 }
 
-impl Plan {
-    /// The stream of a partition of this plan.
-    pub fn stream_of(&self, partition: &Partition) -> &Stream {
-        &self.streams[partition.stream.0 as usize]
-    }
-
-    /// The partitions of one stream, in plan order.
-    pub fn partitions_of(&self, stream: StreamId) -> impl Iterator<Item = &Partition> {
-        self.partitions.iter().filter(move |partition| partition.stream == stream)
-    }
-
-    /// The listing of a stream that was made last; its older ones no longer count.
-    pub fn newest_listing(&self, stream: StreamId) -> Option<&Partition> {
-        self.partitions_of(stream).filter(|partition| partition.role == PartitionRole::Listing).last()
-    }
-
-    /// Why the plan cannot be run, if it cannot: an index out of place. A plan read from a disk is checked before use.
-    pub fn fault(&self) -> Option<String> {
-        for (index, partition) in self.partitions.iter().enumerate() {
-            if partition.id.0 as usize != index {
-                return Some(format!("partition {} stands at place {index}", partition.id));
-            }
-            if partition.stream.0 as usize >= self.streams.len() {
-                return Some(format!("partition `{}` names a stream that the plan does not have", partition.key));
-            }
-        }
-        None
+impl PlanPiece {
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self == &PlanPiece::default()
     }
 }
 
@@ -140,17 +150,26 @@ pub struct Position {
     /// Number of the next page, counted from 0.
     pub seq: u32,
     /// Where the next page begins.
-    pub next: Next,
+    pub next: Cursor,
+    /// How often its pages have been halved because they proved too heavy; see [`PageSize`](crate::source::PageSize).
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub halvings: u32,
 }
 
-/// Where a partition goes on.
+/// Whether nothing need be written.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands out references")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+/// Where a partition resumes.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Next {
+pub enum Cursor {
     /// At its beginning.
     #[default]
     Start,
-    /// Behind this place; opaque to the engine (for a keyset: the last id received).
+    /// After this place; opaque to the engine (for a keyset: the last id received).
     After(String),
     /// Nowhere: it is complete.
     End,
@@ -159,7 +178,7 @@ pub enum Next {
 impl Position {
     /// Whether nothing is left to fetch.
     pub fn is_finished(&self) -> bool {
-        self.next == Next::End
+        self.next == Cursor::End
     }
 }
 

@@ -1,35 +1,42 @@
-//! The planner owns the leases: which partition is whose, which waits, which is lost, and when all are settled.
+//! The planner owns the leases: which partition is whose, which waits, which has failed, and when all are done.
 //!
 //! ```text
 //! Fetcher ──NextPartition──▶ Planner ──Lease──▶ Fetcher
 //!    └──PageArrived, PartitionFinished, PartitionReturned──▶ Planner ──EndRun──▶ Supervisor
+//!                       Writer ──PlanExtended──▶ Planner
 //! ```
 //!
-//! What becomes of a page that failed is [`decide_retry`]'s. It knows nothing of rows, and not how far a partition has come:
-//! the writer knows that.
+//! It decides what becomes of a page that failed ([`decide_retry`], pure): again and when, smaller, given up, or the end of
+//! the run. It knows nothing of rows, and not how far a partition has come: the writer knows that. It holds the partitions
+//! that are leased, waiting, or about to be leased; the others are in the spool, and of them it knows where.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::Arc,
-    time::Duration,
 };
 
 use actix::prelude::*;
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
+    checkpoint::Checkpoint,
     events::Event,
     failure::{Failure, FailureClass},
     last_will::send_now,
-    partition::{Partition, PartitionId},
-    reporter::Teller,
+    partition::{Partition, PartitionId, StreamId},
+    plan::{PartitionSet, PlanChunk},
+    reporter::EventSender,
     retry::{RetryDecision, RetryPolicy, RetryState, SourceState, decide_retry},
-    source::{PageSize, Source},
+    sink::Spool,
+    source::Source,
     supervisor::EndRun,
 };
 
 /// Deaths of fetchers over one partition before the run ends as a bug.
 pub const DEATHS_MAX: u32 = 3;
+
+/// Ready partitions below which the next ones are read: a fetcher then rarely waits for the disk.
+const READY_MIN: usize = 128;
 
 /// Names one fetcher of this process.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -45,16 +52,16 @@ pub struct NextPartition(pub FetcherId);
 pub struct Lease {
     /// What to fetch.
     pub partition: Arc<Partition>,
-    /// How large its pages should be.
-    pub size: PageSize,
+    /// How often its next page is to be halved, where that follows from a failure; else its position says it.
+    pub halvings: Option<u32>,
 }
 
-/// Tells that a page of a leased partition has come and has its place.
+/// A page of a leased partition has come and has its place.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct PageArrived(pub PartitionId);
 
-/// Tells that a leased partition has reached its end.
+/// A leased partition has reached its end.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct PartitionFinished(pub PartitionId);
@@ -65,20 +72,22 @@ pub struct PartitionFinished(pub PartitionId);
 pub struct PartitionReturned {
     /// Which.
     pub partition: PartitionId,
-    /// What its last page failed of.
+    /// How its last page failed.
     pub failure: Option<Failure>,
     /// Whether nothing of it has been written in any start of the run.
     pub untouched: bool,
+    /// How often the page that failed was halved.
+    pub halvings: u32,
 }
 
-/// Tells that a fetcher is dead. The reply is what it held, and whether another may be hired.
+/// A fetcher is dead. The reply is what it held, and whether another may be spawned.
 #[derive(Debug, Message)]
-#[rtype(result = "FetcherLoss")]
-pub struct FetcherLost(pub FetcherId);
+#[rtype(result = "ReclaimedLease")]
+pub struct FetcherDied(pub FetcherId);
 
 /// What the death of a fetcher means.
 #[derive(Debug, MessageResponse)]
-pub struct FetcherLoss {
+pub struct ReclaimedLease {
     /// What it held.
     pub partition: Option<PartitionId>,
     /// The run's end, if this partition has killed too many.
@@ -90,161 +99,219 @@ pub struct FetcherLoss {
 #[rtype(result = "()")]
 pub struct StopLeasing;
 
-/// Adds partitions that the plan gained.
+/// The plan has gained partitions.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub struct AddPartitions(pub Vec<Partition>);
+pub struct PlanExtended(pub PlanChunk);
 
-/// Asks how things stand.
+/// Asks what became of the partitions that did not finish.
 #[derive(Debug, Message)]
-#[rtype(result = "Settlement")]
-pub struct CurrentSettlement;
+#[rtype(result = "PartitionOutcomes")]
+pub struct CurrentOutcomes;
 
-/// What became of the partitions.
+/// What became of the partitions that did not finish.
 #[derive(Clone, Debug, Default, MessageResponse)]
-pub struct Settlement {
+pub struct PartitionOutcomes {
     /// Given up for good, with the reason.
-    pub lost: BTreeMap<PartitionId, Failure>,
+    pub failed: BTreeMap<PartitionId, PartitionOutcome>,
     /// Optional ones that the server does not offer to this user.
-    pub left_out: BTreeMap<PartitionId, Failure>,
+    pub left_out: BTreeMap<PartitionId, PartitionOutcome>,
     /// Given up for now: a later start may succeed.
-    pub unavailable: BTreeMap<PartitionId, Failure>,
-    /// Neither finished nor given up.
+    pub unavailable: BTreeMap<PartitionId, PartitionOutcome>,
+    /// How many are neither finished nor given up.
     pub open: usize,
+}
+
+/// What became of one partition.
+#[derive(Clone, Debug)]
+pub struct PartitionOutcome {
+    /// Which.
+    pub partition: Arc<Partition>,
+    /// Why.
+    pub failure: Failure,
+}
+
+/// What the planner works with.
+pub struct PlannerParts {
+    /// Where partitions are read.
+    pub spool: Arc<dyn Spool>,
+    /// Knows when the source last answered anything.
+    pub source: Arc<dyn Source>,
+    /// How long failing pages are asked for again.
+    pub policy: RetryPolicy,
+    /// Emits what becomes of partitions.
+    pub events: EventSender,
+    /// Ends the run.
+    pub supervisor: Recipient<EndRun>,
 }
 
 /// See the module.
 pub struct Planner {
-    /// Everything to fetch, by place.
-    partitions: Vec<Arc<Partition>>,
-    /// Which of them may be left out.
-    optional: BTreeSet<PartitionId>,
+    /// What it works with.
+    parts: PlannerParts,
+    /// By pass, its stream and whether partitions of it may be left out. Grows with the plan.
+    streams: Vec<(StreamId, bool)>,
+    /// Where the partitions are that have not been read, in order.
+    unread: VecDeque<PlanChunk>,
+    /// Whether some are being read.
+    reading: bool,
+    /// Those that were finished at the start.
+    finished: PartitionSet,
     /// Ready to be leased, in plan order.
-    ready: BTreeSet<PartitionId>,
+    ready: BTreeMap<PartitionId, Arc<Partition>>,
     /// Waiting for their time.
     waiting: usize,
     /// Leased.
-    leased: HashMap<PartitionId, FetcherId>,
-    /// What failing pages have suffered.
-    trouble: HashMap<PartitionId, RetryState>,
+    leased: HashMap<PartitionId, (FetcherId, Arc<Partition>)>,
+    /// The failures of pages that have not come since.
+    retries: HashMap<PartitionId, RetryState>,
     /// How many fetchers each partition has killed.
     deaths: HashMap<PartitionId, u32>,
-    /// Who waits for work.
-    askers: VecDeque<(FetcherId, oneshot::Sender<Option<Lease>>)>,
+    /// Those who wait for work.
+    waiters: VecDeque<(FetcherId, oneshot::Sender<Option<Lease>>)>,
     /// What became of those that did not finish.
-    settlement: Settlement,
+    outcomes: PartitionOutcomes,
     /// When a page last came.
     last_page: Instant,
-    /// Who knows when it last answered anything.
-    source: Arc<dyn Source>,
     /// Whether no more leases are given.
     stopped: bool,
-    /// How patient it is.
-    patience: RetryPolicy,
-    /// Who shows what happens.
-    teller: Teller,
-    /// Who ends the run.
-    supervisor: Recipient<EndRun>,
 }
 
 impl Planner {
-    /// A planner for `partitions`, of which those in `finished` need nothing more and those in `optional` may be left out.
-    pub fn new(
-        partitions: Vec<Arc<Partition>>,
-        finished: &BTreeSet<PartitionId>,
-        optional: BTreeSet<PartitionId>,
-        patience: RetryPolicy,
-        source: Arc<dyn Source>,
-        teller: Teller,
-        supervisor: Recipient<EndRun>,
-    ) -> Self {
-        let ready = partitions.iter().map(|partition| partition.id).filter(|id| !finished.contains(id)).collect();
+    /// A planner for what is left of a plan.
+    pub fn new(parts: PlannerParts, checkpoint: &Checkpoint) -> Self {
+        let plan = &checkpoint.plan;
+        let is_done = |chunk: &PlanChunk| {
+            (chunk.first.0..chunk.first.0 + chunk.count).all(|id| checkpoint.finished.contains(PartitionId(id)))
+        };
         Planner {
-            partitions,
-            optional,
-            ready,
+            parts,
+            streams: plan.passes.iter().map(|pass| (pass.stream, plan.stream(pass.stream).optional)).collect(),
+            unread: plan.chunks.iter().filter(|chunk| !is_done(chunk)).copied().collect(),
+            reading: false,
+            finished: checkpoint.finished.clone(),
+            ready: BTreeMap::new(),
             waiting: 0,
             leased: HashMap::new(),
-            trouble: HashMap::new(),
+            retries: HashMap::new(),
             deaths: HashMap::new(),
-            askers: VecDeque::new(),
-            settlement: Settlement::default(),
+            waiters: VecDeque::new(),
+            outcomes: PartitionOutcomes::default(),
             last_page: Instant::now(),
-            source,
             stopped: false,
-            patience,
-            teller,
-            supervisor,
         }
     }
 
     /// Whether nothing is left to be leased, now or later.
-    fn is_settled(&self) -> bool {
-        self.ready.is_empty() && self.waiting == 0 && self.leased.is_empty()
+    fn is_done(&self) -> bool {
+        self.ready.is_empty() && self.waiting == 0 && self.leased.is_empty() && self.unread.is_empty() && !self.reading
     }
 
-    /// Gives work to those who wait for it, or tells them that there is none.
-    fn serve(&mut self) {
-        while !self.askers.is_empty() {
-            if self.stopped || self.is_settled() {
-                for (_, asker) in self.askers.drain(..) {
-                    // Who no longer waits needs no answer.
-                    let _ = asker.send(None);
+    /// Gives work to those who wait for it, or tells them that there is none; reads on where little is ready.
+    fn serve(&mut self, ctx: &mut Context<Self>) {
+        while !self.waiters.is_empty() {
+            if self.stopped || self.is_done() {
+                for (_, waiter) in self.waiters.drain(..) {
+                    // The receiver may already be dropped.
+                    let _ = waiter.send(None);
                 }
                 return;
             }
-            let Some(id) = self.ready.first().copied() else { return };
-            let Some((fetcher, asker)) = self.askers.pop_front() else { return };
-            let size = self.trouble.get(&id).map(|trouble| trouble.size).unwrap_or_default();
-            let lease = Lease { partition: Arc::clone(&self.partitions[id.0 as usize]), size };
-            if asker.send(Some(lease)).is_ok() {
+            let Some((id, partition)) = self.ready.first_key_value() else { break };
+            let (id, partition) = (*id, Arc::clone(partition));
+            let Some((fetcher, waiter)) = self.waiters.pop_front() else { break };
+            let halvings = self.retries.get(&id).map(|state| state.size.halvings);
+            if waiter.send(Some(Lease { partition: Arc::clone(&partition), halvings })).is_ok() {
                 self.ready.remove(&id);
-                self.leased.insert(id, fetcher);
+                self.leased.insert(id, (fetcher, partition));
             }
         }
+        self.read_on(ctx);
     }
 
-    /// Keeps a partition for `delay`, then makes it ready.
-    fn hold(&mut self, id: PartitionId, delay: Duration, ctx: &mut Context<Self>) {
-        self.waiting += 1;
-        ctx.run_later(delay, move |planner, _| {
-            planner.waiting -= 1;
-            planner.ready.insert(id);
-            planner.serve();
-        });
+    /// Reads the next partitions from the spool.
+    fn read_on(&mut self, ctx: &mut Context<Self>) {
+        if self.reading || self.stopped || self.ready.len() >= READY_MIN {
+            return;
+        }
+        let Some(chunk) = self.unread.pop_front() else { return };
+        self.reading = true;
+        let read = Arc::clone(&self.parts.spool).partitions(chunk.frame).into_actor(self);
+        ctx.spawn(read.map(move |read, planner, ctx| {
+            planner.reading = false;
+            match read {
+                Ok(partitions) => {
+                    let left = partitions.into_iter().filter(|partition| !planner.finished.contains(partition.id));
+                    planner.ready.extend(left.map(|partition| (partition.id, Arc::new(partition))));
+                }
+                Err(failure) => {
+                    planner.unread.push_front(chunk);
+                    planner.end_run(failure);
+                }
+            }
+            planner.serve(ctx);
+        }));
     }
 
-    /// Decides about a partition that failed, and tells what was decided.
-    fn settle(&mut self, id: PartitionId, failure: Failure, untouched: bool, ctx: &mut Context<Self>) {
-        let seed = self.patience.seed ^ (u64::from(id.0) << 32);
-        let trouble = self.trouble.entry(id).or_insert_with(|| RetryState::new(seed));
-        let last_answer = self.source.last_answer().map_or(self.last_page, |answer| answer.max(self.last_page));
-        let lately = SourceState { now: Instant::now(), last_page: self.last_page, silence: last_answer.elapsed() };
-        let optional = untouched && self.optional.contains(&id);
+    /// Leases nothing more and ends the run.
+    fn end_run(&mut self, failure: Failure) {
+        self.stopped = true;
+        send_now(&self.parts.supervisor, EndRun(failure));
+    }
+
+    /// Decides about a partition that failed, and emits what was decided.
+    fn handle_failure(&mut self, returned: &PartitionReturned, failure: Failure, ctx: &mut Context<Self>) {
+        let id = returned.partition;
+        let Some((_, partition)) = self.leased.remove(&id) else { return };
+        let (stream, optional) = self.streams.get(partition.pass.0 as usize).copied().unwrap_or_default();
+        let seed = self.parts.policy.seed ^ (u64::from(id.0) << 32);
+        let state = self.retries.entry(id).or_insert_with(|| RetryState::new(seed));
+        state.size.halvings = returned.halvings;
+        let last_answer = self.parts.source.last_answer().map_or(self.last_page, |answer| answer.max(self.last_page));
+        let source = SourceState { now: Instant::now(), last_page: self.last_page, silence: last_answer.elapsed() };
         let class = failure.class;
         let message = failure.message.clone();
-        match decide_retry(trouble, failure, lately, optional, self.patience) {
+        let give_up = |planner: &mut Self, failure: Failure, left_out: bool| {
+            planner.retries.remove(&id);
+            let event = Event::PartitionFailed {
+                partition: Arc::clone(&partition),
+                stream,
+                left_out,
+                class,
+                message: message.clone(),
+            };
+            planner.parts.events.emit(event);
+            PartitionOutcome { partition: Arc::clone(&partition), failure }
+        };
+        match decide_retry(state, failure, source, optional && returned.untouched, self.parts.policy) {
             RetryDecision::Retry(delay) => {
-                let attempt = trouble.attempts();
-                self.teller.tell(Event::PartitionReturned { partition: id, class, message, attempt, delay });
-                self.hold(id, delay, ctx);
+                let attempt = state.attempts();
+                let partition_of_event = Arc::clone(&partition);
+                let partition_returned =
+                    Event::PartitionReturned { partition: partition_of_event, class, message, attempt, delay };
+                self.parts.events.emit(partition_returned);
+                self.waiting += 1;
+                ctx.run_later(delay, move |planner, ctx| {
+                    planner.waiting -= 1;
+                    planner.ready.insert(id, partition);
+                    planner.serve(ctx);
+                });
             }
             RetryDecision::Failed(failure) => {
-                self.settlement.lost.insert(id, failure);
-                self.teller.tell(Event::PartitionLost { partition: id, left_out: false, class, message });
+                let outcome = give_up(self, failure, false);
+                self.outcomes.failed.insert(id, outcome);
             }
             RetryDecision::LeftOut(failure) => {
-                self.settlement.left_out.insert(id, failure);
-                self.teller.tell(Event::PartitionLost { partition: id, left_out: true, class, message });
+                let outcome = give_up(self, failure, true);
+                self.outcomes.left_out.insert(id, outcome);
             }
             RetryDecision::Unavailable(failure) => {
-                self.settlement.unavailable.insert(id, failure);
-                self.teller.tell(Event::PartitionLost { partition: id, left_out: false, class, message });
+                let outcome = give_up(self, failure, false);
+                self.outcomes.unavailable.insert(id, outcome);
             }
             RetryDecision::EndRun(failure) => {
-                self.ready.insert(id);
-                self.stopped = true;
-                send_now(&self.supervisor, EndRun(failure));
+                self.ready.insert(id, partition);
+                self.end_run(failure);
             }
         }
     }
@@ -257,10 +324,10 @@ impl Actor for Planner {
 impl Handler<NextPartition> for Planner {
     type Result = ResponseFuture<Option<Lease>>;
 
-    fn handle(&mut self, NextPartition(fetcher): NextPartition, _: &mut Self::Context) -> Self::Result {
-        let (asker, lease) = oneshot::channel();
-        self.askers.push_back((fetcher, asker));
-        self.serve();
+    fn handle(&mut self, NextPartition(fetcher): NextPartition, ctx: &mut Self::Context) -> Self::Result {
+        let (waiter, lease) = oneshot::channel();
+        self.waiters.push_back((fetcher, waiter));
+        self.serve(ctx);
         Box::pin(async move { lease.await.unwrap_or(None) })
     }
 }
@@ -270,88 +337,104 @@ impl Handler<PageArrived> for Planner {
 
     fn handle(&mut self, PageArrived(id): PageArrived, _: &mut Self::Context) {
         self.last_page = Instant::now();
-        if let Some(trouble) = self.trouble.get_mut(&id) {
-            trouble.forget();
-        }
+        // The failures of the page before no longer matter; the size that came of them is in the partition's position.
+        self.retries.remove(&id);
     }
 }
 
 impl Handler<PartitionFinished> for Planner {
     type Result = ();
 
-    fn handle(&mut self, PartitionFinished(id): PartitionFinished, _: &mut Self::Context) {
+    fn handle(&mut self, PartitionFinished(id): PartitionFinished, ctx: &mut Self::Context) {
         self.last_page = Instant::now();
         self.leased.remove(&id);
-        self.trouble.remove(&id);
-        self.teller.tell(Event::PartitionFinished(id));
-        self.serve();
+        self.retries.remove(&id);
+        self.parts.events.emit(Event::PartitionFinished(id));
+        self.serve(ctx);
     }
 }
 
 impl Handler<PartitionReturned> for Planner {
     type Result = ();
 
-    fn handle(&mut self, returned: PartitionReturned, ctx: &mut Self::Context) {
-        self.leased.remove(&returned.partition);
-        match returned.failure {
-            Some(failure) => self.settle(returned.partition, failure, returned.untouched, ctx),
+    fn handle(&mut self, mut returned: PartitionReturned, ctx: &mut Self::Context) {
+        match returned.failure.take() {
+            Some(failure) => self.handle_failure(&returned, failure, ctx),
             None => {
-                self.ready.insert(returned.partition);
+                if let Some((_, partition)) = self.leased.remove(&returned.partition) {
+                    self.ready.insert(partition.id, partition);
+                }
             }
         }
-        self.serve();
+        self.serve(ctx);
     }
 }
 
-impl Handler<FetcherLost> for Planner {
-    type Result = FetcherLoss;
+impl Handler<FetcherDied> for Planner {
+    type Result = ReclaimedLease;
 
-    fn handle(&mut self, FetcherLost(fetcher): FetcherLost, _: &mut Self::Context) -> Self::Result {
-        let held = self.leased.iter().find(|(_, holder)| **holder == fetcher).map(|(id, _)| *id);
+    fn handle(&mut self, FetcherDied(fetcher): FetcherDied, ctx: &mut Self::Context) -> Self::Result {
+        let held = self.leased.iter().find(|(_, (holder, _))| *holder == fetcher).map(|(id, _)| *id);
+        let held = held.and_then(|id| self.leased.remove(&id)).map(|(_, partition)| partition);
         let mut end = None;
-        if let Some(id) = held {
-            self.leased.remove(&id);
-            self.ready.insert(id);
-            let deaths = self.deaths.entry(id).or_default();
+        if let Some(partition) = &held {
+            self.ready.insert(partition.id, Arc::clone(partition));
+            let deaths = self.deaths.entry(partition.id).or_default();
             *deaths += 1;
             if *deaths > DEATHS_MAX {
-                let key = &self.partitions[id.0 as usize].key;
-                let message = format!("{deaths} fetchers died over partition `{key}`");
+                let message = format!("{deaths} fetchers died over partition `{}`", partition.key);
                 end = Some(Failure::new(FailureClass::Bug, message));
                 self.stopped = true;
             }
         }
-        self.teller.tell(Event::FetcherDied { partition: held });
-        self.serve();
-        FetcherLoss { partition: held, end }
+        let partition = held.as_ref().map(|partition| partition.id);
+        self.parts.events.emit(Event::FetcherDied { partition: held });
+        self.serve(ctx);
+        ReclaimedLease { partition, end }
     }
 }
 
 impl Handler<StopLeasing> for Planner {
     type Result = ();
 
-    fn handle(&mut self, _: StopLeasing, _: &mut Self::Context) {
+    fn handle(&mut self, _: StopLeasing, ctx: &mut Self::Context) {
         self.stopped = true;
-        self.serve();
+        self.serve(ctx);
     }
 }
 
-impl Handler<AddPartitions> for Planner {
+impl Handler<PlanExtended> for Planner {
     type Result = ();
 
-    fn handle(&mut self, AddPartitions(partitions): AddPartitions, _: &mut Self::Context) {
-        for partition in partitions {
-            self.ready.insert(partition.id);
-            self.partitions.push(Arc::new(partition));
-        }
-        self.serve();
+    fn handle(&mut self, PlanExtended(chunk): PlanExtended, ctx: &mut Self::Context) {
+        self.unread.push_back(chunk);
+        self.serve(ctx);
     }
 }
 
-impl Handler<CurrentSettlement> for Planner {
-    type Result = Settlement;
+/// A further pass of a stream may be fetched; its partitions follow.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "()")]
+pub struct PassAdded {
+    /// The stream that it is of.
+    pub stream: StreamId,
+}
 
-    fn handle(&mut self, _: CurrentSettlement, _: &mut Self::Context) -> Self::Result {
-        Settlement { open: self.ready.len() + self.waiting + self.leased.len(), ..self.settlement.clone() }
+impl Handler<PassAdded> for Planner {
+    type Result = ();
+
+    fn handle(&mut self, PassAdded { stream }: PassAdded, _: &mut Self::Context) {
+        // What follows from rows that came is not optional any more.
+        self.streams.push((stream, false));
+    }
+}
+
+impl Handler<CurrentOutcomes> for Planner {
+    type Result = PartitionOutcomes;
+
+    fn handle(&mut self, _: CurrentOutcomes, _: &mut Self::Context) -> Self::Result {
+        let unread: usize = self.unread.iter().map(|chunk| chunk.count as usize).sum();
+        let open = self.ready.len() + self.waiting + self.leased.len() + unread + usize::from(self.reading);
+        PartitionOutcomes { open, ..self.outcomes.clone() }
     }
 }

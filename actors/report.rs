@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::reconcile::Proof;
+use crate::{failure::FailureClass, follow::Proof};
 
 /// How a command ended. The exit code is a function of this alone (`src/exit_code.rs`).
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -171,4 +171,37 @@ pub struct ReportError {
     pub message: String,
     /// What to do or type next.
     pub next: String,
+}
+
+/// The outcome of a run that ended with a failure of this class.
+pub fn outcome_of(class: FailureClass) -> Outcome {
+    match class {
+        FailureClass::Transient => Outcome::Unavailable,
+        FailureClass::TooHeavy | FailureClass::Rejected | FailureClass::Forbidden | FailureClass::Garbled => {
+            Outcome::Refused
+        }
+        FailureClass::Denied => Outcome::Denied,
+        FailureClass::Changed => Outcome::Changed,
+        FailureClass::Local => Outcome::Storage,
+        FailureClass::Damaged => Outcome::Damaged,
+        FailureClass::Bug => Outcome::Bug,
+    }
+}
+
+/// What to do after a run that ended so.
+pub(crate) fn next_step(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Complete => "nothing",
+        Outcome::Rejected => "look at rejects.ndjson",
+        Outcome::Mismatch => "run the same command again to compare again, or with --restart to fetch everything again",
+        Outcome::Unavailable | Outcome::Limit | Outcome::Interrupted => "run the same command to resume",
+        Outcome::Denied => "check user name, password or token, then run the same command",
+        Outcome::Refused => "check url, collections, fields and filters of the job",
+        Outcome::Locked => "wait for the other process, or stop it",
+        Outcome::Damaged => "run again with --restart to start over",
+        Outcome::Changed => "undo the change, or run again with --restart to start over",
+        Outcome::Storage => "free space or repair the disk, then run the same command to resume",
+        Outcome::Invalid => "correct the job file",
+        Outcome::Bug => "run the same command to resume, and report the bug",
+    }
 }

@@ -1,11 +1,11 @@
-//! The reporter hears every fact of a run in order and passes it on to those who show it.
+//! The reporter receives every fact of a run in order and passes it on to those who show it.
 //!
 //! ```text
-//! everyone ──Tell──▶ Reporter ──Event──▶ Listener (log, progress, status file, …)
+//! everyone ──EmitEvent──▶ Reporter ──Event──▶ Listener (log, progress, status file, …)
 //! ```
 //!
 //! It owns the counters that only a report needs. It decides nothing, never talks back, and has no clock of its own: the
-//! pace comes from the supervisor, so that who listens hears no pace from a run whose supervisor hangs.
+//! pace comes from the supervisor, so that listeners see no pace from a run whose supervisor hangs.
 
 use std::sync::Arc;
 
@@ -16,65 +16,65 @@ use crate::{
     last_will::send_now,
 };
 
-/// Tells the reporter one fact.
+/// Hands the reporter one fact.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub struct Tell(pub Event);
+pub struct EmitEvent(pub Event);
 
-/// Asks for the counters. The reply comes after every fact told before it has been shown.
+/// Asks for the counters. The reply comes after every fact emitted before it has been shown.
 #[derive(Message)]
-#[rtype(result = "Told")]
-pub struct CurrentTold;
+#[rtype(result = "RunCounters")]
+pub struct CurrentCounters;
 
 /// What has been counted so far.
 #[derive(Clone, Debug, Default, MessageResponse)]
-pub struct Told {
+pub struct RunCounters {
     /// Pages asked for again.
     pub retries: u64,
     /// Things a person should know at the end although they changed nothing.
     pub warnings: Vec<String>,
 }
 
-/// Tells facts without waiting for them to be shown. Cheap to clone.
+/// Emits facts without waiting for them to be shown. Cheap to clone.
 #[derive(Clone)]
-pub struct Teller(Recipient<Tell>);
+pub struct EventSender(Recipient<EmitEvent>);
 
-impl Teller {
-    /// A teller to this reporter.
+impl EventSender {
+    /// A sender to this reporter.
     pub fn new(reporter: &Addr<Reporter>) -> Self {
-        Teller(reporter.clone().recipient())
+        EventSender(reporter.clone().recipient())
     }
 
-    /// Tells one fact. Facts are tiny and as many as pages, so their mailbox needs no bound.
-    pub fn tell(&self, event: Event) {
-        send_now(&self.0, Tell(event));
+    /// Emits one fact. Facts are tiny and as many as pages, so their mailbox needs no bound.
+    pub fn emit(&self, event: Event) {
+        send_now(&self.0, EmitEvent(event));
     }
 }
 
 /// See the module.
 pub struct Reporter {
-    /// Who shows what is told.
+    /// Shows what is emitted.
     listener: Arc<dyn Listener>,
     /// The counters.
-    told: Told,
+    counters: RunCounters,
 }
 
 impl Reporter {
     /// A reporter that passes everything on to `listener`.
     pub fn new(listener: Arc<dyn Listener>) -> Self {
-        Reporter { listener, told: Told::default() }
+        Reporter { listener, counters: RunCounters::default() }
     }
 
     /// Counts what a report needs of `event` and passes it on.
-    fn hear(&mut self, event: &Event) {
+    fn record(&mut self, event: &Event) {
         match event {
-            Event::PartitionReturned { .. } => self.told.retries += 1,
+            Event::PartitionReturned { .. } => self.counters.retries += 1,
             Event::Recovered { rebuilt: Some(reason), .. } => {
-                self.told.warnings.push(format!("the checkpoint store was rebuilt from the spool: {reason}"));
+                self.counters.warnings.push(format!("the checkpoint store was rebuilt from the spool: {reason}"));
             }
             _ => {}
         }
-        self.listener.hear(event);
+        self.listener.on_event(event);
     }
 }
 
@@ -82,18 +82,18 @@ impl Actor for Reporter {
     type Context = Context<Self>;
 }
 
-impl Handler<Tell> for Reporter {
+impl Handler<EmitEvent> for Reporter {
     type Result = ();
 
-    fn handle(&mut self, Tell(event): Tell, _: &mut Self::Context) {
-        self.hear(&event);
+    fn handle(&mut self, EmitEvent(event): EmitEvent, _: &mut Self::Context) {
+        self.record(&event);
     }
 }
 
-impl Handler<CurrentTold> for Reporter {
-    type Result = Told;
+impl Handler<CurrentCounters> for Reporter {
+    type Result = RunCounters;
 
-    fn handle(&mut self, _: CurrentTold, _: &mut Self::Context) -> Self::Result {
-        self.told.clone()
+    fn handle(&mut self, _: CurrentCounters, _: &mut Self::Context) -> Self::Result {
+        self.counters.clone()
     }
 }

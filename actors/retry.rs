@@ -54,12 +54,6 @@ impl RetryState {
     pub fn attempts(&self) -> u32 {
         self.retry.attempts()
     }
-
-    /// A page has come: the failures of the one before it no longer matter. Its size does.
-    pub(crate) fn forget(&mut self) {
-        self.heavy_since = None;
-        self.retry.reset();
-    }
 }
 
 /// What becomes of a partition whose page failed.
@@ -99,7 +93,7 @@ pub fn decide_retry(
     policy: RetryPolicy,
 ) -> RetryDecision {
     let mut cause = retry_cause(&failure);
-    if is_too_heavy(state, &failure, source) && state.size.halvings < HALVINGS_MAX {
+    if is_too_heavy(state, &failure, source) && state.size.halvings < HALVINGS_MAX && !failure.is_smallest {
         state.size.halvings += 1;
         state.heavy_since = None;
         cause = RetryCause::MayPass { retry_after: failure.retry_after };

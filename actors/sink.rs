@@ -1,104 +1,140 @@
-//! The port to where rows go: a spool that takes pages in arrival order, and files that appear when all is there.
+//! The ports to where rows go: a spool that takes pages in arrival order, and a target where all of them appear at the end.
 
 use std::sync::Arc;
 
 use futures_core::future::BoxFuture;
 
 use crate::{
-    checkpoint::RunHeader,
+    checkpoint::{PassTotals, RunHeader, SpoolEntry},
+    checkpoint_store::PageIndex,
     failure::Failure,
     page::{FrameRange, Page, Reject, Span},
-    partition::{Partition, Plan, StreamId},
+    partition::{Partition, PartitionId, PassId, PlanPiece, Stream},
     report::Manifest,
 };
 
-/// Where rows go.
+/// Where pages are kept until all are there: one append-only log per run, which decides what has been fetched.
 ///
 /// `append` and `sync` are separate: an append promises nothing but its place, a sync promises that everything
 /// appended before it was called survives a power cut. A failed sync is final: it is never called again.
 /// All failures are `Local`, or `Damaged` where stored bytes are wrong.
-pub trait Sink: Send + Sync {
-    /// Reads the entries of the spool that begin at byte `behind` or later, in order, and hands each to `visit`; cuts
+pub trait Spool: Send + Sync {
+    /// Reads the entries that begin at byte `from_offset` or later, in order, and hands each to `visit`; cuts
     /// a torn tail; leaves the spool ready for `append`. What it hands out is durable by then: the store may know it.
     ///
-    /// Called once, before anything else. Returns `None` when there is no spool. `behind` is how far the checkpoint
-    /// store knows the spool; 0 reads all of it. `Damaged` when an entry before `behind` is missing, or when bytes
-    /// are wrong that were durable before a later valid entry was written; wrong bytes behind the last sync are a torn
+    /// Called first of all, and again once a plan has been committed. Returns `None` when there is no spool. `from_offset` is how far the checkpoint
+    /// store knows the spool; 0 reads all of it. `Damaged` when an entry before `from_offset` is missing, or when bytes
+    /// are wrong that were durable before a later valid entry was written; wrong bytes after the last sync are a torn
     /// tail, also when a power cut kept younger entries and lost older ones.
     fn recover(
         self: Arc<Self>,
-        behind: u64,
+        from_offset: u64,
         visit: Box<dyn FnMut(SpoolEntry) -> Result<(), Failure> + Send>,
     ) -> BoxFuture<'static, Result<Option<Recovered>, Failure>>;
 
-    /// Starts the spool of a new run; once it returns, the header is durable, and a spool of an earlier run is gone.
+    /// Starts the spool of a new run, whose plan is appended next. It has no name yet: nobody finds it after a death.
     fn begin(self: Arc<Self>, header: RunHeader) -> BoxFuture<'static, Result<FrameRange, Failure>>;
 
-    /// Appends one page. Once it returns, the page has a place, and nothing more.
-    fn append(self: Arc<Self>, page: Page) -> BoxFuture<'static, Result<Span, Failure>>;
+    /// Appends a piece of the plan.
+    fn extend_plan(self: Arc<Self>, piece: PlanPiece) -> BoxFuture<'static, Result<FrameRange, Failure>>;
 
-    /// Appends partitions that the plan gained while it ran.
-    fn grow(self: Arc<Self>, partitions: Vec<Partition>) -> BoxFuture<'static, Result<FrameRange, Failure>>;
+    /// Gives the spool its name, now that the plan is complete; once it returns, header and plan are durable, and a spool
+    /// of an earlier run is gone.
+    fn commit_plan(self: Arc<Self>) -> BoxFuture<'static, Result<(), Failure>>;
+
+    /// Appends one page; the partitions that it brings get places from `first_child` on. Once it returns, the page has a
+    /// place, and nothing more.
+    fn append(self: Arc<Self>, page: Page, first_child: PartitionId) -> BoxFuture<'static, Result<Span, Failure>>;
 
     /// Makes everything appended so far durable. Appends may go on meanwhile.
     fn sync(self: Arc<Self>) -> BoxFuture<'static, Result<(), Failure>>;
 
-    /// Compares the keys of a stream's rows with those of its listing, both read from the spool.
-    fn compare(
-        self: Arc<Self>,
-        stream: StreamId,
-        plan: Arc<Plan>,
-        spans: Arc<dyn SpanReader>,
-    ) -> BoxFuture<'static, Result<Comparison, Failure>>;
+    /// Reads the partitions that an entry holds: a piece of the plan, or the children of a page.
+    fn partitions(self: Arc<Self>, frame: FrameRange) -> BoxFuture<'static, Result<Vec<Partition>, Failure>>;
 
-    /// Writes one stream in its order under a name that is not its final one, hashed and durable.
-    ///
-    /// May be repeated after a crash; the result is the same bytes.
-    fn prepare(
-        self: Arc<Self>,
-        stream: StreamId,
-        plan: Arc<Plan>,
-        spans: Arc<dyn SpanReader>,
-    ) -> BoxFuture<'static, Result<PreparedStream, Failure>>;
+    /// Reads what could not be taken of a page.
+    fn rejects(self: Arc<Self>, frame: FrameRange) -> BoxFuture<'static, Result<Vec<Reject>, Failure>>;
 
-    /// Gives all prepared files their final names, and the manifest last; `rejects` become `rejects.ndjson`.
-    ///
-    /// May be repeated after a crash at any point of it. Refuses with `Local`, touching nothing, when a file that is
-    /// not of this job stands under one of the names.
-    fn publish(self: Arc<Self>, manifest: Manifest, rejects: Vec<Reject>) -> BoxFuture<'static, Result<(), Failure>>;
+    /// Hands every key of `sets` to `visit`, in the order of their bytes, each once, with the sets that have it.
+    fn each_key(
+        self: Arc<Self>,
+        pages: Arc<dyn PageIndex>,
+        sets: Vec<KeySet>,
+        visit: KeyVisitor,
+    ) -> BoxFuture<'static, Result<(), Failure>>;
 
     /// Forgets the spool of a run that is published and recorded as complete.
     fn discard(self: Arc<Self>) -> BoxFuture<'static, Result<(), Failure>>;
 }
 
-/// The spans of one partition, in the order of their numbers. Read while files are prepared.
-pub trait SpanReader: Send + Sync {
-    /// An iterator that holds a bounded number of spans in memory.
-    fn spans(&self, partition: crate::partition::PartitionId) -> SpanIterator;
+/// The keys of some passes, those of rejected rows included where they could be read.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct KeySet(pub Vec<PassId>);
+
+/// Which of the sets of [`Spool::each_key`] have a key: bit 0 stands for the first of them.
+pub type KeyMask = u8;
+
+/// Takes a key with the sets that have it.
+pub type KeyVisitor = Box<dyn FnMut(&[u8], KeyMask) + Send>;
+
+/// Where the rows of finished streams go.
+///
+/// All failures are `Local`, or `Damaged` where stored bytes are wrong.
+pub trait Target: Send + Sync {
+    /// Looks whether what these streams will need is free, before the first row is asked for.
+    fn check(self: Arc<Self>, run_id: String, streams: Vec<String>) -> BoxFuture<'static, Result<(), Failure>>;
+
+    /// Takes the target for this run, as far as that is possible before anything is written. Called at every start.
+    fn claim(self: Arc<Self>, run_id: String) -> BoxFuture<'static, Result<(), Failure>>;
+
+    /// Writes one stream in its order in a form that is not final, hashed and durable.
+    ///
+    /// May be repeated after a crash; the result is the same bytes. Ends soon with an error once `cancel` says so.
+    fn prepare(self: Arc<Self>, work: Prepare) -> BoxFuture<'static, Result<PreparedStream, Failure>>;
+
+    /// Makes all prepared streams final, and the manifest last; `rejects` become `rejects.ndjson`.
+    ///
+    /// May be repeated after a crash at any point of it. Refuses with `Local`, touching nothing, when a file that is
+    /// not of this job has one of the names.
+    fn publish(self: Arc<Self>, manifest: Manifest, rejects: Vec<Reject>) -> BoxFuture<'static, Result<(), Failure>>;
+
+    /// Lets go of the target, now that the run is over.
+    fn release(self: Arc<Self>) -> BoxFuture<'static, Result<(), Failure>>;
 }
 
-/// What [`SpanReader::spans`] gives.
-pub type SpanIterator = Box<dyn Iterator<Item = Result<Span, Failure>> + Send>;
+/// What [`Target::prepare`] is to do.
+pub struct Prepare {
+    /// The run.
+    pub run_id: String,
+    /// The stream.
+    pub stream: Stream,
+    /// The passes that give its rows.
+    pub passes: Vec<PassId>,
+    /// What they gave together.
+    pub totals: PassTotals,
+    /// Where their pages are.
+    pub pages: Arc<dyn PageIndex>,
+    /// Says when to give up.
+    pub cancel: Cancel,
+}
 
-/// One entry of the spool.
-#[derive(Clone, Debug, PartialEq)]
-pub enum SpoolEntry {
-    /// The first one: what the run is.
-    Begun {
-        /// Job, source and plan.
-        header: RunHeader,
-        /// Where it lies.
-        frame: FrameRange,
-    },
-    /// A page.
-    Page(Span),
-    /// Partitions the plan gained.
-    Grown {
-        /// The new ones.
-        partitions: Vec<Partition>,
-        /// Where the entry lies.
-        frame: FrameRange,
-    },
+/// Tells work on a blocking thread that nobody waits for it any more. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Cancel(Arc<std::sync::atomic::AtomicBool>);
+
+impl Cancel {
+    /// Asks the work to end.
+    pub fn cancel(&self) {
+        self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    /// Ends the work with an error once it has been asked to end.
+    ///
+    /// # Errors
+    /// `Local`; nobody sees it.
+    pub fn check(&self) -> Result<(), Failure> {
+        if self.0.load(std::sync::atomic::Ordering::Relaxed) { Err(Failure::local("cancelled")) } else { Ok(()) }
+    }
 }
 
 /// What a recovery found.
@@ -110,29 +146,7 @@ pub struct Recovered {
     pub cut_bytes: u64,
 }
 
-/// The difference between what was fetched and what the server lists.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Comparison {
-    /// Keys that the newest listing has and that were not fetched, in its order.
-    pub missing: Vec<String>,
-    /// How many keys the newest listing has.
-    pub listed: u64,
-    /// How many of the missing ones an earlier listing had as well: they have been asked for before, and are listed again.
-    pub relisted: u64,
-    /// How many rows were fetched before the newest listing and are not in it.
-    pub vanished: u64,
-    /// Some of these keys, at most [`VANISHED_KEYS_MAX`].
-    pub vanished_keys: Vec<String>,
-    /// How many of these came again since, when they were asked for by their keys: the listing was not the truth.
-    pub returned: u64,
-    /// How many rows were rejected that do not say which they are: so many of the missing ones are known after all.
-    pub nameless: u64,
-}
-
-/// Keys of vanished rows that are looked at again: enough to find out a listing that left rows out.
-pub const VANISHED_KEYS_MAX: usize = 600;
-
-/// One file that only lacks its final name.
+/// One stream that only lacks its final form.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct PreparedStream {
     /// Final name relative to the sink's directory.

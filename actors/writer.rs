@@ -2,26 +2,32 @@
 //!
 //! ```text
 //! Fetcher ──WritePage──▶ Writer ──PageWritten──▶ Checkpointer
+//!                           └──PlanExtended──▶ Planner
 //! ```
 //!
 //! It owns the spool: nobody else appends. Its reply means *appended*, not durable; awaiting it is the back-pressure,
 //! and the one page that each fetcher holds until then is the bound. A page that it already has (its fetcher died
-//! between append and reply) is not appended again: the reply says where the partition really stands.
+//! between append and reply) is not appended again: the reply says how far the partition really has come. Partitions
+//! that a page brings are in the same entry, so that a split is atomic.
 
 use std::{collections::HashMap, sync::Arc};
 
 use actix::prelude::*;
 
 use crate::{
-    checkpointer::{Checkpointer, PageWritten, PlanGrown},
+    checkpoint::{Checkpoint, SpoolEntry},
+    checkpointer::{Checkpointer, EntryWritten},
     crash_point,
     failure::{Failure, FailureClass},
-    page::Page,
-    partition::{Partition, PartitionId, Position},
-    sink::Sink,
+    last_will::send_now,
+    page::{Page, Span},
+    partition::{Cursor, PartitionId, PlanPiece, Position},
+    plan::{PartitionSet, PlanChunk},
+    planner::PlanExtended,
+    sink::Spool,
 };
 
-/// Asks for one page to be appended. The reply means that it is, and says where its partition goes on.
+/// Asks for one page to be appended. The reply means that it is, and says where its partition resumes.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<Position, Failure>")]
 pub struct WritePage(pub Page);
@@ -31,29 +37,69 @@ pub struct WritePage(pub Page);
 #[rtype(result = "Result<Position, Failure>")]
 pub struct CurrentPosition(pub PartitionId);
 
-/// Asks for partitions to be added to the plan. The reply means that they are in the spool.
+/// Asks for partitions to be added to the plan, in places from the next free one on. The reply means that they are in the
+/// spool.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<(), Failure>")]
-pub struct GrowPlan(pub Vec<Partition>);
+pub struct ExtendPlan(pub PlanPiece);
 
 /// See the module.
 pub struct Writer {
     /// Where pages go.
-    sink: Arc<dyn Sink>,
-    /// Who makes them durable.
+    spool: Arc<dyn Spool>,
+    /// Makes them durable.
     checkpointer: Addr<Checkpointer>,
-    /// How far each partition has come that has begun.
-    positions: HashMap<PartitionId, Position>,
+    /// Leases the partitions that pages bring.
+    planner: Recipient<PlanExtended>,
+    /// How far each partition has come that has begun and not ended.
+    open: HashMap<PartitionId, Position>,
+    /// Partitions that have ended.
+    finished: PartitionSet,
+    /// The place of the next partition.
+    next_partition: PartitionId,
 }
 
 impl Writer {
-    /// A writer that goes on where `positions` say.
+    /// A writer that resumes where `checkpoint` says.
     pub fn new(
-        sink: Arc<dyn Sink>,
+        spool: Arc<dyn Spool>,
         checkpointer: Addr<Checkpointer>,
-        positions: HashMap<PartitionId, Position>,
+        planner: Recipient<PlanExtended>,
+        checkpoint: &Checkpoint,
     ) -> Self {
-        Writer { sink, checkpointer, positions }
+        let open = checkpoint.open.iter().map(|(id, state)| (*id, state.position.clone())).collect();
+        let next_partition = PartitionId(checkpoint.plan.partitions());
+        Writer { spool, checkpointer, planner, open, finished: checkpoint.finished.clone(), next_partition }
+    }
+
+    /// How far a partition has come.
+    fn position(&self, partition: PartitionId) -> Position {
+        if self.finished.contains(partition) {
+            return Position { next: Cursor::End, ..Position::default() };
+        }
+        self.open.get(&partition).cloned().unwrap_or_default()
+    }
+
+    /// Takes a page into account that has its place; what it brought may be leased from now on.
+    fn written(&mut self, span: &Span) {
+        let position = span.position();
+        if position.is_finished() {
+            self.open.remove(&span.partition);
+            self.finished.insert(span.partition);
+        } else {
+            self.open.insert(span.partition, position);
+        }
+        self.extended(span.children.len(), span.frame);
+    }
+
+    /// Takes partitions into account that have their place.
+    fn extended(&mut self, count: usize, frame: crate::page::FrameRange) {
+        if count == 0 {
+            return;
+        }
+        let chunk = PlanChunk { first: self.next_partition, count: count as u32, frame };
+        self.next_partition.0 += chunk.count;
+        send_now(&self.planner, PlanExtended(chunk));
     }
 }
 
@@ -66,26 +112,28 @@ impl Handler<WritePage> for Writer {
     type Result = AtomicResponse<Self, Result<Position, Failure>>;
 
     fn handle(&mut self, WritePage(page): WritePage, _: &mut Self::Context) -> Self::Result {
-        let partition = page.partition;
-        let here = self.positions.get(&partition).cloned().unwrap_or_default();
+        let here = self.position(page.partition);
         if page.seq != here.seq || here.is_finished() {
             return AtomicResponse::new(Box::pin(actix::fut::ready(Ok(here))));
         }
-        let sink = Arc::clone(&self.sink);
+        let spool = Arc::clone(&self.spool);
         let checkpointer = self.checkpointer.clone();
+        let first_child = self.next_partition;
         let write = async move {
             crash_point!("writer.append.before");
-            let span = sink.append(page).await?;
+            let span = Arc::new(SpoolEntry::Page(spool.append(page, first_child).await?));
             crash_point!("writer.append.after");
-            let position = Position { seq: span.seq + 1, next: span.next.clone() };
-            checkpointer.send(PageWritten(Arc::new(span))).await.map_err(gone)?;
-            Ok(position)
+            checkpointer.send(EntryWritten(Arc::clone(&span))).await.map_err(gone)?;
+            Ok(span)
         };
-        AtomicResponse::new(Box::pin(write.into_actor(self).map(move |position, writer, _| {
-            if let Ok(position) = &position {
-                writer.positions.insert(partition, position.clone());
+        AtomicResponse::new(Box::pin(write.into_actor(self).map(|written, writer, _| match &*written? {
+            SpoolEntry::Page(span) => {
+                writer.written(span);
+                Ok(span.position())
             }
-            position
+            SpoolEntry::Begun { .. } | SpoolEntry::Planned { .. } => {
+                Err(Failure::new(FailureClass::Bug, "a page was appended as something else"))
+            }
         })))
     }
 }
@@ -94,25 +142,31 @@ impl Handler<CurrentPosition> for Writer {
     type Result = Result<Position, Failure>;
 
     fn handle(&mut self, CurrentPosition(partition): CurrentPosition, _: &mut Self::Context) -> Self::Result {
-        Ok(self.positions.get(&partition).cloned().unwrap_or_default())
+        Ok(self.position(partition))
     }
 }
 
-impl Handler<GrowPlan> for Writer {
+impl Handler<ExtendPlan> for Writer {
     type Result = AtomicResponse<Self, Result<(), Failure>>;
 
-    fn handle(&mut self, GrowPlan(partitions): GrowPlan, _: &mut Self::Context) -> Self::Result {
-        let sink = Arc::clone(&self.sink);
+    fn handle(&mut self, ExtendPlan(piece): ExtendPlan, _: &mut Self::Context) -> Self::Result {
+        let spool = Arc::clone(&self.spool);
         let checkpointer = self.checkpointer.clone();
-        let grow = async move {
-            let frame = sink.grow(partitions.clone()).await?;
-            checkpointer.send(PlanGrown { partitions, frame }).await.map_err(gone)
+        let extend = async move {
+            let frame = spool.extend_plan(piece.clone()).await?;
+            let count = piece.partitions.len();
+            checkpointer.send(EntryWritten(Arc::new(SpoolEntry::Planned { piece, frame }))).await.map_err(gone)?;
+            Ok((count, frame))
         };
-        AtomicResponse::new(Box::pin(grow.into_actor(self)))
+        AtomicResponse::new(Box::pin(extend.into_actor(self).map(|extended, writer, _| {
+            let (count, frame) = extended?;
+            writer.extended(count, frame);
+            Ok(())
+        })))
     }
 }
 
-/// The checkpointer is gone: only a bug ends it before the writer.
+/// The checkpointer has ended: only a bug ends it before the writer.
 fn gone(_: MailboxError) -> Failure {
     Failure::new(FailureClass::Bug, "the checkpointer is gone")
 }

@@ -7,11 +7,13 @@ use dhis2::{
     metadata::{DeletedObjects, MetadataList},
     split::{Row, RowFault},
 };
+use futures_util::future::LocalBoxFuture;
 use harvester_actors::{
     failure::{Failure, FailureClass},
-    harvest::outcome_of,
     outage::{Wait, retry_until_outage},
-    partition::{Next, Plan},
+    partition::{Cursor, LeftOut, Partition, PlanPiece},
+    plan::{PlanBuilder, PlanOutlet},
+    report::outcome_of,
     retry::RetryPolicy,
     source::Source,
 };
@@ -129,7 +131,7 @@ async fn all_rows(connected: &Connected, path: &str, outage: Duration, write: &m
     // What the server gives where nothing is said; it holds the id, by which the pages are walked.
     let fields = fields.unwrap_or_else(|| "id,displayName".to_owned());
     let is_paged = version.minor() >= 31 && collection != "deletedObjects";
-    let mut cursor = Next::Start;
+    let mut cursor = Cursor::Start;
     loop {
         let walk = Walk::at(&cursor, None);
         let list = MetadataList {
@@ -145,11 +147,11 @@ async fn all_rows(connected: &Connected, path: &str, outage: Duration, write: &m
         let attempt = || async {
             let contact = connected.contact();
             let (lines, walked) = page(client, &list).await.map_err(|error| classify(&error, contact))?;
-            Ok((lines, if is_paged { walk.behind(walked, &collection)?.0 } else { Next::End }))
+            Ok((lines, if is_paged { walk.behind(walked, &collection)?.0 } else { Cursor::End }))
         };
         let lines;
         (lines, cursor) = retry_transient(connected, outage, || None, attempt).await?;
-        if write(&lines).is_break() || cursor == Next::End {
+        if write(&lines).is_break() || cursor == Cursor::End {
             return Ok(());
         }
     }
@@ -192,6 +194,68 @@ async fn page(client: &Client, list: &MetadataList<'_>) -> Result<(Vec<u8>, Walk
     Ok((lines, walked))
 }
 
+/// What people want to know of a plan.
+#[derive(Debug, Default)]
+pub(crate) struct PlanSummary {
+    /// The streams.
+    pub(crate) streams: Vec<StreamSummary>,
+    /// Its partitions, in order.
+    pub(crate) partitions: Vec<PartitionSummary>,
+    /// What `["*"]` did not reach.
+    pub(crate) left_out: Vec<LeftOut>,
+    /// The stream of each pass.
+    passes: Vec<usize>,
+}
+
+/// A stream of a plan.
+#[derive(Debug)]
+pub(crate) struct StreamSummary {
+    /// Its name.
+    pub(crate) name: String,
+    /// How many partitions it has.
+    pub(crate) partitions: u64,
+    /// Requests that they will take; `None` where one of them cannot tell.
+    pub(crate) requests: Option<u64>,
+    /// Rows that the server announced.
+    pub(crate) expected_rows: Option<u64>,
+}
+
+/// A partition of a plan.
+#[derive(Debug)]
+pub(crate) struct PartitionSummary {
+    /// Place of its stream.
+    pub(crate) stream: usize,
+    /// Its key.
+    pub(crate) key: String,
+    /// Requests that it will take, as far as the plan can tell.
+    pub(crate) requests: Option<u64>,
+    /// Rows that it will give, likewise.
+    pub(crate) expected_rows: Option<u64>,
+}
+
+impl PlanOutlet for PlanSummary {
+    fn take(&mut self, piece: PlanPiece) -> LocalBoxFuture<'_, Result<(), Failure>> {
+        let PlanPiece { streams, passes, partitions, left_out } = piece;
+        self.streams.extend(streams.into_iter().map(|stream| StreamSummary {
+            name: stream.name,
+            partitions: 0,
+            requests: Some(0),
+            expected_rows: stream.expected_rows,
+        }));
+        self.passes.extend(passes.iter().map(|pass| pass.stream.0 as usize));
+        for partition in partitions {
+            let stream = self.passes[partition.pass.0 as usize];
+            let of_stream = &mut self.streams[stream];
+            of_stream.partitions += 1;
+            of_stream.requests = of_stream.requests.zip(partition.requests).map(|(sum, more)| sum + more);
+            let Partition { key, requests, expected_rows, .. } = partition;
+            self.partitions.push(PartitionSummary { stream, key, requests, expected_rows });
+        }
+        self.left_out.extend(left_out);
+        Box::pin(std::future::ready(Ok(())))
+    }
+}
+
 /// Makes a plan, as a run would, and forgets it.
 ///
 /// # Errors
@@ -200,7 +264,7 @@ pub(crate) fn plan(
     job: &Job,
     credentials: &Credentials,
     stop: watch::Receiver<Option<StopReason>>,
-) -> Result<Plan, Failure> {
+) -> Result<PlanSummary, Failure> {
     actix::System::new().block_on(async {
         let extracts = job.extracts.iter().map(|wanted| extract(wanted).map_err(|refusal| refusal.into_failure()));
         let extracts = extracts.collect::<Result<Vec<_>, _>>()?;
@@ -208,8 +272,14 @@ pub(crate) fn plan(
         let source = connected.source(extracts, job.limits.in_flight, Default::default());
         let planned = async {
             let (outage, last_answer) = (job.limits.outage, || connected.last_answer());
-            let identity = retry_transient(&connected, outage, last_answer, || source.identify()).await?;
-            retry_transient(&connected, outage, last_answer, || source.plan(&identity)).await
+            let identity = &retry_transient(&connected, outage, last_answer, || source.identify()).await?;
+            let source = &source;
+            retry_transient(&connected, outage, last_answer, || async move {
+                let mut summary = PlanSummary::default();
+                source.plan(identity, PlanBuilder::new(&mut summary)).await?;
+                Ok(summary)
+            })
+            .await
         };
         unless_stopped(stop, planned)
             .await

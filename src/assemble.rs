@@ -13,9 +13,9 @@ use harvester_actors::{
     failure::{Failure, FailureClass},
     harvest::{self, Harvest},
     rate_limiter::{RateLimiter, RateLimiterSettings, Share},
-    report::{Outcome, Report, ReportError},
+    report::{Outcome, Report, ReportError, outcome_of},
     retry::RetryPolicy,
-    supervisor::Stop,
+    supervisor::StopRequest,
 };
 use jiff::Timestamp;
 use tokio::{sync::watch, time::Instant};
@@ -29,7 +29,7 @@ use crate::{
     job::{self, Collections, Credentials, Job, differences},
     job_record::JobRecord,
     service::lock::{LockError, StateLock},
-    sinks::{self, FilesSettings, FilesSink},
+    sinks::{self, FileSpool, FilesSettings, FilesTarget},
 };
 
 /// How long requests of a predecessor may still count: the window of the rate limiter.
@@ -66,7 +66,7 @@ pub(crate) fn run(request: RunRequest) -> Report {
         Err(refusal) => refusal.report(job),
     };
     report.exit_code = exit_code::exit_code(report.outcome, *stop.borrow());
-    listener.hear(&Event::RunEnded(Arc::new(report.clone())));
+    listener.on_event(&Event::RunEnded(Arc::new(report.clone())));
     report
 }
 
@@ -115,12 +115,7 @@ impl Refusal {
 impl From<Failure> for Refusal {
     fn from(failure: Failure) -> Self {
         let next = failure.next.unwrap_or_else(|| "correct the job file".to_owned());
-        Refusal {
-            outcome: harvest::outcome_of(failure.class),
-            class: failure.class.as_str(),
-            message: failure.message,
-            next,
-        }
+        Refusal { outcome: outcome_of(failure.class), class: failure.class.as_str(), message: failure.message, next }
     }
 }
 
@@ -206,9 +201,10 @@ impl Prepared {
         let watermarks =
             Watermarks { system_id: self.record.system_id.clone(), of_streams: self.record.watermarks_for(&job) };
         let source = connected.source(extracts, job.limits.in_flight, watermarks);
-        let sink = files_sink(&job, &self.folder);
+        let spool = Arc::new(FileSpool::new(self.folder.join("spool")));
+        let target = files_target(&job, Arc::clone(&spool));
         // What would only show when the files are published, perhaps after a night, is told now.
-        check_sink(&job, &sink)?;
+        check_target(&job, &target)?;
         let store = SledStore::open(self.folder.join("checkpoint"));
         let arbiters = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let harvest = Harvest {
@@ -217,14 +213,15 @@ impl Prepared {
             fingerprint: job.fingerprint(),
             differences,
             source: Arc::new(source),
-            sink: Arc::new(sink),
+            spool,
+            target: Arc::new(target),
             store: Arc::new(store),
             limiter: Some(connected.share.limiter().clone()),
             listener: request.listener,
             stop: stops(request.stop),
             fetchers: job.limits.in_flight,
             arbiters,
-            patience: RetryPolicy::new(job.limits.retries, job.limits.outage, u64::from(std::process::id())),
+            retry: RetryPolicy::new(job.limits.retries, job.limits.outage, u64::from(std::process::id())),
             job: job.name,
         };
         Ok((harvest, connected.probe, connected.share))
@@ -259,32 +256,28 @@ impl Prepared {
     }
 }
 
-/// The sink of a job.
-fn files_sink(job: &Job, state_folder: &Path) -> FilesSink {
-    FilesSink::new(FilesSettings {
-        job: job.name.clone(),
-        spool_dir: state_folder.join("spool"),
-        out_dir: job.sink.directory.clone(),
-    })
+/// The target of a job.
+fn files_target(job: &Job, spool: Arc<FileSpool>) -> FilesTarget {
+    FilesTarget::new(FilesSettings { job: job.name.clone(), out_dir: job.sink.directory.clone() }, spool)
 }
 
-/// Whether files can be made where they would go, and nothing foreign stands under their names. Blocks for a moment.
+/// Whether files can be made where they would go, and nothing foreign has one of their names. Blocks for a moment.
 ///
 /// # Errors
 /// `Local`, with what to do.
 pub(crate) fn probe_sink(job: &Job) -> Result<(), Failure> {
-    check_sink(job, &files_sink(job, Path::new("")))
+    check_target(job, &files_target(job, Arc::new(FileSpool::new(PathBuf::new()))))
 }
 
 /// See [`probe_sink`].
-fn check_sink(job: &Job, sink: &FilesSink) -> Result<(), Failure> {
+fn check_target(job: &Job, target: &FilesTarget) -> Result<(), Failure> {
     let elsewhere = |mut failure: Failure| {
         failure.next.get_or_insert_with(|| "set another `sink.directory`, then run the same command".to_owned());
         failure
     };
-    sink.probe_directory().map_err(elsewhere)?;
+    target.probe_directory().map_err(elsewhere)?;
     let streams: Vec<String> = job.extracts.iter().flat_map(job::Extract::streams).collect();
-    sink.check_foreign(streams.iter().map(String::as_str)).map_err(elsewhere)
+    target.check_foreign(streams.iter().map(String::as_str)).map_err(elsewhere)
 }
 
 /// A client behind the limiter of its origin.
@@ -448,7 +441,7 @@ pub(crate) fn extract(extract: &job::Extract) -> Result<Extract, Refusal> {
 }
 
 /// The engine's form of a reason to stop.
-fn stops(mut reasons: watch::Receiver<Option<StopReason>>) -> watch::Receiver<Option<Stop>> {
+fn stops(mut reasons: watch::Receiver<Option<StopReason>>) -> watch::Receiver<Option<StopRequest>> {
     let (sender, stop) = watch::channel(None);
     actix::spawn(async move {
         let reason = match reasons.wait_for(Option::is_some).await {
@@ -460,7 +453,7 @@ fn stops(mut reasons: watch::Receiver<Option<StopReason>>) -> watch::Receiver<Op
                 StopReason::MaxSeconds => Outcome::Limit,
                 StopReason::Sigint | StopReason::Sigterm | StopReason::Sighup => Outcome::Interrupted,
             };
-            sender.send_replace(Some(Stop { reason: reason.as_str().to_owned(), outcome }));
+            sender.send_replace(Some(StopRequest { reason: reason.as_str().to_owned(), outcome }));
         }
         // As long as the run may wait for a stop, its channel stays open.
         sender.closed().await;

@@ -13,7 +13,6 @@ use harvester_actors::{
     checkpoint::Checkpoint,
     checkpoint_store::CheckpointStore as _,
     failure::{Failure, FailureClass},
-    page::PageCounts,
     report::Outcome,
 };
 
@@ -117,16 +116,14 @@ fn judge(job: &Job, spool: Option<&SpoolFile>, loaded: Loaded) -> Finding {
                     format!("undo the change, or {restart}"),
                 );
             }
-            let finished = checkpoint.partitions.values().filter(|state| state.position.is_finished()).count();
-            let mut counts = PageCounts::default();
-            checkpoint.partitions.values().for_each(|state| counts.add(&state.counts));
+            let rows = checkpoint.plan.streams().map(|(id, _)| checkpoint.row_totals(id).counts.kept).sum();
             Finding::ok(
                 SUBJECT,
                 format!(
                     "run {run} goes on: {} of {} and {} are there ({})",
-                    count(finished as u64),
-                    plural(checkpoint.header.plan.partitions.len() as u64, "partition"),
-                    plural(counts.kept, "row"),
+                    count(u64::from(checkpoint.finished.len())),
+                    plural(u64::from(checkpoint.plan.partitions()), "partition"),
+                    plural(rows, "row"),
                     bytes(spool_len)
                 ),
             )
@@ -209,7 +206,7 @@ fn load_copy(dir: &Path) -> io::Result<Loaded> {
     Ok(actix::System::new().block_on(async {
         match Arc::clone(&store).load().await {
             Ok(Some(checkpoint)) => Loaded::Unfinished(Box::new(checkpoint)),
-            Ok(None) => store.ended_run().await.map_or_else(Loaded::Failed, Loaded::Ended),
+            Ok(None) => store.last_completed_run().await.map_or_else(Loaded::Failed, Loaded::Ended),
             Err(failure) => Loaded::Failed(in_place(failure, dir)),
         }
     }))

@@ -4,7 +4,7 @@ use dhis2_stand_in::{
     Body, Envelope, Fault, FaultRule, Framing, Garble, GzipFault, Match, Page, Place as At, RetryAfter,
 };
 
-use crate::support::{Place, side_by_side, stand_in};
+use crate::support::{Place, side_by_side, stand_in, truth};
 
 const ROWS: u32 = 1_100;
 const METADATA: &str = "[[extract]]\nkind = \"metadata\"\ncollections = [\"organisationUnits\"]\npage_size = 50";
@@ -64,7 +64,7 @@ fn passing_faults() -> Vec<(&'static str, Fault)> {
 
 #[test]
 fn each_fault_at_the_third_the_seventh_and_every_tenth_request_changes_no_byte() {
-    let truth = stand_in().org_units(ROWS).start().unwrap().truth("organisationUnits", ":owner");
+    let truth = truth(&stand_in().org_units(ROWS).start().unwrap(), "organisationUnits");
     let mut cases = Vec::new();
     for when in [Match::nth(3), Match::nth(7), Match::every(10)] {
         cases.extend(passing_faults().into_iter().map(|(name, fault)| (name, fault, when)));
@@ -89,7 +89,7 @@ fn each_fault_at_the_third_the_seventh_and_every_tenth_request_changes_no_byte()
 
 #[test]
 fn a_fault_that_never_heals_ends_with_its_code_and_the_run_goes_on_once_it_has() {
-    let truth = stand_in().org_units(ROWS).start().unwrap().truth("organisationUnits", ":owner");
+    let truth = truth(&stand_in().org_units(ROWS).start().unwrap(), "organisationUnits");
     let status = |code| Fault::Status { code, retry_after: None, body: Body::Json };
     let cases = vec![
         ("503", Fault::status(503), 5),
@@ -170,7 +170,7 @@ fn a_row_that_is_too_large_is_rejected_once_with_its_id_and_size_and_all_others_
         let reject: serde_json::Value = serde_json::from_str(&rejects).expect("one line");
         assert_eq!(reject["class"], "too_large", "{version}: {rejects}");
         assert!(reject["bytes"].as_u64().unwrap() > 17 << 20, "{version}: {rejects}");
-        let truth = stand_in.truth("organisationUnits", ":owner");
+        let truth = truth(&stand_in, "organisationUnits");
         let id_of = |row: &String| serde_json::from_str::<serde_json::Value>(row).unwrap()["id"].clone();
         let (refused, mut others): (Vec<_>, Vec<_>) = truth.into_iter().partition(|row| id_of(row) == reject["id"]);
         assert_eq!(refused.len(), 1, "{version}: {rejects}");
@@ -199,7 +199,5 @@ fn what_a_table_that_comes_whole_leaves_out_is_listed_and_fetched() {
     let requests = stand_in.ledger().requests();
     let asked = requests.iter().filter(|seen| seen.path().ends_with("organisationUnits"));
     assert_eq!(asked.count(), 4, "the number, the half, the list, the whole");
-    let mut truth = stand_in.truth("organisationUnits", ":owner");
-    truth.sort_by_key(|row| serde_json::from_str::<serde_json::Value>(row).unwrap()["id"].to_string());
-    assert!(place.rows("organisationUnits") == truth);
+    place.assert_exact(&stand_in, "organisationUnits", "the whole table");
 }

@@ -111,11 +111,21 @@ impl Place {
 
     /// Asserts that a finished file is the stand-in's truth, row for row.
     pub(crate) fn assert_exact(&self, stand_in: &StandIn, collection: &str, what: &str) {
-        let (rows, truth) = (self.rows(collection), stand_in.truth(collection, ":owner"));
+        let (rows, truth) = (self.rows(collection), truth(stand_in, collection));
         let first = rows.iter().zip(&truth).position(|(row, true_row)| row != true_row);
         assert_eq!(first.map(|place| (&rows[place], &truth[place])), None, "{what}: a row of {collection} differs");
         assert_eq!(rows.len(), truth.len(), "{what}: rows of {collection}");
     }
+}
+
+/// The rows of a finished file: the stand-in's truth, whatever its collation, in the order of the ids' bytes.
+pub(crate) fn truth(stand_in: &StandIn, collection: &str) -> Vec<String> {
+    let mut rows = Vec::new();
+    stand_in.truth_rows(collection, ":owner", |id, row| {
+        rows.push((id.to_owned(), String::from_utf8(row.to_vec()).unwrap()));
+    });
+    rows.sort_unstable();
+    rows.into_iter().map(|(_, row)| row).collect()
 }
 
 /// How the program ended.

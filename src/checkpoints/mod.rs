@@ -1,6 +1,7 @@
 //! Where a run's progress is kept: an index of the spool that is cheap to open.
 //!
-//! `format` says how a value looks, `sled` keeps them on disk, `memory` for a while; both pass `conformance`.
+//! `format` says how a value looks, `run` which values a commit writes, `load` what they must add up to, and `sled` keeps them
+//! on disk; every store passes `conformance`.
 //!
 //! Places where a test can end the process (`FAILPOINTS=name=return`, feature `failpoints`), in the order of a run:
 //!
@@ -14,7 +15,8 @@
 //! | `store.end.before`, `.after` | around the commit that records a run as complete |
 
 mod format;
-mod memory;
+mod load;
+mod run;
 mod sled;
 
 #[cfg(test)]
@@ -23,5 +25,4 @@ mod conformance;
 #[cfg(feature = "fuzz")]
 #[doc(hidden)]
 pub use format::fuzz_value;
-pub use memory::MemoryStore;
 pub use sled::SledStore;

@@ -9,9 +9,9 @@
 //! sled 0.34 does not fsync on Linux (`flush` is a `sync_file_range`; after power cuts it lost acknowledged commits or
 //! came up empty). So one function writes, [`SledStore::commit_durable`], which syncs every file and folder of the database itself.
 //!
-//! sled may panic on damage, on open and later; it is called behind a guard. It may also come up with an older state,
-//! or without some values: [`Progress`](super::format::Progress) says what the values must add up to, and a load reads all of
-//! them. A state that is older and whole is no damage: the spool knows the rest.
+//! sled may panic on damage, on open and later; [`catch_panic`] is around it. It may also come up with an older state,
+//! or without some values: [`load`](super::load) reads all of them and says whether they add up. A state that is older
+//! and complete is not damage: the spool knows the rest.
 
 use std::{
     cell::Cell,
@@ -23,33 +23,36 @@ use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, Once, PoisonError, mpsc},
     thread,
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use futures_util::{FutureExt, future::BoxFuture};
 use harvester_actors::{
-    checkpoint::{Batch, Checkpoint, PartitionState, RunHeader},
-    checkpoint_store::CheckpointStore,
+    checkpoint::{Checkpoint, RunHeader, SpoolEntry},
+    checkpoint_store::{CheckpointStore, PageIndex, PageIterator},
     failure::{Failure, FailureClass},
-    page::Span,
-    partition::{Partition, PartitionId},
-    sink::{SpanIterator, SpanReader},
+    page::PageRef,
+    partition::PassId,
 };
 use sled::{Config, Db, Mode};
 use tokio::task::spawn_blocking;
 
-use super::format::{self, ENDED, Fault, HEADER, PROGRESS, Progress, plan_key, seal, span_key, state_key, unseal};
+use super::{
+    format::{self, COMPLETED, DecodeError, HEADER, pages_key},
+    load::{self, Loaded},
+    run::{LiveRun, Writes},
+};
 
 /// sled's page cache. The default is 1 GiB; 8 MiB of it were some 20 MiB of memory in a soak of 60,000 pages, and no faster.
 const CACHE_BYTES: u64 = 1024 * 1024;
 
-/// How often a lock that is held is asked for again, and how long between: five seconds in all, for loaded machines. (Half a
-/// second was once too short in a test run; whether somebody else runs this job is decided by the state lock before.)
+/// How often a lock that is held is asked for again, and how long between: five seconds in all, since loaded machines release
+/// it late. Whether another process runs this job is decided by the state lock before.
 const LOCK_ASKED_MAX: u32 = 500;
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 /// How long a flush may take before another is begun beside it, and how many are: two minutes in all, for a disk in trouble.
-const FLUSH_PATIENCE: Duration = Duration::from_secs(5);
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 const FLUSHES_MAX: u32 = 24;
 
 /// What to do about a store that fails while the spool is whole.
@@ -62,30 +65,30 @@ pub struct SledStore {
     state: Mutex<State>,
 }
 
-/// Where the store stands.
+/// What the store can do.
 #[derive(Debug)]
 enum State {
     /// Nothing is open.
     Closed,
     /// The database is open.
-    Open(Opened),
-    /// It was not usable, or a commit failed: the same answer to everything, except that `begin` may start anew.
+    Open(Box<Opened>),
+    /// It was not usable, or a commit failed: the same failure for everything, except that `begin` may start over.
     Lost { failure: Failure, may_begin: bool },
 }
 
 /// An open database, with what is known of it.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Opened {
     db: Db,
     /// The folder that was opened.
     folder: FolderId,
+    /// What has been synced in it.
+    synced: Synced,
     /// The unfinished run.
-    run_id: Option<String>,
-    progress: Progress,
-    partitions: BTreeMap<PartitionId, PartitionState>,
+    run: Option<LiveRun>,
 }
 
-/// Device and inode of a folder: what is still the same after somebody has put another one in its place.
+/// Device and inode of a folder: they tell it from another one that has been put in its place.
 type FolderId = (u64, u64);
 
 /// Which folder a path leads to.
@@ -98,7 +101,7 @@ impl State {
     /// had acknowledged is on the disk, so there is nothing to say about that.
     fn become_quietly(&mut self, state: State) {
         let before = std::mem::replace(self, state);
-        let _ = guarded(|| drop(before));
+        let _ = catch_panic(|| drop(before));
     }
 }
 
@@ -120,23 +123,28 @@ impl SledStore {
     }
 
     /// See `CheckpointStore::load`.
-    fn load_now(&self) -> Result<Option<Checkpoint>, Failure> {
+    fn load_blocking(&self) -> Result<Option<Checkpoint>, Failure> {
         let mut state = self.lock();
         state.become_quietly(State::Closed);
         match fs::read_dir(&self.dir).map(|mut entries| entries.next().is_none()) {
             Ok(true) => return Ok(None),
             Ok(false) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(local("read", &self.dir, &error)),
+            Err(error) => return Err(io_failure("read", &self.dir, &error)),
         }
-        let loaded = guarded(|| {
-            let db = open_db(&self.dir).map_err(|error| self.fault(error))?;
-            let folder = folder_id(&self.dir).map_err(|error| local("read", &self.dir, &error))?;
-            read_all(db, folder).map_err(|fault| self.damaged(fault))
+        let loaded = catch_panic(|| {
+            let db = open_db(&self.dir).map_err(|error| self.open_failure(error))?;
+            let folder = folder_id(&self.dir).map_err(|error| io_failure("read", &self.dir, &error))?;
+            let loaded = load::read_all(&db).map_err(|error| self.damaged(error))?;
+            Ok((db, folder, loaded))
         });
-        match loaded.unwrap_or_else(|()| Err(self.damaged(Fault::Damaged("sled panicked over it".to_owned())))) {
-            Ok((opened, checkpoint)) => {
-                *state = State::Open(opened);
+        match loaded.unwrap_or_else(|()| Err(self.damaged(DecodeError::Damaged("sled panicked over it".to_owned())))) {
+            Ok((db, folder, loaded)) => {
+                let checkpoint = loaded.as_ref().map(|loaded| loaded.checkpoint.clone());
+                let run = loaded.map(|Loaded { checkpoint, totals, page_values }| {
+                    LiveRun::resumed(checkpoint, totals, page_values)
+                });
+                *state = State::Open(Box::new(Opened { db, folder, synced: Synced::default(), run }));
                 Ok(checkpoint)
             }
             Err(failure) => {
@@ -148,7 +156,7 @@ impl SledStore {
     }
 
     /// See `CheckpointStore::begin`.
-    fn begin_now(&self, mut header: RunHeader, spool_len: u64) -> Result<(), Failure> {
+    fn begin_blocking(&self, header: RunHeader, spool_len: u64) -> Result<(), Failure> {
         let mut state = self.lock();
         if let State::Lost { failure, may_begin: false } = &*state {
             return Err(failure.clone());
@@ -158,133 +166,99 @@ impl SledStore {
         // A new database for every run: it stays small, and nothing of an older one, damaged or not, shines through.
         let old = self.dir.with_extension("old");
         let parent = self.dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let io = |error: io::Error| local("write", &self.dir, &error);
-        remove_dir(&old).map_err(|error| local("remove", &old, &error))?;
+        let io = |error: io::Error| io_failure("write", &self.dir, &error);
+        remove_dir(&old).map_err(|error| io_failure("remove", &old, &error))?;
         match fs::rename(&self.dir, &old) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(local("rename", &self.dir, &error)),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(io_failure("rename", &self.dir, &error));
+            }
             _ => {}
         }
         harvester_actors::crash_point!("store.begin.moved");
         DirBuilder::new().recursive(true).mode(0o700).create(&self.dir).map_err(io)?;
-        let partitions = std::mem::take(&mut header.plan.partitions);
-        let progress = Progress { spool_len, partitions: partitions.len() as u64, ..Progress::default() };
-        let mut batch = sled::Batch::default();
-        put(&mut batch, HEADER.to_vec(), &header)?;
-        put(&mut batch, PROGRESS.to_vec(), &progress)?;
-        for partition in &partitions {
-            put(&mut batch, plan_key(partition.id), partition)?;
-        }
-        let (db, folder) = guarded(|| {
-            let db = open_db(&self.dir).map_err(|error| self.lost(error))?;
+        let (run, writes) = LiveRun::begin(Checkpoint::new(header, spool_len))?;
+        let mut synced = Synced::default();
+        let (db, folder) = catch_panic(|| {
+            let db = open_db(&self.dir).map_err(|error| self.write_failure(error))?;
             let folder = folder_id(&self.dir).map_err(io)?;
-            self.commit_durable(&db, folder, batch)?;
+            self.commit_durable(&db, folder, &mut synced, writes)?;
             Ok((db, folder))
         })
         .unwrap_or_else(|()| Err(self.panicked()))?;
-        File::open(parent).and_then(|parent| parent.sync_all()).map_err(|error| local("sync", parent, &error))?;
+        File::open(parent).and_then(|parent| parent.sync_all()).map_err(|error| io_failure("sync", parent, &error))?;
         harvester_actors::crash_point!("store.begin.synced");
-        remove_dir(&old).map_err(|error| local("remove", &old, &error))?;
+        remove_dir(&old).map_err(|error| io_failure("remove", &old, &error))?;
         harvester_actors::crash_point!("store.begin.after");
-        let run_id = Some(header.run_id);
-        *state = State::Open(Opened { db, folder, run_id, progress, partitions: BTreeMap::new() });
+        *state = State::Open(Box::new(Opened { db, folder, synced, run: Some(run) }));
         Ok(())
     }
 
     /// See `CheckpointStore::commit`.
-    fn commit_now(&self, batch: Batch) -> Result<(), Failure> {
+    fn commit_blocking(&self, entries: &[Arc<SpoolEntry>]) -> Result<(), Failure> {
         let mut state = self.lock();
         let opened = self.opened(&mut state)?;
-        if opened.run_id.is_none() {
-            return Err(no_run());
-        }
-        let mut progress = opened.progress;
-        let mut changed: BTreeMap<PartitionId, PartitionState> = BTreeMap::new();
-        let mut writes = sled::Batch::default();
-        for partition in &batch.grown {
-            if u64::from(partition.id.0) != progress.partitions {
-                return Err(bug(format!("partition {} does not follow the plan's last", partition.id)));
-            }
-            progress.partitions += 1;
-            put(&mut writes, plan_key(partition.id), partition)?;
-        }
-        for span in &batch.spans {
-            let known = || opened.partitions.get(&span.partition).cloned().unwrap_or_default();
-            let state = changed.entry(span.partition).or_insert_with(known);
-            let follows = span.seq == state.position.seq && !state.position.is_finished();
-            if !follows || u64::from(span.partition.0) >= progress.partitions {
-                return Err(bug(format!("page {} of partition {} is out of order", span.seq, span.partition)));
-            }
-            state.position.seq += 1;
-            state.position.next = span.next.clone();
-            state.counts.add(&span.counts);
-            progress.pages += 1;
-            progress.counts.add(&span.counts);
-            progress.spool_len = progress.spool_len.max(span.frame.to);
-            put(&mut writes, span_key(span.partition, span.seq), span)?;
-        }
-        for (partition, state) in &changed {
-            put(&mut writes, state_key(*partition), state)?;
-        }
-        progress.spool_len = progress.spool_len.max(batch.spool_len);
-        put(&mut writes, PROGRESS.to_vec(), &progress)?;
-        let done = guarded(|| self.commit_durable(&opened.db, opened.folder, writes));
-        match done.unwrap_or_else(|()| Err(self.panicked())) {
-            Ok(()) => {
-                opened.progress = progress;
-                opened.partitions.append(&mut changed);
-                Ok(())
-            }
-            Err(failure) => Err(lose(&mut state, failure)),
-        }
+        let run = opened.run.as_mut().ok_or_else(no_run)?;
+        let writes = match run.apply(entries) {
+            Ok(writes) => writes,
+            // Nothing was written; but the copy of the checkpoint may have half of the batch.
+            Err(failure) => return Err(fail(&mut state, failure, true)),
+        };
+        let done = catch_panic(|| self.commit_durable(&opened.db, opened.folder, &mut opened.synced, writes));
+        done.unwrap_or_else(|()| Err(self.panicked())).map_err(|failure| fail(&mut state, failure, false))
     }
 
-    /// See `CheckpointStore::end`.
-    fn end_now(&self) -> Result<(), Failure> {
+    /// See `CheckpointStore::complete_run`.
+    fn complete_run_blocking(&self) -> Result<(), Failure> {
         let mut state = self.lock();
         if matches!(*state, State::Closed) {
             return Ok(());
         }
         let opened = self.opened(&mut state)?;
-        let Some(run_id) = opened.run_id.clone() else { return Ok(()) };
+        let Some(run) = &opened.run else { return Ok(()) };
         harvester_actors::crash_point!("store.end.before");
-        let mut writes = sled::Batch::default();
-        writes.remove(HEADER);
-        put(&mut writes, ENDED.to_vec(), &run_id)?;
-        let done = guarded(|| self.commit_durable(&opened.db, opened.folder, writes));
+        let mut writes = Writes::default();
+        writes.removed.push(HEADER.to_vec());
+        writes.put(COMPLETED.to_vec(), &run.checkpoint.header.run_id)?;
+        let done = catch_panic(|| self.commit_durable(&opened.db, opened.folder, &mut opened.synced, writes));
         match done.unwrap_or_else(|()| Err(self.panicked())) {
             Ok(()) => {
-                opened.run_id = None;
+                opened.run = None;
                 harvester_actors::crash_point!("store.end.after");
                 Ok(())
             }
-            Err(failure) => Err(lose(&mut state, failure)),
+            Err(failure) => Err(fail(&mut state, failure, false)),
         }
     }
 
-    /// See `CheckpointStore::ended_run`.
-    fn ended_run_now(&self) -> Result<Option<String>, Failure> {
+    /// See `CheckpointStore::last_completed_run`.
+    fn last_completed_run_blocking(&self) -> Result<Option<String>, Failure> {
         let mut state = self.lock();
         if matches!(*state, State::Closed) {
             return Ok(None);
         }
-        let db = self.opened(&mut state)?.db.clone();
-        let found = guarded(|| db.get(ENDED).map_err(|error| self.lost(error)));
-        match found.unwrap_or_else(|()| Err(self.panicked()))? {
-            Some(value) => unseal(ENDED, &value).map(Some).map_err(|fault| self.damaged(fault)),
-            None => Ok(None),
-        }
+        let db = &self.opened(&mut state)?.db;
+        let found = catch_panic(|| load::get(db, COMPLETED).map_err(|error| self.damaged(error)));
+        found.unwrap_or_else(|()| Err(self.panicked()))
     }
 
     /// Writes a batch, all or nothing, and returns when it is on the disk. The only function that writes.
     ///
     /// - `folder`: where the database was opened.
-    fn commit_durable(&self, db: &Db, folder: FolderId, batch: sled::Batch) -> Result<(), Failure> {
+    /// - `synced`: what earlier calls have synced of it.
+    fn commit_durable(&self, db: &Db, folder: FolderId, synced: &mut Synced, writes: Writes) -> Result<(), Failure> {
         harvester_actors::crash_point!("store.commit.before");
-        db.apply_batch(batch).map_err(|error| self.lost(error))?;
+        let mut batch = sled::Batch::default();
+        for (key, value) in writes.put {
+            batch.insert(key, value);
+        }
+        for key in writes.removed {
+            batch.remove(key);
+        }
+        db.apply_batch(batch).map_err(|error| self.write_failure(error))?;
         harvester_actors::crash_point!("store.commit.apply");
-        flush(db).map_err(|error| self.lost(error))?;
+        flush(db).map_err(|error| self.write_failure(error))?;
         harvester_actors::crash_point!("store.commit.flush");
-        // sled writes on into files that nobody will ever open again.
+        // sled writes on into files that no process will open again.
         if harvester_pacing::control!("store-folder") && folder_id(&self.dir).ok() != Some(folder) {
             return Err(Failure::local(format!(
                 "the checkpoint store `{}` was removed or replaced while the run was using it",
@@ -293,7 +267,7 @@ impl SledStore {
             .with_next("leave it alone while a run goes on, and run the same command: what is missing is rebuilt"));
         }
         if harvester_pacing::control!("store-fsync") {
-            sync_tree(&self.dir).map_err(|error| local("sync", &self.dir, &error))?;
+            synced.sync_tree(&self.dir).map_err(|error| io_failure("sync", &self.dir, &error))?;
         }
         harvester_actors::crash_point!("store.commit.fsync");
         harvester_actors::crash_point!("store.commit.after");
@@ -309,48 +283,48 @@ impl SledStore {
         }
     }
 
-    /// What an error of sled means that comes up while a run goes on. The spool has everything, so a start rebuilds what is
-    /// wrong with the store; and this process cannot go on without it.
-    fn lost(&self, error: sled::Error) -> Failure {
-        match self.fault(error) {
+    /// What an error of sled means that comes up during a run. The spool has everything, so a start rebuilds what is
+    /// wrong with the store; and this process cannot continue without it.
+    fn write_failure(&self, error: sled::Error) -> Failure {
+        match self.open_failure(error) {
             Failure { class: FailureClass::Damaged, message, .. } => Failure::local(message).with_next(REBUILT),
             failure => failure,
         }
     }
 
     /// What an error of sled means when a store is opened: this machine failed, or the stored bytes are wrong.
-    fn fault(&self, error: sled::Error) -> Failure {
+    fn open_failure(&self, error: sled::Error) -> Failure {
         match &error {
             sled::Error::Io(cause) if is_lock(cause) => {
                 Failure::local(format!("`{}` is in use by another process", self.dir.display()))
                     .with_next("wait for the other process, or stop it")
             }
-            sled::Error::Io(cause) if is_damage(cause.kind()) => self.damaged(Fault::Damaged(error.to_string())),
+            sled::Error::Io(cause) if is_damage(cause.kind()) => self.damaged(DecodeError::Damaged(error.to_string())),
             sled::Error::Io(cause) => {
                 // sled hands on a copy, whose text is the `Debug` of the first.
                 let text = cause.to_string();
                 let message = text.split_once("message: \"").and_then(|(_, rest)| rest.split_once('"'));
                 let plain = message.map_or(text.as_str(), |(message, _)| message).to_owned();
-                local("use", &self.dir, &io::Error::new(cause.kind(), plain))
+                io_failure("use", &self.dir, &io::Error::new(cause.kind(), plain))
             }
             sled::Error::Unsupported(_) | sled::Error::ReportableBug(_) | sled::Error::CollectionNotFound(_) => {
-                self.damaged(Fault::Damaged(error.to_string()))
+                self.damaged(DecodeError::Damaged(error.to_string()))
             }
             // Its own text is a `Debug` print of an offset and a backtrace.
             sled::Error::Corruption { .. } => {
-                self.damaged(Fault::Damaged("some of its bytes are not what was written".to_owned()))
+                self.damaged(DecodeError::Damaged("some of its bytes are not what was written".to_owned()))
             }
         }
     }
 
     /// Stored bytes that are wrong.
-    fn damaged(&self, fault: Fault) -> Failure {
+    fn damaged(&self, error: DecodeError) -> Failure {
         let dir = self.dir.display();
-        match fault {
-            Fault::Damaged(why) => {
+        match error {
+            DecodeError::Damaged(why) => {
                 Failure::new(FailureClass::Damaged, format!("the checkpoint store `{dir}` is damaged: {why}"))
             }
-            Fault::Newer(version) => Failure::new(
+            DecodeError::Newer(version) => Failure::new(
                 FailureClass::Damaged,
                 format!(
                     "`{dir}` was written by a newer program (format {version}, this one knows {})",
@@ -368,9 +342,9 @@ impl SledStore {
     }
 }
 
-/// Keeps the failure of a commit: what the database then holds, nobody knows.
-fn lose(state: &mut State, failure: Failure) -> Failure {
-    state.become_quietly(State::Lost { failure: failure.clone(), may_begin: false });
+/// Keeps the failure of a commit: what the database then holds is unknown.
+fn fail(state: &mut State, failure: Failure, may_begin: bool) -> Failure {
+    state.become_quietly(State::Lost { failure: failure.clone(), may_begin });
     failure
 }
 
@@ -398,7 +372,7 @@ fn bug(message: String) -> Failure {
 }
 
 /// A failure of this machine.
-fn local(action: &str, path: &Path, error: &io::Error) -> Failure {
+fn io_failure(action: &str, path: &Path, error: &io::Error) -> Failure {
     let failure = Failure::local(format!("cannot {action} `{}`: {error}", path.display()));
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
@@ -406,13 +380,6 @@ fn local(action: &str, path: &Path, error: &io::Error) -> Failure {
         }
         _ => failure,
     }
-}
-
-/// Adds one value to a batch.
-fn put(batch: &mut sled::Batch, key: Vec<u8>, value: &impl serde::Serialize) -> Result<(), Failure> {
-    let value = seal(&key, value)?;
-    batch.insert(key, value);
-    Ok(())
 }
 
 /// Opens the database, or makes an empty one.
@@ -433,7 +400,7 @@ pub(super) fn open_db(dir: &Path) -> sled::Result<Db> {
     }
 }
 
-/// Whether somebody else has sled's lock.
+/// Whether another process has sled's lock.
 fn is_lock(cause: &io::Error) -> bool {
     cause.to_string().contains("could not acquire lock")
 }
@@ -449,7 +416,7 @@ fn remove_dir(dir: &Path) -> io::Result<()> {
 /// Flushes, without waiting for a flush that never returns.
 ///
 /// When a write of one of sled's threads fails, sled 0.34 sometimes leaves who waits in `flush` asleep for ever: about one
-/// in a hundred failing syncs (strace, EIO). Who asks anew is told of the error, and wakes the sleeper; so each flush has a
+/// in a hundred failing syncs (strace, EIO). A further call gets the error and wakes the sleeper; so each flush has a
 /// thread of its own, and another is begun when none has returned for a while.
 fn flush(db: &Db) -> sled::Result<()> {
     let (done, flushed) = mpsc::channel();
@@ -457,13 +424,13 @@ fn flush(db: &Db) -> sled::Result<()> {
         let (db, done) = (db.clone(), done.clone());
         let flush = move || {
             let ended = panic::catch_unwind(AssertUnwindSafe(|| db.flush()));
-            // Whoever hears of the end may close the database.
+            // The receiver may close the database at once.
             drop(db);
             // An earlier one may have been heard already.
             let _ = done.send(ended);
         };
         thread::Builder::new().name("sled-flush".to_owned()).spawn(flush)?;
-        match flushed.recv_timeout(FLUSH_PATIENCE) {
+        match flushed.recv_timeout(FLUSH_TIMEOUT) {
             Ok(Ok(ended)) => return ended.map(drop),
             Ok(Err(panicked)) => panic::resume_unwind(panicked),
             Err(_) => tracing::debug!("the checkpoint store has not been flushed yet"),
@@ -472,90 +439,72 @@ fn flush(db: &Db) -> sled::Result<()> {
     Err(io::Error::new(io::ErrorKind::TimedOut, "sled does not return from a flush").into())
 }
 
-/// Syncs every file below a folder, then the folder; makes them private.
-fn sync_tree(dir: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(dir)? {
-        let entry = entry?;
-        let found = entry.metadata()?;
-        if found.is_dir() {
-            sync_tree(&entry.path())?;
-            continue;
-        }
-        let file = match File::open(entry.path()) {
-            Ok(file) => file,
-            // sled removed an old snapshot meanwhile.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(error),
-        };
-        if found.permissions().mode() & 0o077 != 0 {
-            file.set_permissions(fs::Permissions::from_mode(0o600))?;
-        }
-        file.sync_all()?;
-    }
-    File::open(dir)?.sync_all()
+/// What a file or a folder looked like before it was synced.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Stamp {
+    id: FolderId,
+    len: u64,
+    /// Seconds and nanoseconds of its last change.
+    changed: (i64, i64),
 }
 
-/// Reads and checks everything: the checkpoint of an unfinished run, and what later commits need to know.
-fn read_all(db: Db, folder: FolderId) -> Result<(Opened, Option<Checkpoint>), Fault> {
-    let sled = |error: sled::Error| Fault::Damaged(error.to_string());
-    let wrong = |what: &str| Fault::Damaged(what.to_owned());
-    let get = |key: &[u8]| db.get(key).map_err(sled);
-    let Some(header) = get(HEADER)? else {
-        let ended = get(ENDED)?.map(|value| unseal::<String>(ENDED, &value)).transpose()?;
-        if ended.is_none() && db.iter().next().is_some() {
-            return Err(wrong("there are values of a run, but not its header"));
-        }
-        let opened = Opened { db, folder, run_id: None, progress: Progress::default(), partitions: BTreeMap::new() };
-        return Ok((opened, None));
-    };
-    let mut header: RunHeader = unseal(HEADER, &header)?;
-    let progress: Progress = unseal(PROGRESS, &get(PROGRESS)?.ok_or_else(|| wrong("its progress is missing"))?)?;
+/// Syncs the files of a database, and leaves out those that have not changed since: most of the time it is one file of four,
+/// and each sync is a flush of the disk.
+#[derive(Debug, Default)]
+struct Synced(BTreeMap<PathBuf, Stamp>);
 
-    for entry in db.scan_prefix(b"plan/") {
-        let (key, value) = entry.map_err(sled)?;
-        let partition: Partition = unseal(&key, &value)?;
-        if plan_key(partition.id) != key.as_ref() {
-            return Err(wrong("a partition of the plan stands under the key of another"));
+/// How old a change must be before the same time of change means that there was no other: far more than the kernel's clock
+/// takes for a step.
+const SETTLED_AFTER: Duration = Duration::from_secs(1);
+
+impl Synced {
+    /// Syncs every file below a folder that may have changed, then the folder; makes them private.
+    fn sync_tree(&mut self, dir: &Path) -> io::Result<()> {
+        for entry in fs::read_dir(dir)? {
+            let path = entry?.path();
+            match fs::symlink_metadata(&path) {
+                Ok(found) if found.is_dir() => self.sync_tree(&path)?,
+                Ok(found) => self.sync(&path, &found)?,
+                // sled removed an old snapshot meanwhile.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
         }
-        header.plan.partitions.push(partition);
-    }
-    if header.plan.partitions.len() as u64 != progress.partitions {
-        return Err(wrong("partitions of the plan are missing"));
-    }
-    if let Some(fault) = header.plan.fault() {
-        return Err(Fault::Damaged(fault));
+        self.sync(dir, &fs::symlink_metadata(dir)?)
     }
 
-    // The pages are gone through as a live run did; what comes out must be the stored states.
-    let mut replayed = Checkpoint::begun(header, 0);
-    let mut pages = 0;
-    for entry in db.scan_prefix(b"span/") {
-        let (key, value) = entry.map_err(sled)?;
-        let span: Span = unseal(&key, &value)?;
-        if span_key(span.partition, span.seq) != key.as_ref() {
-            return Err(wrong("a page stands under the key of another"));
+    /// Syncs one file or folder, which looked like this, unless it looked like this before.
+    fn sync(&mut self, path: &Path, found: &fs::Metadata) -> io::Result<()> {
+        let stamp =
+            Stamp { id: (found.dev(), found.ino()), len: found.len(), changed: (found.ctime(), found.ctime_nsec()) };
+        let known = self.0.get(path);
+        if known == Some(&stamp) {
+            return Ok(());
         }
-        replayed.apply(&span).map_err(|failure| Fault::Damaged(failure.message))?;
-        pages += 1;
+        let is_new = known.is_none_or(|known| known.id != stamp.id);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        if !found.is_dir() && found.permissions().mode() & 0o077 != 0 {
+            file.set_permissions(fs::Permissions::from_mode(0o600))?;
+        }
+        // The length comes with the data; the rest of what is known of a file never changes.
+        if is_new {
+            file.sync_all()?
+        } else {
+            file.sync_data()?
+        }
+        let settled = u64::try_from(stamp.changed.0).is_ok_and(|at| at + SETTLED_AFTER.as_secs() < now.as_secs());
+        if settled || is_new {
+            // One that has not settled is not what the next look will find, so it is synced again.
+            let changed = if settled { stamp.changed } else { (0, 0) };
+            self.0.insert(path.to_owned(), Stamp { changed, ..stamp });
+        }
+        Ok(())
     }
-    let mut partitions = BTreeMap::new();
-    let mut total = Progress { partitions: progress.partitions, pages, ..Progress::default() };
-    for entry in db.scan_prefix(b"state/") {
-        let (key, value) = entry.map_err(sled)?;
-        let id: [u8; 4] = key["state/".len()..].try_into().map_err(|_| wrong("a key is too long"))?;
-        let state: PartitionState = unseal(&key, &value)?;
-        total.counts.add(&state.counts);
-        partitions.insert(PartitionId(u32::from_be_bytes(id)), state);
-    }
-    if partitions != replayed.partitions {
-        return Err(wrong("the pages do not add up to the states of their partitions"));
-    }
-    if total.pages != progress.pages || total.counts != progress.counts || replayed.spool_len > progress.spool_len {
-        return Err(wrong("the pages do not add up to the progress"));
-    }
-    replayed.spool_len = progress.spool_len;
-    let run_id = Some(replayed.header.run_id.clone());
-    Ok((Opened { db, folder, run_id, progress, partitions }, Some(replayed)))
 }
 
 thread_local! {
@@ -564,7 +513,7 @@ thread_local! {
 }
 
 /// Runs something that may panic over damaged files; the panic is caught and says nothing on the terminal.
-fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, ()> {
+fn catch_panic<T>(work: impl FnOnce() -> T) -> Result<T, ()> {
     static QUIET: Once = Once::new();
     QUIET.call_once(|| {
         let loud = panic::take_hook();
@@ -595,53 +544,60 @@ fn blocking<T: Send + 'static>(
 
 impl CheckpointStore for SledStore {
     fn load(self: Arc<Self>) -> BoxFuture<'static, Result<Option<Checkpoint>, Failure>> {
-        blocking(self, SledStore::load_now)
+        blocking(self, SledStore::load_blocking)
     }
 
     fn begin(self: Arc<Self>, header: RunHeader, spool_len: u64) -> BoxFuture<'static, Result<(), Failure>> {
-        blocking(self, move |store| store.begin_now(header, spool_len))
+        blocking(self, move |store| store.begin_blocking(header, spool_len))
     }
 
-    fn commit(self: Arc<Self>, batch: Batch) -> BoxFuture<'static, Result<(), Failure>> {
-        blocking(self, move |store| store.commit_now(batch))
+    fn commit(self: Arc<Self>, entries: Vec<Arc<SpoolEntry>>) -> BoxFuture<'static, Result<(), Failure>> {
+        blocking(self, move |store| store.commit_blocking(&entries))
     }
 
-    fn end(self: Arc<Self>) -> BoxFuture<'static, Result<(), Failure>> {
-        blocking(self, SledStore::end_now)
+    fn complete_run(self: Arc<Self>) -> BoxFuture<'static, Result<(), Failure>> {
+        blocking(self, SledStore::complete_run_blocking)
     }
 
-    fn ended_run(self: Arc<Self>) -> BoxFuture<'static, Result<Option<String>, Failure>> {
-        blocking(self, SledStore::ended_run_now)
+    fn last_completed_run(self: Arc<Self>) -> BoxFuture<'static, Result<Option<String>, Failure>> {
+        blocking(self, SledStore::last_completed_run_blocking)
     }
 
-    fn reader(self: Arc<Self>) -> Arc<dyn SpanReader> {
+    fn pages(self: Arc<Self>) -> Arc<dyn PageIndex> {
         self
     }
 }
 
-impl SpanReader for SledStore {
-    fn spans(&self, partition: PartitionId) -> SpanIterator {
+impl PageIndex for SledStore {
+    fn pages_of(&self, pass: PassId) -> PageIterator {
         let mut state = self.lock();
-        let (db, pages) = match self.opened(&mut state) {
-            Ok(opened) => {
-                let known = opened.partitions.get(&partition);
-                (opened.db.clone(), known.map_or(0, |state| state.position.seq))
-            }
+        let (db, values) = match self.opened(&mut state) {
+            Ok(opened) => (opened.db.clone(), opened.run.as_ref().map_or(0, |run| run.page_values_of(pass))),
             Err(failure) => return Box::new(std::iter::once(Err(failure))),
         };
         let dir = self.dir.clone();
-        Box::new((0..pages).map(move |seq| {
-            let key = span_key(partition, seq);
+        Box::new((0..values).flat_map(move |n| match read_pages(&db, &pages_key(pass, n)) {
+            Ok(pages) => pages.into_iter().map(Ok).collect(),
             // The spool has it all, and a start looks at every value: damage that shows only now is rebuilt by the next one.
-            let damaged = |why: String| {
-                Failure::local(format!("the checkpoint store `{}` is damaged: {why}", dir.display())).with_next(REBUILT)
-            };
-            match guarded(|| db.get(&key)) {
-                Ok(Ok(Some(value))) => unseal(&key, &value).map_err(|fault| damaged(format!("{fault:?}"))),
-                Ok(Ok(None)) => Err(damaged(format!("page {seq} of partition {partition} is missing"))),
-                Ok(Err(error)) => Err(damaged(error.to_string())),
-                Err(()) => Err(damaged("sled panicked over it".to_owned())),
+            Err(why) => {
+                let message = format!("the checkpoint store `{}` is damaged: {why}", dir.display());
+                vec![Err(Failure::local(message).with_next(REBUILT))]
             }
         }))
+    }
+}
+
+/// The pages under a key, or what is wrong with them.
+fn read_pages(db: &Db, key: &[u8]) -> Result<Vec<PageRef>, String> {
+    let read = || {
+        let value = db.get(key).map_err(load::from_sled)?;
+        let value = value.ok_or_else(|| DecodeError::Damaged("pages are missing".to_owned()))?;
+        load::decode_pages(key, &value).map(Iterator::collect)
+    };
+    match catch_panic(read) {
+        Ok(Ok(pages)) => Ok(pages),
+        Ok(Err(DecodeError::Damaged(why))) => Err(why),
+        Ok(Err(DecodeError::Newer(version))) => Err(format!("its format is {version}")),
+        Err(()) => Err("sled panicked over it".to_owned()),
     }
 }

@@ -9,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use harvester_actors::{failure::Failure, harvest::outcome_of, report::Outcome};
+use harvester_actors::{
+    failure::Failure,
+    report::{Outcome, outcome_of},
+};
 
 use super::{Global, LogFormat, Progress, state_dir};
 use crate::{

@@ -3,12 +3,12 @@
 use std::{fmt::Write as _, path::PathBuf};
 
 use clap::Args;
-use harvester_actors::{partition::Plan, report::Outcome};
+use harvester_actors::report::Outcome;
 use serde::Serialize;
 
 use super::{context::CommandContext, run::prepare};
 use crate::{
-    ask,
+    ask::{self, PlanSummary},
     exit_code::{COMPLETE, exit_code},
     observe::{
         numbers::{about, count, plural},
@@ -78,10 +78,10 @@ struct Line<'a> {
 }
 
 /// A line of JSON for each partition.
-fn lines(plan: &Plan) -> String {
+fn lines(plan: &PlanSummary) -> String {
     plan.partitions.iter().fold(String::new(), |mut text, partition| {
         let line = Line {
-            stream: &plan.stream_of(partition).name,
+            stream: &plan.streams[partition.stream].name,
             partition: &partition.key,
             requests: partition.requests,
             expected: partition.expected_rows,
@@ -93,23 +93,20 @@ fn lines(plan: &Plan) -> String {
 }
 
 /// A table for people: streams, not partitions, of which there may be thousands.
-fn table(plan: &Plan, per_second: u32, is_verbose: bool, how_to_list: &str) -> String {
+fn table(plan: &PlanSummary, per_second: u32, is_verbose: bool, how_to_list: &str) -> String {
     let mut text = String::new();
     let width = plan.streams.iter().map(|stream| stream.name.chars().count()).max().unwrap_or(0).max("stream".len());
     let known = |number: Option<u64>| number.map_or_else(|| "?".to_owned(), count);
     let _ = writeln!(text, "{:width$}  {:>10}  {:>10}  {:>12}", "stream", "partitions", "requests", "rows");
     let mut all: Option<u64> = Some(0);
-    for (index, stream) in plan.streams.iter().enumerate() {
-        let partitions: Vec<_> =
-            plan.partitions.iter().filter(|partition| partition.stream.0 as usize == index).collect();
-        let requests: Option<u64> = partitions.iter().map(|partition| partition.requests).sum();
-        all = all.zip(requests).map(|(all, requests)| all + requests);
+    for stream in &plan.streams {
+        all = all.zip(stream.requests).map(|(all, requests)| all + requests);
         let _ = writeln!(
             text,
             "{:width$}  {:>10}  {:>10}  {:>12}",
             stream.name,
-            count(partitions.len() as u64),
-            known(requests),
+            count(stream.partitions),
+            known(stream.requests),
             known(stream.expected_rows)
         );
     }
@@ -124,25 +121,38 @@ fn table(plan: &Plan, per_second: u32, is_verbose: bool, how_to_list: &str) -> S
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use futures_util::FutureExt;
+    use harvester_actors::{
+        partition::{LeftOut, NewPartition, Stream},
+        plan::PlanBuilder,
+    };
+    use serde_json::Value;
 
     use super::*;
 
     #[test]
     fn a_plan_is_a_table_for_people_and_lines_for_machines() {
-        let plan: Plan = serde_json::from_value(json!({
-            "streams": [
-                { "name": "organisationUnits", "order": "keyset", "expected_rows": 20000, "optional": false },
-                { "name": "dataElements", "order": "keyset", "expected_rows": null, "optional": false },
-            ],
-            "partitions": [
-                { "id": 0, "stream": 0, "key": "organisationUnits/0", "selection": {}, "requests": 11, "expected_rows": 10000 },
-                { "id": 1, "stream": 0, "key": "organisationUnits/1", "selection": {}, "requests": 10, "expected_rows": 10000 },
-                { "id": 2, "stream": 1, "key": "dataElements/0", "selection": {}, "requests": 2, "expected_rows": null },
-            ],
-            "left_out": [{ "stream": "secrets", "reason": "403" }],
-        }))
-        .unwrap();
+        let stream = |name: &str, expected_rows| Stream {
+            name: name.to_owned(),
+            expected_rows,
+            optional: false,
+            watermark: None,
+        };
+        let mut plan = PlanSummary::default();
+        let mut builder = PlanBuilder::new(&mut plan);
+        let organisation_units = builder.add_stream(stream("organisationUnits", Some(20_000)), Value::Null).unwrap();
+        let data_elements = builder.add_stream(stream("dataElements", None), Value::Null).unwrap();
+        for (pass, key, requests, expected_rows) in [
+            (organisation_units, "organisationUnits/0", 11, Some(10_000)),
+            (organisation_units, "organisationUnits/1", 10, Some(10_000)),
+            (data_elements, "dataElements/0", 2, None),
+        ] {
+            let (key, requests) = (key.to_owned(), Some(requests));
+            let partition = NewPartition { pass, key, selection: Value::Null, requests, expected_rows };
+            builder.add_partition(partition).now_or_never().unwrap().unwrap();
+        }
+        builder.leave_out(LeftOut { stream: "secrets".to_owned(), reason: "403".to_owned() });
+        builder.finish().now_or_never().unwrap().unwrap();
         insta::assert_snapshot!(format!("{}\n{}", table(&plan, 2, false, ""), lines(&plan)));
     }
 }

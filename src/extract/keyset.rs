@@ -10,7 +10,7 @@
 
 use harvester_actors::{
     failure::{Failure, FailureClass},
-    partition::Next,
+    partition::Cursor,
 };
 use harvester_pacing::control;
 
@@ -52,8 +52,8 @@ pub(crate) struct WalkedPage {
 
 impl Walk {
     /// The walk at a position; `behind` is how many rows the plan expected behind the beginning of its range.
-    pub(crate) fn at(next: &Next, behind: Option<u64>) -> Self {
-        let Next::After(place) = next else { return Walk { last: None, left: behind, stalled: 0 } };
+    pub(crate) fn at(next: &Cursor, behind: Option<u64>) -> Self {
+        let Cursor::After(place) = next else { return Walk { last: None, left: behind, stalled: 0 } };
         let mut parts = place.splitn(3, '\t');
         Walk {
             last: parts.next().map(str::to_owned),
@@ -63,17 +63,17 @@ impl Walk {
     }
 
     /// As a position keeps it.
-    fn to_next(&self) -> Next {
+    fn to_cursor(&self) -> Cursor {
         let Walk { last, left, stalled } = self;
         let left = left.map(|left| left.to_string()).unwrap_or_default();
-        Next::After(format!("{}\t{left}\t{stalled}", last.as_deref().unwrap_or_default()))
+        Cursor::After(format!("{}\t{left}\t{stalled}", last.as_deref().unwrap_or_default()))
     }
 
     /// Where the walk goes on behind `page`, and by how many rows the server's numbers are off. `key` is the partition's.
     ///
     /// # Errors
     /// `Garbled` for what cannot be the truth, `Rejected` for a walk that does not move on or rows without ids.
-    pub(crate) fn behind(&self, page: WalkedPage, key: &str) -> Result<(Next, u64), Failure> {
+    pub(crate) fn behind(&self, page: WalkedPage, key: &str) -> Result<(Cursor, u64), Failure> {
         let WalkedPage { rows, total, page_size, is_listing, .. } = page;
         let garbled = |message: String| Err(Failure::new(FailureClass::Garbled, message));
         if page.repeats && control!("progress") {
@@ -105,10 +105,10 @@ impl Walk {
             }
         }
         let next = match page.last {
-            _ if page.has_ended => Next::End,
-            _ if rows == 0 => Next::End,
+            _ if page.has_ended => Cursor::End,
+            _ if rows == 0 => Cursor::End,
             Some(last) => {
-                Walk { last: Some(last), left: total.map(|total| total.saturating_sub(rows)), stalled }.to_next()
+                Walk { last: Some(last), left: total.map(|total| total.saturating_sub(rows)), stalled }.to_cursor()
             }
             None => {
                 let message = format!("no row of a page of {key} shows its id, so nobody knows where to go on");
@@ -182,26 +182,26 @@ mod tests {
     #[test]
     fn a_walk_ends_with_its_range_or_an_empty_page_and_nowhere_else() {
         let next = |page: WalkedPage| walk(500).behind(page, "units").unwrap().0;
-        assert_eq!(next(page(500)), Next::After("z\t400\t0".into()));
-        assert_eq!(next(page(40)), Next::After("z\t0\t0".into()), "a short page is no end");
-        assert_eq!(next(page(0)), Next::End);
-        assert_eq!(next(WalkedPage { has_ended: true, ..page(500) }), Next::End);
-        assert_eq!(next(WalkedPage { total: None, ..page(500) }), Next::After("z\t\t0".into()));
+        assert_eq!(next(page(500)), Cursor::After("z\t400\t0".into()));
+        assert_eq!(next(page(40)), Cursor::After("z\t0\t0".into()), "a short page is no end");
+        assert_eq!(next(page(0)), Cursor::End);
+        assert_eq!(next(WalkedPage { has_ended: true, ..page(500) }), Cursor::End);
+        assert_eq!(next(WalkedPage { total: None, ..page(500) }), Cursor::After("z\t\t0".into()));
     }
 
     #[test]
     fn a_position_is_the_walk_again() {
         for place in ["z\t400\t2", "z\t\t0", "a b\t1\t1"] {
-            let next = Next::After(place.into());
-            assert_eq!(Walk::at(&next, None).to_next(), next);
+            let next = Cursor::After(place.into());
+            assert_eq!(Walk::at(&next, None).to_cursor(), next);
         }
-        assert_eq!(Walk::at(&Next::Start, Some(7)), Walk { last: None, left: Some(7), stalled: 0 });
+        assert_eq!(Walk::at(&Cursor::Start, Some(7)), Walk { last: None, left: Some(7), stalled: 0 });
     }
 
     #[test]
     fn three_pages_that_do_not_bring_the_walk_further_end_it() {
         // A server that orders downwards: each page but the first is the one before it without its last row.
-        let mut at = Walk::at(&Next::Start, None);
+        let mut at = Walk::at(&Cursor::Start, None);
         let mut pages = 0;
         let failure = loop {
             let total = if pages == 0 { 1_000 } else { 100 - pages };

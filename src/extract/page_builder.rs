@@ -5,7 +5,7 @@ use std::{fs::File, io::Write};
 use harvester_actors::{
     failure::Failure,
     page::{Page, PageBody, PageCounts, Reject, push_record},
-    partition::{Next, PartitionId},
+    partition::{Cursor, Partition, Position},
 };
 
 /// Records kept in memory before a page goes to a file: a page of the default size fits, a whole table does not.
@@ -48,6 +48,7 @@ impl PageBuilder {
     pub(crate) fn reject(&mut self, reject: Reject) {
         self.counts.fetched += 1;
         self.counts.rejected += 1;
+        self.counts.nameless += u64::from(reject.id.is_none());
         self.rejects.push(reject);
     }
 
@@ -69,7 +70,12 @@ impl PageBuilder {
     ///
     /// # Errors
     /// As [`PageBuilder::spill`].
-    pub(crate) async fn finish(mut self, partition: PartitionId, seq: u32, next: Next) -> Result<Page, Failure> {
+    pub(crate) async fn finish(
+        mut self,
+        partition: &Partition,
+        position: &Position,
+        next: Cursor,
+    ) -> Result<Page, Failure> {
         let body = match self.file.take() {
             None => PageBody::Memory(self.records),
             Some(spilled) => {
@@ -77,7 +83,8 @@ impl PageBuilder {
                 PageBody::Spilled { file, len }
             }
         };
-        Ok(Page { partition, seq, next, counts: self.counts, rejects: self.rejects, body })
+        let (counts, rejects) = (self.counts, self.rejects);
+        Ok(Page { next, counts, rejects, body, ..Page::split(partition, position, Vec::new()) })
     }
 }
 
@@ -96,7 +103,7 @@ async fn append(file: Option<(File, u64)>, mut records: Vec<u8>) -> Result<(File
     let failed = |error: &dyn std::fmt::Display| {
         let folder = std::env::temp_dir();
         Failure::local(format!("cannot write a large page to `{}`: {error}", folder.display()))
-            .with_next("free space there, or point TMPDIR to a larger disk, then run the same command to go on")
+            .with_next("free space there, or point TMPDIR to a larger disk, then run the same command to resume")
     };
     written.await.map_err(|error| failed(&error))?.map_err(|error| failed(&error))
 }

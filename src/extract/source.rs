@@ -18,24 +18,24 @@ use dhis2::{
 use futures_util::future::LocalBoxFuture;
 use harvester_actors::{
     failure::{Failure, FailureClass, Weight},
+    follow::{Followed, StreamFacts},
     page::Page,
-    partition::{Partition, Plan, Position, SourceIdentity},
+    partition::{Partition, Position, SourceIdentity, StreamId},
+    plan::PlanBuilder,
     rate_limiter::SourceProbe,
-    reconcile::Recount,
     retry::{RetryPolicy, retry_cause},
-    source::{PageSize, Source},
+    source::Source,
 };
 use harvester_pacing::{Retry, RetryAnswer};
 use jiff::{SignedDuration, Timestamp};
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use tokio::time::Instant;
 
 use super::{
     classify::{Contact, classify},
     denials::Denials,
     gate::SourceGate,
-    metadata::{self, DeletedSelection, MetadataExtract, MetadataSelection},
+    kind::{Extract, Selection},
+    reconcile::Recount,
     server_clock,
 };
 
@@ -53,36 +53,23 @@ const PLAN: &str = "";
 /// How long a ping may take that tells a page which is too heavy from a source that is gone.
 const PING_MAX: Duration = Duration::from_secs(5);
 
-/// What a job wants, kind by kind.
-#[derive(Clone, Debug)]
-pub(crate) enum Extract {
-    /// Metadata collections.
-    Metadata(MetadataExtract),
+/// What has been found out about a stream by this process, beyond what a checkpoint keeps.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct FollowNotes {
+    /// The number that the server was asked for after the last row.
+    pub(super) recount: Recount,
+    /// Listings beyond the first.
+    pub(super) relistings: u32,
 }
 
-/// What a partition of any kind fetches, as it is kept in the plan.
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
-pub(crate) enum Selection {
-    /// A range of a metadata collection.
-    Metadata(MetadataSelection),
-    /// What was deleted.
-    DeletedObjects(DeletedSelection),
-}
-
-impl Selection {
-    /// As the plan keeps it.
-    pub(crate) fn to_value(&self) -> Value {
-        serde_json::to_value(self).unwrap_or_default()
-    }
-
-    /// As it was planned.
-    fn of(value: &Value) -> Result<Selection, Failure> {
-        Selection::deserialize(value).map_err(|error| {
-            Failure::new(FailureClass::Damaged, format!("the plan holds a partition that cannot be read: {error}"))
-        })
+impl Default for FollowNotes {
+    fn default() -> Self {
+        FollowNotes { recount: Recount::NotAsked, relistings: 0 }
     }
 }
+
+/// [`FollowNotes`] of each stream.
+type Notes = Mutex<BTreeMap<StreamId, FollowNotes>>;
 
 /// What the rooms of the kinds work with.
 pub(crate) struct SourceContext<'a> {
@@ -100,12 +87,24 @@ pub(crate) struct SourceContext<'a> {
     gate: &'a SourceGate,
     /// What requests of the plan have found.
     found: &'a Found,
+    /// What has been found out about each stream.
+    notes: &'a Notes,
 }
 
 /// What requests of the plan have found: kept while it is made, so that one request that fails late costs no other.
 type Found = Mutex<BTreeMap<String, IdAt>>;
 
 impl<'a> SourceContext<'a> {
+    /// What has been found out about a stream.
+    pub(super) fn notes_of(&self, stream: StreamId) -> FollowNotes {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner).get(&stream).copied().unwrap_or_default()
+    }
+
+    /// Remembers it.
+    pub(super) fn keep_notes(&self, stream: StreamId, notes: FollowNotes) {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner).insert(stream, notes);
+    }
+
     /// What an error means now.
     pub(crate) fn failure(&self, error: &Error) -> Failure {
         classify(error, self.contact)
@@ -207,6 +206,8 @@ pub(crate) struct Dhis2Source {
     denials: Denials,
     /// What requests of the plan have found.
     found: Found,
+    /// What has been found out about each stream.
+    notes: Notes,
     /// When it was last asked who answers.
     identified_at: Mutex<Option<Instant>>,
     /// By how much its clock was ahead of ours when it was identified, where that is too much for a watermark.
@@ -237,6 +238,7 @@ impl Dhis2Source {
             answered: AtomicBool::new(false),
             denials: Denials::default(),
             found: Found::default(),
+            notes: Notes::default(),
             identified_at: Mutex::default(),
             ahead: Mutex::default(),
             probe,
@@ -297,6 +299,7 @@ impl Dhis2Source {
             denials: &self.denials,
             gate: &self.gate,
             found: &self.found,
+            notes: &self.notes,
         }
     }
 }
@@ -327,9 +330,12 @@ impl Source for Dhis2Source {
         })
     }
 
-    fn plan<'a>(&'a self, identity: &'a SourceIdentity) -> LocalBoxFuture<'a, Result<Plan, Failure>> {
+    fn plan<'a>(
+        &'a self,
+        identity: &'a SourceIdentity,
+        mut plan: PlanBuilder<'a>,
+    ) -> LocalBoxFuture<'a, Result<(), Failure>> {
         Box::pin(async move {
-            let mut plan = Plan::default();
             let mut context = self.context();
             let none = BTreeMap::new();
             if self.watermarks.are_of_another(identity) {
@@ -346,7 +352,7 @@ impl Source for Dhis2Source {
             }
             let mut identity = Cow::Borrowed(identity);
             let ahead = *self.ahead.lock().unwrap_or_else(PoisonError::into_inner);
-            let is_incremental = self.extracts.iter().any(|Extract::Metadata(metadata)| metadata.incremental);
+            let is_incremental = self.extracts.iter().any(Extract::is_incremental);
             if let Some(ahead) = ahead.filter(|_| is_incremental && harvester_pacing::control!("watermark-bounds")) {
                 tracing::warn!(
                     ahead_h = ahead.as_hours(),
@@ -356,11 +362,9 @@ impl Source for Dhis2Source {
                 identity.to_mut().server_date = None;
             }
             for extract in &self.extracts {
-                match extract {
-                    Extract::Metadata(metadata) => metadata.plan(&context, &identity, &mut plan).await?,
-                }
+                extract.plan(&context, &identity, &mut plan).await?;
             }
-            Ok(plan)
+            plan.finish().await
         })
     }
 
@@ -369,21 +373,14 @@ impl Source for Dhis2Source {
         _: &'a SourceIdentity,
         partition: &'a Partition,
         position: &'a Position,
-        size: PageSize,
     ) -> LocalBoxFuture<'a, Result<Page, Failure>> {
         Box::pin(async move {
             self.denials.settled().await?;
             self.same_source().await?;
             let context = self.context();
             let asked_at = Instant::now();
-            let page = match Selection::of(&partition.selection)? {
-                Selection::Metadata(selection) => {
-                    metadata::fetch(&context, &selection, partition, position, size).await
-                }
-                Selection::DeletedObjects(selection) => {
-                    metadata::fetch_deleted(&context, &selection, partition, position).await
-                }
-            };
+            let selection = Selection::of(&partition.selection)?;
+            let page = selection.fetch(&context, partition, position).await;
             // What came while the source turned into another one is not of this run.
             if let Some(changed) = self.probe.changed.get() {
                 return Err(changed.clone());
@@ -395,7 +392,8 @@ impl Source for Dhis2Source {
                 }
                 Err(Unfetched::Failed(failure)) => Err(failure),
                 Err(Unfetched::Wire(error)) => {
-                    let failure = self.weighed(context.failure(&error)).await;
+                    let mut failure = self.weighed(context.failure(&error)).await;
+                    failure.is_smallest = selection.is_smallest(position.halvings);
                     let failure =
                         self.denials.judge(&self.client, &self.gate, &partition.key, &error, failure, asked_at).await;
                     self.gate.in_trouble(&failure);
@@ -405,30 +403,11 @@ impl Source for Dhis2Source {
         })
     }
 
-    fn count<'a>(&'a self, selection: &'a Value, times: u32) -> LocalBoxFuture<'a, Result<Recount, Failure>> {
+    fn follow<'a>(&'a self, facts: StreamFacts<'a>) -> LocalBoxFuture<'a, Result<Followed, Failure>> {
         Box::pin(async move {
-            match Selection::of(selection)? {
-                Selection::Metadata(selection) => metadata::count(&self.context(), &selection, times).await,
-                Selection::DeletedObjects(_) => Ok(Recount::NotOffered),
-            }
+            let Some(first) = facts.passes.first() else { return Ok(Followed::default()) };
+            Selection::of(&first.pass.selection)?.follow(&self.context(), &facts).await
         })
-    }
-
-    fn listing(&self, selection: &Value, rows: u64) -> Option<Value> {
-        match Selection::of(selection).ok()? {
-            Selection::Metadata(selection) => Some(Selection::Metadata(metadata::listing(&selection, rows)).to_value()),
-            Selection::DeletedObjects(_) => None,
-        }
-    }
-
-    fn repair(&self, selection: &Value, missing: &[String], vanished: &[String]) -> Vec<Value> {
-        match Selection::of(selection) {
-            Ok(Selection::Metadata(selection)) => {
-                let repairs = metadata::repair(&selection, missing, vanished);
-                repairs.into_iter().map(|repair| Selection::Metadata(repair).to_value()).collect()
-            }
-            _ => Vec::new(),
-        }
     }
 
     fn last_answer(&self) -> Option<Instant> {

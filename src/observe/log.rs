@@ -153,7 +153,7 @@ impl LogListener {
 }
 
 impl Listener for LogListener {
-    fn hear(&self, event: &Event) {
+    fn on_event(&self, event: &Event) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let now = state.began.elapsed();
         let was_finishing = matches!(state.progress.phase, Phase::Finishing(_));
@@ -176,41 +176,37 @@ impl Listener for LogListener {
             Event::SourceIdentified(source) => {
                 info!(job, url = %source.url, version = %source.version, "source answers");
             }
-            Event::PlanMade { run_id, plan, committed } => {
-                let finished = committed.iter().filter(|committed| committed.is_finished).count();
-                let (streams, partitions) = (plan.streams.len(), plan.partitions.len());
-                info!(job, run = %run_id, streams, partitions, finished, "plan is fixed");
-                if !plan.left_out.is_empty() {
+            Event::PlanReady { run_id, streams, left_out, partitions, finished, .. } => {
+                info!(job, run = %run_id, streams = streams.len(), partitions, finished, "plan ready");
+                if !left_out.is_empty() {
                     // One line: a server offers dozens of collections that are parts of others.
-                    let collections = plan.left_out.len();
+                    let collections = left_out.len();
                     info!(job, collections, "left out of `[\"*\"]`; -v and the report name each with its reason");
                 }
-                for left in &plan.left_out {
+                for left in left_out {
                     debug!(job, stream = %left.stream, reason = %left.reason, "left out");
                 }
             }
-            Event::PlanGrown(plan) => debug!(job, partitions = plan.partitions.len(), "plan has grown"),
-            Event::PageWritten(span) => {
-                let partition = progress.partition_key(span.partition);
-                debug!(target: PAGES, job, %partition, page = span.seq, rows = span.counts.kept, bytes = span.counts.bytes,
-                    "page written");
-                if !span.rejects.is_empty() {
-                    warn!(job, %partition, page = span.seq, rows = span.counts.rejected, "rows rejected");
+            Event::PlanExtended { partitions } => debug!(job, partitions, "plan extended"),
+            Event::PageWritten { stream, partition, counts, .. } => {
+                let stream = progress.stream(*stream);
+                debug!(target: PAGES, job, stream, %partition, rows = counts.kept, bytes = counts.bytes, "page written");
+                if counts.rejected > 0 {
+                    warn!(job, stream, %partition, rows = counts.rejected, "rows rejected");
                 }
             }
             Event::SpanCommitted { pages, rows, spool_bytes } => {
                 debug!(target: PAGES, job, pages, rows, spool_bytes, "committed")
             }
             Event::PartitionFinished(partition) => {
-                debug!(job, partition = %progress.partition_key(*partition), "partition finished");
+                debug!(job, %partition, "partition finished");
             }
             Event::PartitionReturned { partition, class, message, attempt, delay } => {
-                let partition = progress.partition_key(*partition);
                 let (class, delay_s) = (class.as_str(), delay.as_secs_f64());
-                warn!(job, %partition, class, attempt, delay_s, error = %message, "page failed, will be asked for again");
+                warn!(job, partition = partition.key, class, attempt, delay_s, error = %message, "page failed, will be asked for again");
             }
-            Event::PartitionLost { partition, left_out, class, message } => {
-                let (partition, class) = (progress.partition_key(*partition), class.as_str());
+            Event::PartitionFailed { partition, left_out, class, message, .. } => {
+                let (partition, class) = (&partition.key, class.as_str());
                 if *left_out {
                     debug!(job, %partition, class, error = %message, "left out");
                 } else {
@@ -218,10 +214,11 @@ impl Listener for LogListener {
                 }
             }
             Event::FetcherDied { partition } => {
-                let partition = partition.map(|partition| progress.partition_key(partition)).unwrap_or_default();
+                let partition = partition.as_ref().map_or("", |partition| partition.key.as_str());
                 error!(job, %partition, "a fetcher died of a bug; its partition was handed back");
             }
-            Event::Reconciled { stream, appeared, vanished } => {
+            Event::Reconciled { stream, reconciled } => {
+                let (appeared, vanished) = (reconciled.appeared, reconciled.vanished);
                 info!(job, stream = progress.stream(*stream), appeared, vanished, "numbers compared with the server's");
             }
             Event::Pace(_) => {}

@@ -40,9 +40,9 @@ impl Listeners {
 }
 
 impl Listener for Listeners {
-    fn hear(&self, event: &Event) {
+    fn on_event(&self, event: &Event) {
         for listener in &self.0 {
-            listener.hear(event);
+            listener.on_event(event);
         }
     }
 }

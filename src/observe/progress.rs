@@ -7,9 +7,9 @@ use std::{
 };
 
 use harvester_actors::{
+    checkpoint::PassTotals,
     events::{Event, Pace},
-    page::PageCounts,
-    partition::{PartitionId, PartitionRole, Plan, SourceIdentity, StreamId},
+    partition::{PartitionId, SourceIdentity, Stream, StreamId, Yield},
     report::{Report, StreamReport},
 };
 
@@ -92,8 +92,8 @@ pub struct Progress {
     moved_at: Duration,
     /// Rows fetched by this process.
     rows_here: u64,
-    /// The plan, to find a partition's stream.
-    plan: Arc<Plan>,
+    /// The streams of the plan, by id.
+    planned: Arc<[Stream]>,
     /// Speeds.
     samples: VecDeque<Sample>,
 }
@@ -105,7 +105,7 @@ impl Progress {
     pub fn apply(&mut self, event: &Event, now: Duration) {
         match event {
             Event::Pace(pace) if pace.requests == self.pace.requests => {}
-            Event::Pace(_) | Event::PartitionReturned { .. } | Event::PartitionLost { .. } => self.moved_at = now,
+            Event::Pace(_) | Event::PartitionReturned { .. } | Event::PartitionFailed { .. } => self.moved_at = now,
             Event::SourceWaitedFor { .. } => self.moved_at = now,
             _ => {
                 (self.answered_at, self.moved_at) = (now, now);
@@ -124,23 +124,28 @@ impl Progress {
                 self.last_failure = Some(message.clone());
             }
             Event::SourceIdentified(source) => self.source = Some(source.clone()),
-            Event::PlanMade { run_id, plan, committed } => {
+            Event::PlanReady { run_id, streams, left_out, partitions, finished, committed } => {
                 self.run_id.clone_from(run_id);
-                self.take_plan(plan);
-                for committed in committed {
-                    self.count(committed.partition, &committed.counts, committed.pages);
-                    self.partitions_finished += u64::from(committed.is_finished);
+                self.planned = Arc::clone(streams);
+                (self.partitions, self.partitions_finished) = (*partitions, *finished);
+                self.left_out.extend(left_out.iter().map(|left| (left.stream.clone(), left.reason.clone())));
+                for (place, stream) in streams.iter().enumerate() {
+                    self.streams.entry(stream.name.clone()).or_default().expected = stream.expected_rows;
+                    self.count(StreamId(place as u32), committed.get(place).copied().unwrap_or_default());
                 }
                 if self.phase == Phase::Starting {
                     self.phase = Phase::Running;
                 }
             }
-            Event::PlanGrown(plan) => self.take_plan(plan),
-            Event::PageWritten(span) => {
-                self.held.remove(&span.partition);
-                self.count(span.partition, &span.counts, 1);
-                if self.role(span.partition) != PartitionRole::Listing {
-                    self.rows_here += span.counts.fetched;
+            Event::PlanExtended { partitions } => self.partitions += partitions,
+            Event::PageWritten { stream, yields, partition, counts } => {
+                self.held.remove(partition);
+                match yields {
+                    Yield::Rows => {
+                        self.count(*stream, PassTotals { pages: 1, counts: *counts });
+                        self.rows_here += counts.fetched;
+                    }
+                    Yield::Keys => {}
                 }
             }
             Event::PartitionFinished(partition) => {
@@ -149,24 +154,21 @@ impl Progress {
             }
             Event::PartitionReturned { partition, message, delay, .. } => {
                 self.retries += 1;
-                self.held.insert(*partition, now + *delay);
-                let key = self.partition_key(*partition);
-                self.last_failure = Some(format!("{key}: {message}"));
+                self.held.insert(partition.id, now + *delay);
+                self.last_failure = Some(format!("{}: {message}", partition.key));
             }
-            Event::PartitionLost { partition, left_out, message, .. } => {
-                self.held.remove(partition);
+            Event::PartitionFailed { partition, stream, left_out, message, .. } => {
+                self.held.remove(&partition.id);
                 self.partitions_lost += 1;
                 if *left_out {
-                    let stream = self.stream_name(*partition).to_owned();
-                    self.left_out.insert(stream, message.clone());
+                    self.left_out.insert(self.stream(*stream).to_owned(), message.clone());
                 }
             }
-            Event::Reconciled { stream, appeared, vanished } => {
-                if let Some(stream) = self.plan.streams.get(stream.0 as usize) {
-                    let report = self.streams.entry(stream.name.clone()).or_default();
-                    report.appeared = Some(*appeared);
-                    report.vanished = Some(*vanished);
-                }
+            Event::Reconciled { stream, reconciled } => {
+                let name = self.stream(*stream).to_owned();
+                let report = self.streams.entry(name).or_default();
+                report.appeared = Some(reconciled.appeared);
+                report.vanished = Some(reconciled.vanished);
             }
             Event::Pace(pace) => {
                 self.pace = pace.clone();
@@ -186,22 +188,10 @@ impl Progress {
         }
     }
 
-    /// Takes a plan over, and what it says about its streams.
-    fn take_plan(&mut self, plan: &Arc<Plan>) {
-        self.plan = Arc::clone(plan);
-        self.partitions = plan.partitions.len() as u64;
-        for stream in &plan.streams {
-            self.streams.entry(stream.name.clone()).or_default().expected = stream.expected_rows;
-        }
-        self.left_out.extend(plan.left_out.iter().map(|left| (left.stream.clone(), left.reason.clone())));
-    }
-
-    /// Adds pages of a partition to its stream.
-    fn count(&mut self, partition: PartitionId, counts: &PageCounts, pages: u64) {
-        if self.role(partition) == PartitionRole::Listing {
-            return;
-        }
-        let name = self.stream_name(partition).to_owned();
+    /// Adds pages of rows to their stream.
+    fn count(&mut self, stream: StreamId, totals: PassTotals) {
+        let PassTotals { pages, counts } = totals;
+        let name = self.stream(stream).to_owned();
         let stream = self.streams.entry(name).or_default();
         stream.rows += counts.kept;
         stream.bytes += counts.bytes;
@@ -210,28 +200,9 @@ impl Progress {
         stream.pages += pages;
     }
 
-    /// What a partition's rows are for.
-    fn role(&self, partition: PartitionId) -> PartitionRole {
-        self.plan.partitions.get(partition.0 as usize).map(|partition| partition.role).unwrap_or_default()
-    }
-
-    /// A partition's stream, for people.
-    fn stream_name(&self, partition: PartitionId) -> &str {
-        let partition = self.plan.partitions.get(partition.0 as usize);
-        partition.map_or("", |partition| self.plan.stream_of(partition).name.as_str())
-    }
-
     /// A stream's name, for people.
     pub fn stream(&self, stream: StreamId) -> &str {
-        self.plan.streams.get(stream.0 as usize).map_or("", |stream| stream.name.as_str())
-    }
-
-    /// A partition's name, for people.
-    pub fn partition_key(&self, partition: PartitionId) -> String {
-        match self.plan.partitions.get(partition.0 as usize) {
-            Some(partition) => partition.key.clone(),
-            None => format!("partition {partition}"),
-        }
+        self.planned.get(stream.0 as usize).map_or("", |stream| stream.name.as_str())
     }
 
     /// Remembers the sums of this moment.
@@ -350,58 +321,54 @@ impl Progress {
 #[cfg(test)]
 pub(super) mod tests {
     use harvester_actors::{
-        events::{Committed, Waiting},
+        events::Waiting,
         failure::FailureClass,
-        page::{FrameRange, Span},
-        partition::{Next, Partition, Stream, StreamOrder},
+        page::PageCounts,
+        partition::{Partition, PassId},
     };
 
     use super::*;
 
     fn stream(name: &str, expected_rows: Option<u64>) -> Stream {
-        serde_json::from_value(serde_json::json!({
-            "name": name, "order": StreamOrder::Keyset, "expected_rows": expected_rows, "optional": false,
-        }))
-        .unwrap()
+        Stream { name: name.to_owned(), expected_rows, optional: false, watermark: None }
     }
 
-    fn partition(id: u32, stream: u32, role: PartitionRole) -> Partition {
-        Partition {
+    pub(in crate::observe) fn partition(id: u32) -> Arc<Partition> {
+        Arc::new(Partition {
             id: PartitionId(id),
-            stream: StreamId(stream),
+            pass: PassId(0),
             key: format!("part/{id}"),
-            role,
             selection: serde_json::Value::Null,
             requests: None,
             expected_rows: None,
-        }
+        })
+    }
+
+    fn counts(rows: u64) -> PageCounts {
+        PageCounts { fetched: rows, kept: rows, bytes: rows * 100, ..PageCounts::default() }
     }
 
     fn page(partition: u32, rows: u64) -> Event {
-        Event::PageWritten(Arc::new(Span {
-            partition: PartitionId(partition),
-            seq: 0,
-            next: Next::Start,
-            counts: PageCounts { fetched: rows, kept: rows, bytes: rows * 100, ..PageCounts::default() },
-            rejects: Vec::new(),
-            frame: FrameRange::default(),
-        }))
+        let (stream, yields) = if partition == 2 { (1, Yield::Keys) } else { (partition, Yield::Rows) };
+        Event::PageWritten { stream: StreamId(stream), yields, partition: PartitionId(partition), counts: counts(rows) }
+    }
+
+    /// A plan of two streams and three partitions, the last of which lists keys.
+    fn plan_ready(finished: u64, committed: Vec<PassTotals>) -> Event {
+        Event::PlanReady {
+            run_id: "20260101T000000Z".to_owned(),
+            streams: [stream("organisationUnits", Some(80_000)), stream("dataElements", Some(20_000))].into(),
+            left_out: Vec::new(),
+            partitions: 3,
+            finished,
+            committed,
+        }
     }
 
     /// A run of two streams, 30 s old: 30 000 of 100 000 rows, 300 requests.
     pub(in crate::observe) fn half_way() -> (Progress, Duration) {
         let mut progress = Progress::default();
-        let plan = Plan {
-            streams: vec![stream("organisationUnits", Some(80_000)), stream("dataElements", Some(20_000))],
-            partitions: vec![
-                partition(0, 0, PartitionRole::Rows),
-                partition(1, 1, PartitionRole::Rows),
-                partition(2, 1, PartitionRole::Listing),
-            ],
-            left_out: Vec::new(),
-        };
-        let run_id = "20260101T000000Z".to_owned();
-        progress.apply(&Event::PlanMade { run_id, plan: Arc::new(plan), committed: Vec::new() }, Duration::ZERO);
+        progress.apply(&plan_ready(0, Vec::new()), Duration::ZERO);
         for second in 0..=30 {
             let now = Duration::from_secs(second);
             if second > 0 {
@@ -465,7 +432,7 @@ pub(super) mod tests {
     fn a_run_whose_last_partitions_have_all_failed_says_how_long_it_waits() {
         let (mut progress, now) = half_way();
         let returned = |id, seconds| Event::PartitionReturned {
-            partition: PartitionId(id),
+            partition: partition(id),
             class: FailureClass::Transient,
             message: "502".to_owned(),
             attempt: 1,

@@ -15,7 +15,6 @@ use std::{
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use harvester_actors::{
     events::{Event, Listener},
-    partition::Plan,
     report::Report,
 };
 
@@ -133,24 +132,12 @@ impl Redactor {
         report
     }
 
-    /// A plan whose reasons are messages.
-    fn plan(&self, plan: &Arc<Plan>) -> Arc<Plan> {
-        let is_clean = |reason: &String| *reason == self.message(reason);
-        if plan.left_out.iter().all(|left| is_clean(&left.reason)) {
-            return Arc::clone(plan);
-        }
-        let mut plan = Plan::clone(plan);
-        for left in &mut plan.left_out {
-            left.reason = self.message(&left.reason);
-        }
-        Arc::new(plan)
-    }
-
     /// A fact in which every text that may be a stranger's is a message.
     fn event<'a>(&self, event: &'a Event) -> Cow<'a, Event> {
         let mut event = Cow::Borrowed(event);
         match &*event {
-            Event::PageWritten(_)
+            Event::PageWritten { .. }
+            | Event::PlanExtended { .. }
             | Event::SpanCommitted { .. }
             | Event::PartitionFinished(_)
             | Event::FetcherDied { .. }
@@ -159,10 +146,9 @@ impl Redactor {
             Event::Recovered { .. }
             | Event::SourceWaitedFor { .. }
             | Event::SourceIdentified(_)
-            | Event::PlanMade { .. }
-            | Event::PlanGrown(_)
+            | Event::PlanReady { .. }
             | Event::PartitionReturned { .. }
-            | Event::PartitionLost { .. }
+            | Event::PartitionFailed { .. }
             | Event::Pace(_)
             | Event::Stopping { .. }
             | Event::RunEnded(_) => {}
@@ -171,13 +157,17 @@ impl Redactor {
             Event::Recovered { rebuilt: Some(text), .. }
             | Event::SourceWaitedFor { message: text, .. }
             | Event::PartitionReturned { message: text, .. }
-            | Event::PartitionLost { message: text, .. }
+            | Event::PartitionFailed { message: text, .. }
             | Event::Stopping { reason: text } => *text = self.message(text),
             Event::SourceIdentified(source) => {
                 source.version = self.message(&source.version);
                 source.url = self.message(&source.url);
             }
-            Event::PlanMade { plan, .. } | Event::PlanGrown(plan) => *plan = self.plan(plan),
+            Event::PlanReady { left_out, .. } => {
+                for left in left_out {
+                    left.reason = self.message(&left.reason);
+                }
+            }
             Event::Pace(pace) => {
                 if let Some(waiting) = &mut pace.waiting {
                     waiting.reason = self.message(&waiting.reason);
@@ -212,13 +202,15 @@ pub(crate) struct Redacting<L> {
 }
 
 impl<L: Listener> Listener for Redacting<L> {
-    fn hear(&self, event: &Event) {
-        self.listener.hear(&self.redactor.event(event));
+    fn on_event(&self, event: &Event) {
+        self.listener.on_event(&self.redactor.event(event));
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use harvester_actors::partition::LeftOut;
+
     use super::*;
     use crate::job::Secret;
 
@@ -289,15 +281,17 @@ mod tests {
         );
         report.left_out.insert("a".to_owned(), "canary-pw".to_owned());
         report.warnings.push("canary-pw".to_owned());
-        let plan: Plan = serde_json::from_value(serde_json::json!({
-            "streams": [], "partitions": [], "left_out": [{ "stream": "a", "reason": "canary-pw" }],
-        }))
-        .unwrap();
-        let (run_id, plan) = (String::new(), Arc::new(plan));
+        let left_out = LeftOut { stream: "a".to_owned(), reason: "canary-pw".to_owned() };
         for event in [
             Event::RunEnded(Arc::new(report)),
-            Event::PlanMade { run_id, plan: Arc::clone(&plan), committed: Vec::new() },
-            Event::PlanGrown(plan),
+            Event::PlanReady {
+                run_id: String::new(),
+                streams: [].into(),
+                left_out: vec![left_out],
+                partitions: 0,
+                finished: 0,
+                committed: Vec::new(),
+            },
             Event::Stopping { reason: "canary-pw".to_owned() },
             Event::SourceWaitedFor {
                 class: harvester_actors::failure::FailureClass::Transient,

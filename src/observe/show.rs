@@ -57,14 +57,14 @@ fn draw_action(mode: ProgressMode, event: &Event, since_shown: Option<Duration>)
     let is_due = |interval| since_shown.is_none_or(|since| since >= interval);
     let is_turn = matches!(
         event,
-        Event::PlanMade { .. } | Event::Finishing { .. } | Event::Stopping { .. } | Event::SourceIdentified(_)
+        Event::PlanReady { .. } | Event::Finishing { .. } | Event::Stopping { .. } | Event::SourceIdentified(_)
     );
     match (mode, event) {
         (ProgressMode::None, _) => DrawAction::Nothing,
         (ProgressMode::Bar, Event::RunEnded(_)) => DrawAction::End,
         (ProgressMode::Bar, _) if is_turn || is_due(DRAW_INTERVAL) => DrawAction::Block,
         // A run that is planned has something to say; the report says the rest at the end.
-        (ProgressMode::Plain, Event::PlanMade { .. }) => DrawAction::Line,
+        (ProgressMode::Plain, Event::PlanReady { .. }) => DrawAction::Line,
         (ProgressMode::Plain, Event::Pace(_)) if since_shown.is_some() && is_due(PLAIN_INTERVAL) => DrawAction::Line,
         (ProgressMode::Bar | ProgressMode::Plain, _) => DrawAction::Nothing,
     }
@@ -79,7 +79,7 @@ impl ProgressListener {
 }
 
 impl Listener for ProgressListener {
-    fn hear(&self, event: &Event) {
+    fn on_event(&self, event: &Event) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let now = state.began.elapsed();
         state.progress.apply(event, now);
@@ -99,15 +99,20 @@ impl Listener for ProgressListener {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use harvester_actors::{events::Pace, partition::Plan};
+    use harvester_actors::events::Pace;
 
     use super::*;
 
     #[test]
     fn a_line_comes_at_the_start_and_every_30_s_and_never_without_progress() {
-        let plan = Event::PlanMade { run_id: String::new(), plan: Arc::new(Plan::default()), committed: Vec::new() };
+        let plan = Event::PlanReady {
+            run_id: String::new(),
+            streams: [].into(),
+            left_out: Vec::new(),
+            partitions: 0,
+            finished: 0,
+            committed: Vec::new(),
+        };
         let pace = Event::Pace(Pace::default());
         let seconds = |seconds| Some(Duration::from_secs(seconds));
         assert_eq!(draw_action(ProgressMode::Plain, &plan, None), DrawAction::Line);

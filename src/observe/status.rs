@@ -344,7 +344,7 @@ fn write_all(slot: &(Mutex<Slot>, Condvar), path: &Path) {
 }
 
 impl Listener for StatusListener {
-    fn hear(&self, event: &Event) {
+    fn on_event(&self, event: &Event) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let now = state.began.elapsed();
         state.progress.apply(event, now);
@@ -376,7 +376,7 @@ impl Listener for StatusListener {
 
 /// Whether an event changes the state.
 fn is_turn(event: &Event) -> bool {
-    matches!(event, Event::PlanMade { .. } | Event::Finishing { .. } | Event::Stopping { .. })
+    matches!(event, Event::PlanReady { .. } | Event::Finishing { .. } | Event::Stopping { .. })
 }
 
 impl Drop for StatusListener {
@@ -428,10 +428,10 @@ mod tests {
     fn the_end_is_on_the_disk_when_it_has_been_heard() {
         let folder = tempfile::tempdir().unwrap();
         let listener = StatusListener::new("x", folder.path()).unwrap();
-        listener.hear(&recovered());
+        listener.on_event(&recovered());
         let mut report = without_run("x", Outcome::Interrupted, "stopped", "go on");
         report.exit_code = 143;
-        listener.hear(&Event::RunEnded(Arc::new(report.clone())));
+        listener.on_event(&Event::RunEnded(Arc::new(report.clone())));
         let status = Status::read(folder.path()).unwrap();
         assert_eq!((status.state, status.exit_code), (State::Stopped, Some(143)));
         let kept: Report =
@@ -443,7 +443,7 @@ mod tests {
     fn a_run_that_never_began_leaves_the_folder_of_another_alone() {
         let folder = tempfile::tempdir().unwrap();
         let listener = StatusListener::new("x", folder.path()).unwrap();
-        listener.hear(&Event::RunEnded(Arc::new(without_run("x", Outcome::Locked, "", ""))));
+        listener.on_event(&Event::RunEnded(Arc::new(without_run("x", Outcome::Locked, "", ""))));
         drop(listener);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     }
@@ -469,7 +469,7 @@ mod tests {
     #[test]
     fn a_folder_that_cannot_be_written_stops_nothing() {
         let listener = StatusListener::new("x", Path::new("/nonexistent")).unwrap();
-        listener.hear(&recovered());
-        listener.hear(&Event::RunEnded(Arc::new(without_run("x", Outcome::Complete, "", ""))));
+        listener.on_event(&recovered());
+        listener.on_event(&Event::RunEnded(Arc::new(without_run("x", Outcome::Complete, "", ""))));
     }
 }

@@ -150,7 +150,7 @@ impl SystemdListener {
         }
         let extension = format!("EXTEND_TIMEOUT_USEC={}", EXTENSION.as_micros());
         match event {
-            Event::PlanMade { .. } if !state.is_ready => {
+            Event::PlanReady { .. } if !state.is_ready => {
                 state.is_ready = true;
                 messages.push("READY=1".to_owned());
             }
@@ -167,7 +167,7 @@ impl SystemdListener {
         }
         let is_turn = matches!(
             event,
-            Event::PlanMade { .. } | Event::Finishing { .. } | Event::Stopping { .. } | Event::RunEnded(_)
+            Event::PlanReady { .. } | Event::Finishing { .. } | Event::Stopping { .. } | Event::RunEnded(_)
         );
         let is_waiting = waits(&state.progress, now).is_some();
         let is_turn = is_turn || is_waiting != state.told_waiting;
@@ -212,7 +212,7 @@ fn status(progress: &Progress, now: Duration) -> String {
 }
 
 impl Listener for SystemdListener {
-    fn hear(&self, event: &Event) {
+    fn on_event(&self, event: &Event) {
         if self.socket.is_none() {
             return;
         }
@@ -241,7 +241,14 @@ mod tests {
     use crate::observe::report::without_run;
 
     fn plan_made() -> Event {
-        Event::PlanMade { run_id: "r".to_owned(), plan: Arc::new(Plan::default()), committed: Vec::new() }
+        Event::PlanReady {
+            run_id: "r".to_owned(),
+            streams: [].into(),
+            left_out: Vec::new(),
+            partitions: 0,
+            finished: 0,
+            committed: Vec::new(),
+        }
     }
 
     fn pace(requests: u64, waiting: Option<Duration>) -> Event {
@@ -321,15 +328,15 @@ mod tests {
             String::from_utf8(buffer[..length].to_vec()).unwrap()
         };
         assert!(hear().starts_with("STATUS=reading the checkpoint\nEXTEND_TIMEOUT_USEC="));
-        listener.hear(&plan_made());
+        listener.on_event(&plan_made());
         assert_eq!(hear(), "READY=1\nSTATUS=0/0 partitions, 0 rows (0 B)");
-        listener.hear(&Event::Stopping { reason: "SIGTERM".to_owned() });
+        listener.on_event(&Event::Stopping { reason: "SIGTERM".to_owned() });
         let said = hear();
         assert!(
             said.starts_with("STOPPING=1\nEXTEND_TIMEOUT_USEC=60000000\nSTATUS=")
                 && said.ends_with("stopping: SIGTERM")
         );
-        listener.hear(&Event::RunEnded(Arc::new(without_run("x", Outcome::Interrupted, "", ""))));
+        listener.on_event(&Event::RunEnded(Arc::new(without_run("x", Outcome::Interrupted, "", ""))));
         assert!(hear().contains("STOPPING=1"));
     }
 
@@ -348,7 +355,7 @@ mod tests {
     #[test]
     fn outside_of_a_service_nothing_is_sent() {
         let listener = SystemdListener::new(None, None, Duration::ZERO).unwrap();
-        listener.hear(&plan_made());
+        listener.on_event(&plan_made());
         assert!(!listener.state.lock().unwrap().is_ready);
     }
 

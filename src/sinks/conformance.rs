@@ -11,7 +11,7 @@ use harvester_actors::{
     checkpoint::RunHeader,
     failure::Failure,
     page::{Page, PageBody, PageCounts, Reject, Span, push_record},
-    partition::{Next, Partition, PartitionId, PartitionRole, Plan, SourceIdentity, Stream, StreamId, StreamOrder},
+    partition::{Next, Partition, PartitionId, PartitionRole, Plan, SourceIdentity, Stream, StreamId},
     report::{Manifest, ManifestSource, ManifestStream},
     sink::{PreparedStream, Recovered, Sink, SpanIterator, SpanReader, SpoolEntry},
 };
@@ -50,8 +50,8 @@ pub(crate) fn files_sink(dir: PathBuf) -> FilesSink {
 }
 
 /// A stream of a plan.
-pub(crate) fn stream(name: &str, order: StreamOrder) -> Stream {
-    Stream { name: name.to_owned(), order, expected_rows: None, optional: false, watermark: None }
+pub(crate) fn stream(name: &str) -> Stream {
+    Stream { name: name.to_owned(), expected_rows: None, optional: false, watermark: None }
 }
 
 /// A plan of these streams and partitions, `(stream, role)` each.
@@ -141,7 +141,7 @@ const RUN: &str = "20260101T000000Z";
 
 /// One keyset stream of two partitions.
 fn two_partitions() -> Plan {
-    plan(vec![stream("organisationUnits", StreamOrder::Keyset)], &[(0, PartitionRole::Rows), (0, PartitionRole::Rows)])
+    plan(vec![stream("organisationUnits")], &[(0, PartitionRole::Rows), (0, PartitionRole::Rows)])
 }
 
 async fn begun(bench: &dyn Bench, plan: &Plan) -> Arc<dyn Sink> {
@@ -259,7 +259,7 @@ async fn nothing_is_appended_where_no_run_has_begun(bench: &dyn Bench) {
 
 async fn what_is_published_is_what_was_appended_and_a_repeat_changes_nothing(bench: &dyn Bench) {
     let plan = plan(
-        vec![stream("organisationUnits", StreamOrder::Keyset), stream("events-x", StreamOrder::Sorted)],
+        vec![stream("organisationUnits"), stream("events-x")],
         &[(0, PartitionRole::Rows), (0, PartitionRole::Rows), (1, PartitionRole::Rows), (1, PartitionRole::Rows)],
     );
     let sink = begun(bench, &plan).await;
@@ -295,7 +295,7 @@ async fn what_is_published_is_what_was_appended_and_a_repeat_changes_nothing(ben
     }];
     for repeat in 0..3 {
         sink.clone().publish(manifest.clone(), rejects.clone()).await.unwrap();
-        let units = "{\"id\":\"b\"}\n{\"id\":\"a\"}\n{\"id\":\"B\",\"n\":1.10}\n{\"id\":\"A\",\"ü\":\"\\u0000\"}\n";
+        let units = "{\"id\":\"A\",\"ü\":\"\\u0000\"}\n{\"id\":\"B\",\"n\":1.10}\n{\"id\":\"a\"}\n{\"id\":\"b\"}\n";
         assert_eq!(bench.read("organisationUnits.ndjson").unwrap(), units.as_bytes(), "repeat {repeat}");
         let events = "{\"id\":\"x\"}\n{\"id\":\"y\",\"updatedAt\":\"2024-01-02\"}\n{\"id\":\"z\"}\n";
         assert_eq!(bench.read("events-x.ndjson").unwrap(), events.as_bytes(), "repeat {repeat}");
@@ -327,10 +327,7 @@ async fn appends_go_on_while_a_sync_runs(bench: &dyn Bench) {
 
 async fn a_comparison_names_what_is_missing_and_counts_what_vanished(bench: &dyn Bench) {
     use PartitionRole::{Listing, Repair, Rows};
-    let plan = Arc::new(plan(
-        vec![stream("organisationUnits", StreamOrder::Keyset)],
-        &[(0, Rows), (0, Rows), (0, Listing), (0, Repair)],
-    ));
+    let plan = Arc::new(plan(vec![stream("organisationUnits")], &[(0, Rows), (0, Rows), (0, Listing), (0, Repair)]));
     let sink = begun(bench, &plan).await;
     let mut spans = Spans::default();
     for page in [
@@ -370,13 +367,13 @@ async fn a_comparison_names_what_is_missing_and_counts_what_vanished(bench: &dyn
     // Rows 9 with `gone` and `a` twice; nothing is lost when the source no longer has it.
     assert_eq!((done.rows, done.duplicates), (7, 2));
     sink.clone().publish(manifest(RUN, &[("organisationUnits", done)]), Vec::new()).await.unwrap();
-    assert_eq!(bench.read("organisationUnits.ndjson").unwrap(), b"1\n7\n2\n6\n3\n4\n5\n");
+    assert_eq!(bench.read("organisationUnits.ndjson").unwrap(), b"2\n1\n4\n5\n3\n6\n7\n");
 }
 
 async fn a_comparison_tells_what_was_asked_for_before_and_what_a_listing_hid(bench: &dyn Bench) {
     use PartitionRole::{Listing, Repair, Rows};
     let roles = [Rows, Listing, Repair, Listing, Repair].map(|role| (0, role));
-    let plan = Arc::new(plan(vec![stream("organisationUnits", StreamOrder::Keyset)], &roles));
+    let plan = Arc::new(plan(vec![stream("organisationUnits")], &roles));
     let sink = begun(bench, &plan).await;
     let mut spans = Spans::default();
     for page in [

@@ -1,4 +1,4 @@
-//! The sink that ends in files: a spool while rows arrive, one file per stream when all are there.
+//! The target that ends in files: one per stream, prepared under a name that is not final, published together.
 
 use std::{
     fs::File,
@@ -7,52 +7,48 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use futures_util::{FutureExt, future::BoxFuture};
+use futures_util::future::BoxFuture;
 use harvester_actors::{
-    checkpoint::RunHeader,
-    failure::{Failure, FailureClass},
-    page::{FrameRange, Page, Reject, Span},
-    partition::{Partition, Plan, StreamId},
+    failure::Failure,
+    page::Reject,
     report::Manifest,
-    sink::{Comparison, PreparedStream, Recovered, Sink, SpanReader, SpoolEntry},
+    sink::{Prepare, PreparedStream, Target},
 };
-use tokio::task::spawn_blocking;
 
 use super::{
-    compare,
     disk::{self, local},
-    finish::Finish,
+    file_spool::{FileSpool, blocking},
+    finish::StreamFinisher,
+    prepared::PreparedRecord,
     publish,
-    spool::Spool,
 };
 
 /// What stands in `out_dir` for the id of the run.
 const RUN_PLACEHOLDER: &str = "{run}";
 
-/// Where a [`FilesSink`] works.
+/// Where a [`FilesTarget`] works.
 #[derive(Clone, Debug)]
 pub struct FilesSettings {
-    /// `<state dir>/<job>/spool`; made when needed. Temporary files of a sort go here too.
-    pub spool_dir: PathBuf,
     /// `sink.directory`; `{run}` in it stands for the run's id. Made when needed.
     pub out_dir: PathBuf,
     /// The job's name, as manifests say it.
     pub job: String,
 }
 
-/// A [`Sink`] that writes files. All its work happens on blocking threads.
+/// A [`Target`] that writes files. All its work happens on blocking threads.
 #[derive(Debug)]
-pub struct FilesSink {
+pub struct FilesTarget {
     settings: FilesSettings,
-    spool: Spool,
+    /// Where rows are read, and where temporary files go.
+    spool: Arc<FileSpool>,
     /// The folder that this run writes to, and what locks it where that can be done.
     held: Mutex<Option<(PathBuf, Option<File>)>>,
 }
 
-impl FilesSink {
-    /// A sink for one job; touches nothing yet.
-    pub fn new(settings: FilesSettings) -> Self {
-        FilesSink { spool: Spool::new(settings.spool_dir.clone()), settings, held: Mutex::new(None) }
+impl FilesTarget {
+    /// A target for one job; touches nothing yet.
+    pub fn new(settings: FilesSettings, spool: Arc<FileSpool>) -> Self {
+        FilesTarget { settings, spool, held: Mutex::new(None) }
     }
 
     /// Where the files of this run go.
@@ -105,11 +101,6 @@ impl FilesSink {
         }
     }
 
-    /// The same before anything is written there: whoever has to wait hears of it before it has fetched a night long.
-    fn hold_early(&self, dir: &Path) -> Result<(), Failure> {
-        if dir.is_dir() { self.hold(dir) } else { Ok(()) }
-    }
-
     /// Whether each run has a folder of its own.
     fn has_folder_per_run(&self) -> bool {
         self.settings.out_dir.to_str().is_some_and(|dir| dir.contains(RUN_PLACEHOLDER))
@@ -124,105 +115,52 @@ impl FilesSink {
         let published = (!is_beginning).then_some(run_id);
         publish::check_own_folder(&self.out_dir(run_id), &self.settings.job, published)
     }
-
-    /// The folder of the run in hand.
-    fn out_dir_now(&self) -> Result<PathBuf, Failure> {
-        let run_id = self.spool.run_id().ok_or_else(|| Failure::new(FailureClass::Bug, "no run has begun"))?;
-        Ok(self.out_dir(&run_id))
-    }
 }
 
-/// Does `work` on a thread that may block.
-fn blocking<T: Send + 'static>(
-    sink: Arc<FilesSink>,
-    work: impl FnOnce(&FilesSink) -> Result<T, Failure> + Send + 'static,
-) -> BoxFuture<'static, Result<T, Failure>> {
-    async move {
-        // A panic's own text stays with the panic hook: it could quote anything.
-        let panicked = |_| Err(Failure::new(FailureClass::Bug, "the files sink panicked"));
-        spawn_blocking(move || work(&sink)).await.unwrap_or_else(panicked)
-    }
-    .boxed()
-}
-
-impl Sink for FilesSink {
-    fn recover(
-        self: Arc<Self>,
-        behind: u64,
-        mut visit: Box<dyn FnMut(SpoolEntry) -> Result<(), Failure> + Send>,
-    ) -> BoxFuture<'static, Result<Option<Recovered>, Failure>> {
-        blocking(self, move |sink| {
-            let recovered = sink.spool.recover(behind, &mut *visit)?;
-            if recovered.is_some() {
-                sink.hold_early(&sink.out_dir_now()?)?;
-            }
-            Ok(recovered)
+impl Target for FilesTarget {
+    fn check(self: Arc<Self>, run_id: String, streams: Vec<String>) -> BoxFuture<'static, Result<(), Failure>> {
+        blocking(self, move |target| {
+            target.check_foreign(streams.iter().map(String::as_str))?;
+            target.check_own_folder(&run_id, true)
         })
     }
 
-    fn begin(self: Arc<Self>, header: RunHeader) -> BoxFuture<'static, Result<FrameRange, Failure>> {
-        blocking(self, move |sink| {
-            sink.hold_early(&sink.out_dir(&header.run_id))?;
-            // Only now is it known which streams there are, where the job asks for all.
-            sink.check_foreign(header.plan.streams.iter().map(|stream| stream.name.as_str()))?;
-            sink.check_own_folder(&header.run_id, true)?;
-            sink.spool.begin(&header)
+    fn claim(self: Arc<Self>, run_id: String) -> BoxFuture<'static, Result<(), Failure>> {
+        blocking(self, move |target| {
+            let dir = target.out_dir(&run_id);
+            // Whoever has to wait hears of it before a night of fetching.
+            if dir.is_dir() { target.hold(&dir) } else { Ok(()) }
         })
     }
 
-    fn append(self: Arc<Self>, page: Page) -> BoxFuture<'static, Result<Span, Failure>> {
-        blocking(self, move |sink| sink.spool.append(page))
-    }
-
-    fn grow(self: Arc<Self>, partitions: Vec<Partition>) -> BoxFuture<'static, Result<FrameRange, Failure>> {
-        blocking(self, move |sink| sink.spool.grow(&partitions))
-    }
-
-    fn sync(self: Arc<Self>) -> BoxFuture<'static, Result<(), Failure>> {
-        blocking(self, |sink| sink.spool.sync())
-    }
-
-    fn compare(
-        self: Arc<Self>,
-        stream: StreamId,
-        plan: Arc<Plan>,
-        spans: Arc<dyn SpanReader>,
-    ) -> BoxFuture<'static, Result<Comparison, Failure>> {
-        blocking(self, move |sink| compare::compare(&sink.spool.reader()?, stream, &plan, &*spans))
-    }
-
-    fn prepare(
-        self: Arc<Self>,
-        stream: StreamId,
-        plan: Arc<Plan>,
-        spans: Arc<dyn SpanReader>,
-    ) -> BoxFuture<'static, Result<PreparedStream, Failure>> {
-        blocking(self, move |sink| {
-            let out_dir = sink.out_dir_now()?;
+    fn prepare(self: Arc<Self>, work: Prepare) -> BoxFuture<'static, Result<PreparedStream, Failure>> {
+        blocking(self, move |target| {
+            let out_dir = target.out_dir(&work.run_id);
             disk::create_dirs(&out_dir).map_err(|error| local("create", &out_dir, &error))?;
-            sink.hold(&out_dir)?;
-            Finish {
-                reader: sink.spool.reader()?,
-                scratch_dir: &sink.settings.spool_dir,
-                out_dir: &out_dir,
-                plan: &plan,
-                spans: &*spans,
+            target.hold(&out_dir)?;
+            let scratch_dir = target.spool.log.dir();
+            let record = PreparedRecord::of(scratch_dir, &out_dir, &work);
+            if let Some(prepared) = record.load() {
+                return Ok(prepared);
             }
-            .prepare(stream)
+            let reader = target.spool.log.reader()?;
+            let prepared = StreamFinisher { reader, scratch_dir, out_dir: &out_dir, work: &work }.prepare()?;
+            record.save(&prepared);
+            Ok(prepared)
         })
     }
 
     fn publish(self: Arc<Self>, manifest: Manifest, rejects: Vec<Reject>) -> BoxFuture<'static, Result<(), Failure>> {
-        blocking(self, move |sink| {
-            sink.check_own_folder(&manifest.run_id, false)?;
-            publish::publish(&sink.out_dir(&manifest.run_id), &manifest, &rejects)
+        blocking(self, move |target| {
+            target.check_own_folder(&manifest.run_id, false)?;
+            publish::publish(&target.out_dir(&manifest.run_id), &manifest, &rejects)
         })
     }
 
-    fn discard(self: Arc<Self>) -> BoxFuture<'static, Result<(), Failure>> {
-        blocking(self, |sink| {
-            *sink.held.lock().unwrap_or_else(PoisonError::into_inner) = None;
-            sink.spool.discard()
+    fn release(self: Arc<Self>) -> BoxFuture<'static, Result<(), Failure>> {
+        blocking(self, |target| {
+            *target.held.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            Ok(())
         })
     }
 }

@@ -1,25 +1,18 @@
-//! One stream of the spool becomes one file: in order, each key once, hashed, durable, under a name that is not final.
-//!
-//! A sorted stream goes through the [`Sorter`](super::sorter). A keyset stream is in its server's order already: its
-//! partitions are written one behind the other, while [`Twins`] watches whether a key comes twice anywhere. It hardly
-//! ever does; when it does (a partition ran on into the next ones), or when a repair fetched rows, the file is written again
-//! in the order that [`weave`] makes. That takes an index of this one stream in memory: 24 bytes for each row and each
-//! listed key.
+//! One stream of the spool becomes one file: in the order of its keys' bytes, each key once, hashed, durable, under a name
+//! that is not final.
 //!
 //! Of two rows with one key the one with the later `updatedAt` or `lastUpdated` stays, as text; then the greater bytes.
-//! The choice depends on the rows alone, so neither order of arrival nor page size shows in the file.
+//! The file depends on its rows alone: neither the server's order nor page size nor order of arrival shows in it.
 
 use std::{
     fs::File,
     io::{self, Write},
-    ops::Range,
     path::{Path, PathBuf},
 };
 
 use harvester_actors::{
-    failure::{Failure, FailureClass},
-    partition::{PartitionRole, Plan, StreamId, StreamOrder},
-    sink::{PreparedStream, SpanReader},
+    failure::Failure,
+    sink::{Prepare, PreparedStream},
 };
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -28,230 +21,49 @@ use sha2::{Digest, Sha256};
 use super::{
     disk::{self, local},
     names,
-    reader::{Record, RecordWindow, SpoolReader},
-    sorter::Sorter,
-    twins::{Twins, hash_of},
-    weave::{ROWS_MAX, Turn, weave},
+    order::in_key_order,
+    reader::SpoolReader,
 };
 
 /// Bytes that are hashed and written at a time.
 const WRITE_BYTES: usize = 256 * 1024;
 
 /// What is read, and where things go.
-pub(crate) struct Finish<'a> {
+pub(crate) struct StreamFinisher<'a> {
     /// The spool.
     pub(crate) reader: SpoolReader,
     /// Where temporary files go.
     pub(crate) scratch_dir: &'a Path,
     /// Where the file appears.
     pub(crate) out_dir: &'a Path,
-    /// The run's plan.
-    pub(crate) plan: &'a Plan,
-    /// The committed pages.
-    pub(crate) spans: &'a dyn SpanReader,
+    /// What is to be done.
+    pub(crate) work: &'a Prepare,
 }
 
-impl Finish<'_> {
-    /// See `Sink::prepare`.
-    pub(crate) fn prepare(&self, stream: StreamId) -> Result<PreparedStream, Failure> {
-        let (name, order, has_watermark) = match self.plan.streams.get(stream.0 as usize) {
-            Some(stream) => (stream.name.as_str(), stream.order, stream.watermark.is_some()),
-            None => return Err(Failure::new(FailureClass::Bug, "the plan has no such stream")),
-        };
+impl StreamFinisher<'_> {
+    /// See `Target::prepare`.
+    pub(crate) fn prepare(&self) -> Result<PreparedStream, Failure> {
+        let Prepare { stream, passes, pages, cancel, .. } = self.work;
         harvester_actors::crash_point!("finish.before");
-        let file = names::file_name(name);
+        let file = names::file_name(&stream.name);
         let path = self.out_dir.join(format!("{file}{PART_SUFFIX}"));
-        let create = |path| PartFile::create(path, has_watermark.then(Newest::default));
-        let done = match order {
-            StreamOrder::Sorted => self.sorted(stream, create(path)?)?,
-            StreamOrder::Keyset => {
-                let straight = match self.has_rows(stream, PartitionRole::Repair)? {
-                    true => None,
-                    false => self.concatenated(stream, create(path.clone())?)?,
-                };
-                match straight {
-                    Some(done) => done,
-                    None => self.woven(stream, create(path)?)?,
-                }
-            }
-        };
-        let Done { hasher, rows, bytes, duplicates, newest } = done;
+        let mut part = PartFile::create(path, stream.watermark.is_some().then(Newest::default))?;
+        let pages = passes.iter().flat_map(|pass| pages.pages_of(*pass)).map(|page| {
+            cancel.check()?;
+            page
+        });
+        in_key_order(&self.reader, self.scratch_dir, pages, |key, row| {
+            cancel.check()?;
+            part.put(key, row)
+        })?;
+        let FinishedFile { hasher, rows, bytes, duplicates, newest } = part.finish()?;
         let sha256 = names::hex(&hasher.finalize());
         Ok(PreparedStream { file, rows, bytes, sha256, duplicates, newest })
-    }
-
-    /// Whether any partition of this role has given a row.
-    fn has_rows(&self, stream: StreamId, role: PartitionRole) -> Result<bool, Failure> {
-        for partition in self.plan.partitions_of(stream).filter(|partition| partition.role == role) {
-            for span in self.spans.spans(partition.id) {
-                if span?.counts.kept > 0 {
-                    return Ok(true);
-                }
-            }
-        }
-        Ok(false)
-    }
-
-    /// Hands all records of the partitions of one role to `visit`, in plan order.
-    fn read(
-        &self,
-        stream: StreamId,
-        role: PartitionRole,
-        mut visit: impl FnMut(Record<'_>) -> Result<(), Failure>,
-    ) -> Result<(), Failure> {
-        let mut buffer = Vec::new();
-        for partition in self.plan.partitions_of(stream).filter(|partition| partition.role == role) {
-            for span in self.spans.spans(partition.id) {
-                self.reader.page(&span?, &mut buffer, &mut visit)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Writes a sorted stream.
-    fn sorted(&self, stream: StreamId, mut part: PartFile) -> Result<Done, Failure> {
-        let mut sorter = Sorter::new(self.scratch_dir);
-        for role in [PartitionRole::Rows, PartitionRole::Repair] {
-            self.read(stream, role, |record| sorter.push(record.key, record.row))?;
-        }
-        sorter.finish(|key, row| part.put(key, row).map(drop))?;
-        part.finish()
-    }
-
-    /// Writes a keyset stream in plan order; `None` when a key came twice, so that the file is not right.
-    fn concatenated(&self, stream: StreamId, mut part: PartFile) -> Result<Option<Done>, Failure> {
-        let mut twins = Twins::new(self.scratch_dir);
-        self.read(stream, PartitionRole::Rows, |record| match part.put(record.key, record.row)? {
-            Put::New => twins.add(record.key),
-            Put::Twin => Ok(()),
-        })?;
-        if twins.found()? { Ok(None) } else { part.finish().map(Some) }
-    }
-
-    /// Writes a keyset stream whose partitions overlap, or that has been repaired.
-    fn woven(&self, stream: StreamId, mut part: PartFile) -> Result<Done, Failure> {
-        let mut index = Index::default();
-        let mut chains: Vec<Range<usize>> = Vec::new();
-        self.each_partition(stream, PartitionRole::Rows, &mut index, |rows| chains.push(rows))?;
-        let repaired_from = index.at.len();
-        self.each_partition(stream, PartitionRole::Repair, &mut index, |_| {})?;
-        let listed_from = index.at.len();
-        if repaired_from < listed_from {
-            // Each listing is a chain of its own: what a later one has more of belongs between the keys that both have.
-            self.each_partition(stream, PartitionRole::Listing, &mut index, |rows| chains.push(rows))?;
-        }
-        let mut window = self.reader.window();
-        let Grouped { at, same, duplicates } = index.group(listed_from, &mut window)?;
-        let mut is_listed = vec![false; listed_from];
-        for first in same[listed_from..].iter().map(|first| *first as usize).filter(|first| *first < listed_from) {
-            is_listed[first] = true;
-        }
-        let turn = |row: u32| match row as usize {
-            row if row < repaired_from => Turn::InPlanOrder,
-            row if row >= listed_from || is_listed[row] => Turn::AtOnce,
-            _ => Turn::AtLast,
-        };
-        weave(&same, &chains, turn, |row| {
-            // A key that is listed and was never fetched has no row.
-            if (row as usize) < listed_from {
-                let record = window.record(at[row as usize])?;
-                part.put(record.key, record.row)?;
-            }
-            Ok(())
-        })?;
-        let mut done = part.finish()?;
-        done.duplicates += duplicates;
-        Ok(done)
-    }
-
-    /// Takes the rows of each partition of one role into the index, and says which they are.
-    fn each_partition(
-        &self,
-        stream: StreamId,
-        role: PartitionRole,
-        index: &mut Index,
-        mut taken: impl FnMut(Range<usize>),
-    ) -> Result<(), Failure> {
-        let mut buffer = Vec::new();
-        for partition in self.plan.partitions_of(stream).filter(|partition| partition.role == role) {
-            let begin = index.at.len();
-            for span in self.spans.spans(partition.id) {
-                self.reader.page(&span?, &mut buffer, |record| index.push(record.key, record.at))?;
-            }
-            taken(begin..index.at.len());
-        }
-        Ok(())
     }
 }
 
 /// What stands behind a file's final name while it lacks it.
 pub(crate) const PART_SUFFIX: &str = ".part";
-
-/// The rows of one stream by number, in the order in which they were read.
-#[derive(Debug, Default)]
-struct Index {
-    /// Hash of each row's key.
-    hashes: Vec<u64>,
-    /// Where its record is.
-    at: Vec<u64>,
-}
-
-/// An index whose keys are known.
-struct Grouped {
-    /// Where each row's record is; for the first row of a key, where the one is that stays.
-    at: Vec<u64>,
-    /// By row, the first row with the same key.
-    same: Vec<u32>,
-    /// How many rows do not stay.
-    duplicates: u64,
-}
-
-impl Index {
-    /// Takes the next row.
-    fn push(&mut self, key: &[u8], at: u64) -> Result<(), Failure> {
-        if self.at.len() == ROWS_MAX {
-            return Err(Failure::local("more rows than can be put in order at once"));
-        }
-        self.hashes.push(hash_of(key));
-        self.at.push(at);
-        Ok(())
-    }
-
-    /// Finds the rows of equal keys, and which of them stays. Those from `listed_from` on are keys without a row.
-    fn group(self, listed_from: usize, window: &mut RecordWindow) -> Result<Grouped, Failure> {
-        let Index { hashes, mut at } = self;
-        // At most ROWS_MAX.
-        let rows = u32::try_from(at.len()).unwrap_or(u32::MAX);
-        let mut same: Vec<u32> = (0..rows).collect();
-        let mut by_hash: Vec<u32> = (0..rows).collect();
-        by_hash.sort_unstable_by_key(|row| (hashes[*row as usize], *row));
-        let mut duplicates = 0;
-        for twins in by_hash.chunk_by(|a, b| hashes[*a as usize] == hashes[*b as usize]) {
-            if twins.len() == 1 {
-                continue;
-            }
-            // Nearly always one key; the hash alone is not believed.
-            let mut keys: Vec<(Vec<u8>, u32, Vec<u8>)> = Vec::new();
-            for row in twins {
-                let record = window.record(at[*row as usize])?;
-                let Some((_, first, stays)) = keys.iter_mut().find(|(key, _, _)| key == record.key) else {
-                    keys.push((record.key.to_vec(), *row, record.row.to_vec()));
-                    continue;
-                };
-                same[*row as usize] = *first;
-                if (*row as usize) < listed_from {
-                    duplicates += 1;
-                    if replaces(record.row, stays) {
-                        stays.clear();
-                        stays.extend_from_slice(record.row);
-                        at[*first as usize] = record.at;
-                    }
-                }
-            }
-        }
-        Ok(Grouped { at, same, duplicates })
-    }
-}
 
 /// Whether a row takes the place of another with the same key.
 pub(crate) fn replaces(new: &[u8], old: &[u8]) -> bool {
@@ -307,15 +119,6 @@ fn is_local_time(text: &str) -> bool {
         && text.parse::<jiff::civil::DateTime>().is_ok()
 }
 
-/// What [`PartFile::put`] made of a row.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Put {
-    /// A further line.
-    New,
-    /// It has the key of the row before it; one of the two stays.
-    Twin,
-}
-
 /// A file that is being written. Of neighbours with one key one stays.
 struct PartFile {
     path: PathBuf,
@@ -335,7 +138,7 @@ struct PartFile {
 }
 
 /// A file that is complete.
-struct Done {
+struct FinishedFile {
     hasher: Sha256,
     rows: u64,
     bytes: u64,
@@ -362,8 +165,8 @@ impl PartFile {
         })
     }
 
-    /// Takes the next row.
-    fn put(&mut self, key: &[u8], row: &[u8]) -> Result<Put, Failure> {
+    /// Takes the next row: a further line, or one that has the key of the line before it, so that one of the two stays.
+    fn put(&mut self, key: &[u8], row: &[u8]) -> Result<(), Failure> {
         if self.rows > 0 && self.last_key == key {
             self.duplicates += 1;
             let last = &self.buffer[self.last_line..self.buffer.len() - 1];
@@ -371,7 +174,7 @@ impl PartFile {
                 self.buffer.truncate(self.last_line);
                 self.push_line(row);
             }
-            return Ok(Put::Twin);
+            return Ok(());
         }
         if self.buffer.len() >= WRITE_BYTES {
             self.write().map_err(|error| local("write", &self.path, &error))?;
@@ -381,7 +184,7 @@ impl PartFile {
         self.last_key.extend_from_slice(key);
         self.push_line(row);
         self.rows += 1;
-        Ok(Put::New)
+        Ok(())
     }
 
     fn push_line(&mut self, row: &[u8]) {
@@ -402,13 +205,19 @@ impl PartFile {
     }
 
     /// Writes what is left and makes it durable.
-    fn finish(mut self) -> Result<Done, Failure> {
+    fn finish(mut self) -> Result<FinishedFile, Failure> {
         self.write().map_err(|error| local("write", &self.path, &error))?;
         harvester_actors::crash_point!("finish.written");
         self.file.sync_all().map_err(|error| local("sync", &self.path, &error))?;
         harvester_actors::crash_point!("finish.synced");
         let newest = self.newest.and_then(|newest| newest.0);
-        Ok(Done { hasher: self.hasher, rows: self.rows, bytes: self.bytes, duplicates: self.duplicates, newest })
+        Ok(FinishedFile {
+            hasher: self.hasher,
+            rows: self.rows,
+            bytes: self.bytes,
+            duplicates: self.duplicates,
+            newest,
+        })
     }
 }
 
@@ -456,14 +265,13 @@ mod tests {
     /// Sends lists through a spool, in pages of `page_rows` that arrive as `arrival` says, and finishes them: the file and
     /// what is said of it.
     fn finished(
-        order: StreamOrder,
         lists: &[(PartitionRole, Rows)],
         page_rows: usize,
         arrival: impl Fn(usize) -> usize,
     ) -> (String, PreparedStream) {
         let dir = tempfile::tempdir().unwrap();
         let roles: Vec<_> = lists.iter().map(|(role, _)| (0, *role)).collect();
-        let plan = plan(vec![stream("s", order)], &roles);
+        let plan = plan(vec![stream("s")], &roles);
         let spool_dir = dir.path().join("spool");
         let spool = Spool::new(spool_dir.clone());
         spool.begin(&header("20260101T000000Z", &plan)).unwrap();
@@ -485,7 +293,7 @@ mod tests {
             }
         }
         let out_dir = dir.path().join("out");
-        let finish = Finish {
+        let finish = StreamFinisher {
             reader: spool.reader().unwrap(),
             scratch_dir: &spool_dir,
             out_dir: &out_dir,
@@ -518,43 +326,43 @@ mod tests {
     fn a_partition_that_ran_on_costs_no_row_and_the_newer_state_of_each_stays() {
         use PartitionRole::Rows;
         let lists = [
-            (Rows, rows(&[("z", 1), ("b", 1), ("Q", 5), ("tail-only", 1), ("m", 1)])),
-            (Rows, rows(&[("others-only", 1), ("Q", 2), ("m", 3)])),
-            (Rows, rows(&[("end", 1)])),
+            (Rows, rows(&[("a", 1), ("b", 1), ("m", 5), ("n", 1), ("p", 1)])),
+            (Rows, rows(&[("h", 1), ("m", 2), ("p", 3)])),
+            (Rows, rows(&[("z", 1)])),
         ];
-        let (text, done) = finished(StreamOrder::Keyset, &lists, 2, in_order);
-        let expected = [("z", 1), ("b", 1), ("others-only", 1), ("Q", 5), ("tail-only", 1), ("m", 3), ("end", 1)];
+        let (text, done) = finished(&lists, 2, in_order);
+        let expected = [("a", 1), ("b", 1), ("h", 1), ("m", 5), ("n", 1), ("p", 3), ("z", 1)];
         assert_eq!((text, done.duplicates), (lines(&expected), 2));
     }
 
     #[test]
-    fn repaired_rows_come_behind_their_neighbours_and_the_listing_is_no_row() {
+    fn rows_are_in_the_order_of_their_bytes_repaired_ones_too_and_a_listing_is_no_row() {
         use PartitionRole::{Listing, Repair, Rows};
         let listed = |ids: &[&str]| (Listing, ids.iter().map(|id| ((*id).to_owned(), String::new())).collect());
         let lists = [
-            (Rows, rows(&[("c", 1), ("a", 1)])),
-            (Rows, rows(&[("e", 1), ("d", 1)])),
-            listed(&["c", "new", "a"]),
-            listed(&["never fetched", "e", "last"]),
-            (Repair, rows(&[("last", 1), ("unlisted", 1), ("new", 2), ("e", 3)])),
+            // As a server writes them that ignores case.
+            (Rows, rows(&[("a", 1), ("B", 1), ("c", 1)])),
+            (Rows, rows(&[("C", 1), ("d", 1), ("E", 1)])),
+            listed(&["a", "B", "b", "c", "C", "d", "E", "never fetched"]),
+            (Repair, rows(&[("b", 2), ("unlisted", 1), ("E", 3)])),
         ];
         for page_rows in [1, 2, 10] {
-            let (text, done) = finished(StreamOrder::Keyset, &lists, page_rows, in_order);
-            let expected = [("c", 1), ("new", 2), ("a", 1), ("e", 3), ("last", 1), ("d", 1), ("unlisted", 1)];
+            let (text, done) = finished(&lists, page_rows, in_order);
+            let expected = [("B", 1), ("C", 1), ("E", 3), ("a", 1), ("b", 2), ("c", 1), ("d", 1), ("unlisted", 1)];
             assert_eq!((text, done.duplicates), (lines(&expected), 1));
         }
     }
 
     #[test]
-    fn rows_longer_than_every_buffer_pass_through_each_order() {
+    fn rows_longer_than_every_buffer_pass() {
         let long = |id: &str| (id.to_owned(), format!(r#"{{"id":"{id}","x":"{}"}}"#, "y".repeat(3 * WRITE_BYTES)));
         let lists =
             [(PartitionRole::Rows, vec![long("b"), long("a")]), (PartitionRole::Rows, vec![long("a"), long("c")])];
-        for order in [StreamOrder::Keyset, StreamOrder::Sorted] {
-            let (text, done) = finished(order, &lists, 10, in_order);
+        for page_rows in [1, 10] {
+            let (text, done) = finished(&lists, page_rows, in_order);
             assert_eq!((done.rows, done.duplicates), (3, 1));
             let ids: Vec<_> = text.lines().map(|line| line.as_bytes()[7]).collect();
-            assert_eq!(ids, if order == StreamOrder::Keyset { *b"bac" } else { *b"abc" });
+            assert_eq!(ids, b"abc");
         }
     }
 
@@ -571,19 +379,17 @@ mod tests {
     fn a_stream_whose_spans_cannot_be_read_is_not_prepared() {
         let dir = tempfile::tempdir().unwrap();
         let spool = Spool::new(dir.path().to_path_buf());
-        for order in [StreamOrder::Keyset, StreamOrder::Sorted] {
-            let plan = plan(vec![stream("s", order)], &[(0, PartitionRole::Rows)]);
-            spool.begin(&header("20260101T000000Z", &plan)).unwrap();
-            let finish = Finish {
-                reader: spool.reader().unwrap(),
-                scratch_dir: dir.path(),
-                out_dir: dir.path(),
-                plan: &plan,
-                spans: &Broken,
-            };
-            assert_eq!(finish.prepare(StreamId(0)).unwrap_err().class, FailureClass::Damaged);
-            assert_eq!(finish.prepare(StreamId(1)).unwrap_err().class, FailureClass::Bug);
-        }
+        let plan = plan(vec![stream("s")], &[(0, PartitionRole::Rows)]);
+        spool.begin(&header("20260101T000000Z", &plan)).unwrap();
+        let finish = StreamFinisher {
+            reader: spool.reader().unwrap(),
+            scratch_dir: dir.path(),
+            out_dir: dir.path(),
+            plan: &plan,
+            spans: &Broken,
+        };
+        assert_eq!(finish.prepare(StreamId(0)).unwrap_err().class, FailureClass::Damaged);
+        assert_eq!(finish.prepare(StreamId(1)).unwrap_err().class, FailureClass::Bug);
     }
 
     proptest! {
@@ -591,12 +397,10 @@ mod tests {
 
         #[test]
         fn a_file_depends_on_its_rows_alone(
-            sorted: bool,
             lists in prop::collection::vec(prop::collection::vec((0u8..30, 1u8..4), 0..25), 1..5),
             page_rows in 1usize..30,
             arrivals in prop::collection::vec(any::<Place>(), 1..40),
         ) {
-            let order = if sorted { StreamOrder::Sorted } else { StreamOrder::Keyset };
             let lists: Vec<_> = lists
                 .into_iter()
                 .map(|list| {
@@ -604,9 +408,9 @@ mod tests {
                     (PartitionRole::Rows, rows.collect())
                 })
                 .collect();
-            let undisturbed = finished(order, &lists, 1000, in_order);
+            let undisturbed = finished(&lists, 1000, in_order);
             let calls = Cell::new(0);
-            let disturbed = finished(order, &lists, page_rows, |_| {
+            let disturbed = finished(&lists, page_rows, |_| {
                 calls.set(calls.get() + 1);
                 arrivals[calls.get() % arrivals.len()].index(100)
             });
@@ -619,14 +423,8 @@ mod tests {
                     *stays = row;
                 }
             }
-            let mut lines: Vec<&str> = disturbed.0.lines().collect();
-            if !sorted {
-                lines.sort_unstable();
-            }
-            let mut expected: Vec<&str> = best.values().map(|row| row.as_str()).collect();
-            if !sorted {
-                expected.sort_unstable();
-            }
+            let lines: Vec<&str> = disturbed.0.lines().collect();
+            let expected: Vec<&str> = best.values().map(|row| row.as_str()).collect();
             prop_assert_eq!(lines, expected);
         }
     }

@@ -18,8 +18,8 @@
 //! followed by the rest of it inside a body.
 
 use harvester_actors::{
-    page::{PageCounts, Reject, Span},
-    partition::{Next, PartitionId},
+    page::{FrameRange, PageCounts, PageRef, Reject, Span},
+    partition::{Cursor, Partition, PartitionId, PassId},
 };
 use serde::{Deserialize, Serialize};
 
@@ -42,8 +42,8 @@ pub(crate) enum Kind {
     Run,
     /// A page: [`PageMeta`], and its records.
     Page,
-    /// A list of `Partition`s that the plan gained, no body.
-    Partitions,
+    /// A `PlanPiece`, no body.
+    Piece,
 }
 
 impl Kind {
@@ -52,7 +52,7 @@ impl Kind {
         match self {
             Kind::Run => 1,
             Kind::Page => 2,
-            Kind::Partitions => 3,
+            Kind::Piece => 3,
         }
     }
 
@@ -61,7 +61,7 @@ impl Kind {
         match byte {
             1 => Some(Kind::Run),
             2 => Some(Kind::Page),
-            3 => Some(Kind::Partitions),
+            3 => Some(Kind::Piece),
             _ => None,
         }
     }
@@ -206,39 +206,47 @@ fn array<const N: usize>(bytes: &[u8]) -> [u8; N] {
 pub(crate) struct PageMeta {
     /// Whose page.
     partition: PartitionId,
+    /// The pass of that partition.
+    pass: PassId,
     /// Its number.
     seq: u32,
-    /// Where the partition goes on.
-    next: Next,
+    /// Where the partition resumes.
+    next: Cursor,
+    /// How often the partition's next pages are halved.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    halvings: u32,
     /// Its numbers.
     counts: PageCounts,
     /// What could not be taken.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    rejects: Vec<Reject>,
+    pub(crate) rejects: Vec<Reject>,
+    /// The partitions that it brought.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) children: Vec<Partition>,
+}
+
+/// Whether nothing need be written.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands out references")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 impl PageMeta {
     /// The meta of a span.
-    pub(crate) fn of(span: &Span) -> Self {
-        PageMeta {
-            partition: span.partition,
-            seq: span.seq,
-            next: span.next.clone(),
-            counts: span.counts,
-            rejects: span.rejects.clone(),
-        }
+    pub(crate) fn of(span: Span) -> Self {
+        let Span { partition, pass, seq, next, halvings, counts, rejects, children, frame: _ } = span;
+        PageMeta { partition, pass, seq, next, halvings, counts, rejects, children }
     }
 
     /// The span of a meta.
-    pub(crate) fn into_span(self, frame: harvester_actors::page::FrameRange) -> Span {
-        Span {
-            partition: self.partition,
-            seq: self.seq,
-            next: self.next,
-            counts: self.counts,
-            rejects: self.rejects,
-            frame,
-        }
+    pub(crate) fn into_span(self, frame: FrameRange) -> Span {
+        let PageMeta { partition, pass, seq, next, halvings, counts, rejects, children } = self;
+        Span { partition, pass, seq, next, halvings, counts, rejects, children, frame }
+    }
+
+    /// Whether it is the page that a checkpoint knows.
+    pub(crate) fn is_of(&self, page: &PageRef) -> bool {
+        (self.partition, self.seq, self.counts) == (page.partition, page.seq, page.counts)
     }
 }
 

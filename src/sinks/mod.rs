@@ -1,7 +1,7 @@
 //! Where rows go: a spool that takes them as they arrive, and files that appear when all are there.
 //!
-//! `frame` → `spool` → `reader` → `sorter` or `weave` (with `twins`) → `finish` → `publish` → `verify` is the way of a row; `files` puts
-//! them together to a [`Sink`](harvester_actors::sink::Sink), and every sink passes `conformance`.
+//! `frame` → `spool` → `reader` → `order` (with `sorter` and `merge`) → `finish` → `publish` → `verify` is the way of a row; `files`
+//! puts them together to a [`Sink`](harvester_actors::sink::Sink), and every sink passes `conformance`.
 //!
 //! Places where a test can end the process (`FAILPOINTS=name=return`, feature `failpoints`), in the order of a run:
 //!
@@ -23,19 +23,21 @@
 //! | `publish.manifest`, `.after` | the manifest has its final name; durably |
 //! | `spool.discard.before`, `.removed` | around the removal of the spool |
 
-mod compare;
 mod disk;
+mod file_spool;
 mod files;
 mod finish;
 mod frame;
+mod keys;
+mod merge;
 mod names;
+mod order;
+mod prepared;
 mod publish;
 mod reader;
 mod sorter;
 mod spool;
-mod twins;
 mod verify;
-mod weave;
 
 #[cfg(test)]
 mod conformance;
@@ -45,5 +47,6 @@ mod conformance;
 pub use frame::fuzz_head;
 
 pub(crate) use disk::{create_anew, create_dirs, probe, sync_dir};
-pub use files::{FilesSettings, FilesSink};
+pub use file_spool::FileSpool;
+pub use files::{FilesSettings, FilesTarget};
 pub use verify::{Finding, Problem, Verification, Whose, is_of_another_job, is_unpublished, verify};

@@ -1,10 +1,10 @@
-//! Reads what has been appended: whole pages in order, proved by their checksums, or single records again.
+//! Reads what has been appended: whole pages, proved by their checksums.
 
 use std::{fs::File, os::unix::fs::FileExt, path::PathBuf, sync::Arc};
 
 use harvester_actors::{
     failure::Failure,
-    page::{FrameRange, RECORD_HEADER_BYTES, Span, record_lengths},
+    page::{FrameRange, PageRef, RECORD_HEADER_BYTES, record_lengths},
 };
 
 use super::{
@@ -20,8 +20,6 @@ pub(crate) struct Record<'a> {
     pub(crate) at: u64,
     /// What its stream is ordered by.
     pub(crate) key: &'a [u8],
-    /// One line of JSON.
-    pub(crate) row: &'a [u8],
 }
 
 /// Reads pages that have been appended; holds its own handle, so that a discard does not disturb it.
@@ -44,14 +42,14 @@ impl SpoolReader {
     /// records must be thrown away when this fails. `buffer` is scratch space, kept between pages.
     ///
     /// # Errors
-    /// `Damaged` when the spool does not hold this span; `Local` when it cannot be read; what `visit` returns.
+    /// `Damaged` when the spool does not hold this page; `Local` when it cannot be read; what `visit` returns.
     pub(crate) fn page(
         &self,
-        span: &Span,
+        page: &PageRef,
         buffer: &mut Vec<u8>,
         mut visit: impl FnMut(Record<'_>) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
-        let FrameRange { from, to } = span.frame;
+        let FrameRange { from, to } = page.frame;
         let bad = |at: u64, what: &str| damage(&self.path, at, what);
         if to > self.len || to.saturating_sub(from) < (HEAD_BYTES + TRAILER_BYTES) as u64 {
             return Err(bad(from, "the checkpoint knows an entry there that the spool does not have"));
@@ -86,7 +84,7 @@ impl SpoolReader {
         let mut crc = FrameCrc::begin(self.seed, &head_bytes);
         crc.update(&buffer[HEAD_BYTES..filled]);
         let meta: Option<PageMeta> = serde_json::from_slice(&buffer[HEAD_BYTES..meta_end]).ok();
-        if meta != Some(PageMeta::of(span)) {
+        if !meta.is_some_and(|meta| meta.is_of(page)) {
             return Err(bad(from, "the page there is not the one that the checkpoint knows"));
         }
 
@@ -103,9 +101,8 @@ impl SpoolReader {
                         return Err(bad(base + pos as u64, "a row is longer than its page"));
                     }
                     if need <= ready {
-                        let key_at = pos + RECORD_HEADER_BYTES;
-                        let (key, row) = buffer[key_at..pos + need].split_at(key_len);
-                        visit(Record { at: base + pos as u64, key, row })?;
+                        let key = &buffer[pos + RECORD_HEADER_BYTES..][..key_len];
+                        visit(Record { at: base + pos as u64, key })?;
                         records += 1;
                         pos += need;
                         continue;
@@ -131,76 +128,9 @@ impl SpoolReader {
         if trailer != crc.trailer(to - from) {
             return Err(bad(from, "the page does not fit its checksum"));
         }
-        if records != span.counts.kept {
-            return Err(bad(from, &format!("the page holds {records} rows and says {}", span.counts.kept)));
+        if records != page.counts.kept {
+            return Err(bad(from, &format!("the page holds {records} rows and says {}", page.counts.kept)));
         }
-        Ok(())
-    }
-
-    /// A window for single records, wherever they are.
-    pub(crate) fn window(&self) -> RecordWindow {
-        RecordWindow { reader: self.clone(), buffer: Vec::new(), base: 0, filled: 0 }
-    }
-}
-
-/// Reads single records that a pass over their pages has found whole; cheap when they follow each other.
-#[derive(Debug)]
-pub(crate) struct RecordWindow {
-    /// The spool.
-    reader: SpoolReader,
-    /// Its bytes from `base` on, `filled` of them.
-    buffer: Vec<u8>,
-    base: u64,
-    filled: usize,
-}
-
-/// Bytes that are read for a record that is not near the last one.
-const LONE_RECORD_BYTES: usize = 4096;
-
-impl RecordWindow {
-    /// The record at this place.
-    ///
-    /// # Errors
-    /// `Damaged` when there is none any more; `Local` when it cannot be read.
-    pub(crate) fn record(&mut self, at: u64) -> Result<Record<'_>, Failure> {
-        self.provide(at, RECORD_HEADER_BYTES)?;
-        let start = self.offset(at);
-        let mut lengths = [0; RECORD_HEADER_BYTES];
-        lengths.copy_from_slice(&self.buffer[start..start + RECORD_HEADER_BYTES]);
-        let (row_len, key_len) = record_lengths(lengths);
-        self.provide(at, RECORD_HEADER_BYTES + key_len + row_len)?;
-        let key_at = self.offset(at) + RECORD_HEADER_BYTES;
-        let (key, row) = self.buffer[key_at..key_at + key_len + row_len].split_at(key_len);
-        Ok(Record { at, key, row })
-    }
-
-    /// Where a place that has been provided lies in the buffer.
-    fn offset(&self, at: u64) -> usize {
-        // Within the buffer, so it fits.
-        usize::try_from(at - self.base).unwrap_or_default()
-    }
-
-    /// Makes the buffer hold `len` bytes from `at` on.
-    fn provide(&mut self, at: u64, len: usize) -> Result<(), Failure> {
-        let end = self.base + self.filled as u64;
-        let until = at.saturating_add(len as u64);
-        if at >= self.base && until <= end {
-            return Ok(());
-        }
-        if until > self.reader.len {
-            return Err(damage(&self.reader.path, at, "a row ends behind the spool's end"));
-        }
-        // Read on in big pieces, jump in small ones.
-        let goes_on = at >= self.base && at <= end + LONE_RECORD_BYTES as u64;
-        let wanted = if goes_on { CHUNK_BYTES } else { LONE_RECORD_BYTES }.max(len);
-        let part = wanted.min(usize::try_from(self.reader.len - at).unwrap_or(wanted));
-        if self.buffer.len() < part {
-            self.buffer.resize(part, 0);
-        }
-        self.filled = 0;
-        let read = self.reader.file.read_exact_at(&mut self.buffer[..part], at);
-        read.map_err(|error| local("read", &self.reader.path, &error))?;
-        (self.base, self.filled) = (at, part);
         Ok(())
     }
 }

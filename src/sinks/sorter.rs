@@ -4,12 +4,10 @@
 //! in the spool's folder; up to [`FAN_IN`] runs are merged at a time, in as many levels as it takes. Rows with equal keys come out side
 //! by side in no particular order: what to do about them is decided by their content, by who takes them.
 //!
-//! Memory: one run, or while merging [`FAN_IN`] × [`READ_BYTES`] and the longest row of each run that is being read.
+//! Memory: one run, and while merging what [`merge`](super::merge) takes for [`FAN_IN`] runs.
 
 use std::{
-    fs::File,
     io,
-    os::unix::fs::FileExt,
     path::{Path, PathBuf},
 };
 
@@ -18,7 +16,10 @@ use harvester_actors::{
     page::{RECORD_HEADER_BYTES, push_record, record_lengths},
 };
 
-use super::disk::local;
+use super::{
+    disk::local,
+    merge::{Merge, Run, RunWriter},
+};
 
 /// Bytes of rows that are sorted at a time; a longer row is a run of its own.
 const RUN_BYTES: usize = 12 * 1024 * 1024;
@@ -27,13 +28,7 @@ const RUN_BYTES: usize = 12 * 1024 * 1024;
 const RUN_ROWS: usize = 256 * 1024;
 
 /// Runs that are merged at a time.
-const FAN_IN: usize = 32;
-
-/// Bytes that are read at a time from a run that is being merged.
-const READ_BYTES: usize = 64 * 1024;
-
-/// Bytes that are written at a time.
-const WRITE_BYTES: usize = 256 * 1024;
+pub(crate) const FAN_IN: usize = 64;
 
 /// Where a row lies in the buffer, with the first bytes of its key beside it so that most comparisons end there.
 #[derive(Clone, Copy, Debug)]
@@ -60,13 +55,12 @@ pub(crate) struct Sorter {
 impl Sorter {
     /// Nothing yet; temporary files go to `dir`.
     pub(crate) fn new(dir: &Path) -> Self {
-        Sorter {
-            dir: dir.to_path_buf(),
-            records: Vec::new(),
-            entries: Vec::new(),
-            run_bytes: RUN_BYTES,
-            levels: Vec::new(),
-        }
+        Sorter::with_run_bytes(dir, RUN_BYTES)
+    }
+
+    /// One that sorts less at a time.
+    pub(crate) fn with_run_bytes(dir: &Path, run_bytes: usize) -> Self {
+        Sorter { dir: dir.to_path_buf(), records: Vec::new(), entries: Vec::new(), run_bytes, levels: Vec::new() }
     }
 
     /// Takes a row.
@@ -79,7 +73,7 @@ impl Sorter {
         prefix[..len].copy_from_slice(&key[..len]);
         let bytes = self.records.len() + RECORD_HEADER_BYTES + key.len() + row.len();
         if !self.entries.is_empty() && (bytes > self.run_bytes || self.entries.len() == RUN_ROWS) {
-            self.spill().map_err(|error| local("write a temporary file in", &self.dir, &error))?;
+            self.spill().map_err(|error| temporary(&self.dir, &error))?;
         }
         if self.records.capacity() == 0 {
             // Once and for all: growing by doubling would take half as much again. Pages that are not used cost nothing.
@@ -97,8 +91,6 @@ impl Sorter {
     /// # Errors
     /// `Local` when a temporary file fails; what `take` returns.
     pub(crate) fn finish(mut self, mut take: impl FnMut(&[u8], &[u8]) -> Result<(), Failure>) -> Result<(), Failure> {
-        let dir = self.dir.clone();
-        let io = |error: io::Error| local("use a temporary file in", &dir, &error);
         if self.levels.is_empty() {
             self.sort();
             for entry in &self.entries {
@@ -107,25 +99,37 @@ impl Sorter {
             }
             return Ok(());
         }
-        if !self.entries.is_empty() {
-            self.spill().map_err(io)?;
-        }
-        (self.records, self.entries) = (Vec::new(), Vec::new());
-        let mut runs: Vec<Run> = self.levels.drain(..).flatten().collect();
-        // The shortest first, so that no byte is copied more often than needed.
-        runs.sort_by_key(|run| std::cmp::Reverse(run.len));
-        while runs.len() > FAN_IN {
-            let some = runs.split_off(runs.len() - FAN_IN.min(runs.len() - FAN_IN + 1));
-            let merged = merge_to_file(&dir, some).map_err(io)?;
-            let place = runs.partition_point(|run| run.len > merged.len);
-            runs.insert(place, merged);
-        }
-        let mut merge = Merge::of(runs).map_err(io)?;
-        while let Some((key, row)) = merge.first() {
+        let dir = self.dir.clone();
+        let io = |error: io::Error| temporary(&dir, &error);
+        let mut merge = Merge::of(self.into_runs()?).map_err(io)?;
+        while let Some((key, row)) = merge.first().map_err(io)? {
             take(key, row)?;
             merge.advance().map_err(io)?;
         }
         Ok(())
+    }
+
+    /// All rows as sorted runs, at most [`FAN_IN`] of them.
+    ///
+    /// # Errors
+    /// `Local` when a temporary file fails.
+    pub(crate) fn into_runs(mut self) -> Result<Vec<Run>, Failure> {
+        let dir = self.dir.clone();
+        let io = |error: io::Error| temporary(&dir, &error);
+        if !self.entries.is_empty() {
+            self.spill().map_err(io)?;
+        }
+        let mut runs: Vec<Run> = self.levels.drain(..).flatten().collect();
+        drop(self);
+        // The shortest first, so that no byte is copied more often than needed.
+        runs.sort_by_key(|run| std::cmp::Reverse(run.len()));
+        while runs.len() > FAN_IN {
+            let some = runs.split_off(runs.len() - FAN_IN.min(runs.len() - FAN_IN + 1));
+            let merged = merge_to_file(&dir, some).map_err(io)?;
+            let place = runs.partition_point(|run| run.len() > merged.len());
+            runs.insert(place, merged);
+        }
+        Ok(runs)
     }
 
     /// Sorts the index of what is in memory.
@@ -172,181 +176,29 @@ fn record_at(records: &[u8], at: usize) -> (&[u8], &[u8]) {
 fn merge_to_file(dir: &Path, runs: Vec<Run>) -> io::Result<Run> {
     let mut merge = Merge::of(runs)?;
     let mut out = RunWriter::new(dir)?;
-    while let Some((key, row)) = merge.first() {
+    while let Some((key, row)) = merge.first()? {
         out.push(key, row)?;
         merge.advance()?;
     }
     out.finish()
 }
 
-/// A sorted, unlinked file of records.
-#[derive(Debug)]
-struct Run {
-    file: File,
-    len: u64,
-}
-
-/// Writes a run.
-struct RunWriter {
-    file: File,
-    len: u64,
-    buffer: Vec<u8>,
-}
-
-impl RunWriter {
-    fn new(dir: &Path) -> io::Result<Self> {
-        Ok(RunWriter { file: tempfile::tempfile_in(dir)?, len: 0, buffer: Vec::with_capacity(WRITE_BYTES) })
-    }
-
-    fn push(&mut self, key: &[u8], row: &[u8]) -> io::Result<()> {
-        push_record(&mut self.buffer, key, row);
-        if self.buffer.len() >= WRITE_BYTES { self.flush() } else { Ok(()) }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.file.write_all_at(&self.buffer, self.len)?;
-        self.len += self.buffer.len() as u64;
-        self.buffer.clear();
-        Ok(())
-    }
-
-    fn finish(mut self) -> io::Result<Run> {
-        self.flush()?;
-        Ok(Run { file: self.file, len: self.len })
-    }
-}
-
-/// Reads a run: `buffer[pos..filled]` is what has been read and not used; the record in hand begins at `pos`.
-struct RunReader {
-    run: Run,
-    read: u64,
-    buffer: Vec<u8>,
-    pos: usize,
-    filled: usize,
-    key_len: usize,
-    record_len: usize,
-}
-
-impl RunReader {
-    /// Begins with the first record; `None` for an empty run.
-    fn new(run: Run) -> io::Result<Option<Self>> {
-        let buffer = vec![0; READ_BYTES];
-        let mut reader = RunReader { run, read: 0, buffer, pos: 0, filled: 0, key_len: 0, record_len: 0 };
-        Ok(reader.load()?.then_some(reader))
-    }
-
-    /// Makes the record at `pos` whole in the buffer; whether there is one.
-    fn load(&mut self) -> io::Result<bool> {
-        self.provide(RECORD_HEADER_BYTES)?;
-        let Some(lengths) = self.buffer[self.pos..self.filled].first_chunk::<RECORD_HEADER_BYTES>() else {
-            return Ok(false);
-        };
-        let (row_len, key_len) = record_lengths(*lengths);
-        (self.key_len, self.record_len) = (key_len, RECORD_HEADER_BYTES + key_len + row_len);
-        self.provide(self.record_len)?;
-        if self.filled - self.pos < self.record_len {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        Ok(true)
-    }
-
-    /// Reads until the buffer holds `len` bytes from `pos` on, or the run ends.
-    fn provide(&mut self, len: usize) -> io::Result<()> {
-        if self.filled - self.pos >= len || self.read == self.run.len {
-            return Ok(());
-        }
-        self.buffer.copy_within(self.pos..self.filled, 0);
-        (self.pos, self.filled) = (0, self.filled - self.pos);
-        if self.buffer.len() < len {
-            self.buffer.resize(len, 0);
-        }
-        let left = usize::try_from(self.run.len - self.read).unwrap_or(usize::MAX);
-        let part = (self.buffer.len() - self.filled).min(left);
-        self.run.file.read_exact_at(&mut self.buffer[self.filled..self.filled + part], self.read)?;
-        self.filled += part;
-        self.read += part as u64;
-        Ok(())
-    }
-
-    /// Goes on to the next record; whether there is one.
-    fn advance(&mut self) -> io::Result<bool> {
-        self.pos += self.record_len;
-        self.load()
-    }
-
-    fn key(&self) -> &[u8] {
-        &self.buffer[self.pos + RECORD_HEADER_BYTES..][..self.key_len]
-    }
-
-    fn record(&self) -> (&[u8], &[u8]) {
-        self.buffer[self.pos + RECORD_HEADER_BYTES..self.pos + self.record_len].split_at(self.key_len)
-    }
-}
-
-/// Several runs side by side: a heap of readers by the key in hand, which allocates nothing per row.
-struct Merge {
-    readers: Vec<RunReader>,
-}
-
-impl Merge {
-    fn of(runs: Vec<Run>) -> io::Result<Self> {
-        let mut readers = Vec::with_capacity(runs.len());
-        for run in runs {
-            readers.extend(RunReader::new(run)?);
-        }
-        let mut merge = Merge { readers };
-        for place in (0..merge.readers.len() / 2).rev() {
-            merge.sink(place);
-        }
-        Ok(merge)
-    }
-
-    /// The record with the least key.
-    fn first(&self) -> Option<(&[u8], &[u8])> {
-        self.readers.first().map(RunReader::record)
-    }
-
-    /// Goes on behind it.
-    fn advance(&mut self) -> io::Result<()> {
-        if let Some(first) = self.readers.first_mut() {
-            if !first.advance()? {
-                self.readers.swap_remove(0);
-            }
-            self.sink(0);
-        }
-        Ok(())
-    }
-
-    /// Moves the reader at this place of the heap down to where it belongs.
-    fn sink(&mut self, mut place: usize) {
-        loop {
-            let mut least = place;
-            for child in [2 * place + 1, 2 * place + 2] {
-                if child < self.readers.len() && self.readers[child].key() < self.readers[least].key() {
-                    least = child;
-                }
-            }
-            if least == place {
-                return;
-            }
-            self.readers.swap(place, least);
-            place = least;
-        }
-    }
+/// A temporary file has failed.
+pub(crate) fn temporary(dir: &Path, error: &io::Error) -> Failure {
+    local("use a temporary file in", dir, error)
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
-    use super::*;
+    use super::{super::merge::READ_BYTES, *};
 
     type Rows = Vec<(Vec<u8>, Vec<u8>)>;
 
     fn sorted(rows: &Rows, run_bytes: usize) -> Rows {
         let dir = tempfile::tempdir().unwrap();
-        let mut sorter = Sorter::new(dir.path());
-        sorter.run_bytes = run_bytes;
+        let mut sorter = Sorter::with_run_bytes(dir.path(), run_bytes);
         for (key, row) in rows {
             sorter.push(key, row).unwrap();
         }
@@ -377,8 +229,8 @@ mod tests {
 
     #[test]
     fn more_runs_than_are_merged_at_once_take_several_levels() {
-        // Runs of one row: 32² and more of them reach the third level.
-        let rows: Rows = (0..1100u32)
+        // Runs of one row: FAN_IN² and more of them reach the third level.
+        let rows: Rows = (0..4200u32)
             .map(|n| ((n.wrapping_mul(2_654_435_761)).to_be_bytes().to_vec(), n.to_le_bytes().to_vec()))
             .collect();
         let mut expected = rows.clone();
@@ -390,13 +242,13 @@ mod tests {
     fn a_row_longer_than_every_buffer_passes() {
         let rows = vec![
             (b"b".to_vec(), vec![b'x'; 3 * READ_BYTES]),
-            (b"a".to_vec(), vec![b'y'; WRITE_BYTES + 1]),
+            (b"a".to_vec(), vec![b'y'; 4 * READ_BYTES + 1]),
             (b"c".to_vec(), b"z".to_vec()),
         ];
         let out = sorted(&rows, 1000);
         assert_eq!(
             out.iter().map(|(key, row)| (key[0], row.len())).collect::<Vec<_>>(),
-            [(b'a', WRITE_BYTES + 1), (b'b', 3 * READ_BYTES), (b'c', 1)]
+            [(b'a', 4 * READ_BYTES + 1), (b'b', 3 * READ_BYTES), (b'c', 1)]
         );
     }
 }

@@ -5,12 +5,12 @@
 //!   20260101T000000Z.log                   0600; the run's frames (see `frame.rs`), in the order in which pages arrived:
 //!     ┌─────────────┬────────────────┬────────────────┬──────────────────┬────────────────┬╌╌╌╌╌╌╌╌╌╌╌
 //!     │ run header  │ page: part. 0, │ page: part. 3, │ partitions the   │ page: part. 0, │ torn tail,
-//!     │ (plan, job) │ seq 0, records │ seq 0, records │ plan gained      │ seq 1, records │ if any
+//!     │ (job)       │ piece of plan  │ seq 0, records │ (or of the plan) │ seq 1, records │ if any
 //!     └─────────────┴────────────────┴────────────────┴──────────────────┴────────────────┴╌╌╌╌╌╌╌╌╌╌╌
-//!   20260101T000000Z.log.new               only while a run begins; never read
+//!   20260101T000000Z.log.new               while a run is planned; never read
 //! ```
 //!
-//! A log gets its name when its first frame is durable and those of earlier runs are gone, so there is one log at most;
+//! A log gets its name when its whole plan is durable and those of earlier runs are removed, so there is one log at most;
 //! should a person have put a second one beside it, the one with the greatest name counts.
 //!
 //! An append writes at the end that is known, body first and head last; if it fails (a full disk), the known end stays
@@ -30,17 +30,18 @@ use std::{
 };
 
 use harvester_actors::{
-    checkpoint::RunHeader,
+    checkpoint::{RunHeader, SpoolEntry},
     failure::{Failure, FailureClass},
-    page::{FrameRange, Page, PageBody, Span},
-    partition::Partition,
-    sink::{Recovered, SpoolEntry},
+    page::{FrameRange, Page, PageBody, Reject, Span},
+    partition::{Partition, PartitionId, PlanPiece},
+    sink::Recovered,
 };
 
 use super::{
     disk::{self, damaged, local},
     frame::{self, FrameCrc, HEAD_BYTES, Head, Kind, MAGIC, NoHead, PageMeta, TRAILER_BYTES},
     names,
+    prepared::SUFFIX,
     reader::SpoolReader,
 };
 
@@ -52,7 +53,7 @@ const START_ANEW: &str = "what was fetched cannot be trusted any more: run it ag
 
 /// The spool of one job.
 #[derive(Debug)]
-pub(crate) struct Spool {
+pub(crate) struct SpoolLog {
     /// Where the logs are.
     dir: PathBuf,
     /// The run that is being written.
@@ -78,13 +79,18 @@ struct Log {
     lost: Option<Failure>,
 }
 
-impl Spool {
+impl SpoolLog {
     /// The spool in this folder, which need not exist yet.
     pub(crate) fn new(dir: PathBuf) -> Self {
-        Spool { dir, log: Mutex::new(None) }
+        SpoolLog { dir, log: Mutex::new(None) }
     }
 
-    /// See `Sink::recover`.
+    /// Where it is.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// See `Spool::recover`.
     pub(crate) fn recover(
         &self,
         behind: u64,
@@ -108,7 +114,7 @@ impl Spool {
         Ok(None)
     }
 
-    /// See `Sink::begin`.
+    /// See `Spool::begin`.
     pub(crate) fn begin(&self, header: &RunHeader) -> Result<FrameRange, Failure> {
         if names::file_stem(&header.run_id) != header.run_id {
             return Err(Failure::new(FailureClass::Bug, "the run's id cannot be a file name"));
@@ -117,19 +123,32 @@ impl Spool {
         let mut state = self.lock();
         *state = None;
         disk::create_dirs(&self.dir).map_err(|error| local("create", &self.dir, &error))?;
-        let path = self.dir.join(format!("{}.log", header.run_id));
         let new = self.dir.join(format!("{}.log.new", header.run_id));
-        let meta = to_json(header)?;
         let mut log = Log {
             file: Arc::new(disk::create_anew(&new).map_err(|error| local("create", &new, &error))?),
-            path: path.clone(),
+            path: new,
             run_id: header.run_id.clone(),
             seed: frame::seed_of(&header.run_id),
             len: 0,
             durable: 0,
             lost: None,
         };
-        let frame = log.append(Kind::Run, &meta, &PageBody::Memory(Vec::new()))?;
+        let frame = log.append(Kind::Run, &to_json(header)?, &PageBody::Memory(Vec::new()))?;
+        *state = Some(log);
+        Ok(frame)
+    }
+
+    /// See `Spool::extend_plan`.
+    pub(crate) fn extend_plan(&self, piece: &PlanPiece) -> Result<FrameRange, Failure> {
+        let mut state = self.lock();
+        open(&mut state)?.append(Kind::Piece, &to_json(piece)?, &PageBody::Memory(Vec::new()))
+    }
+
+    /// See `Spool::commit_plan`.
+    pub(crate) fn commit_plan(&self) -> Result<(), Failure> {
+        let mut state = self.lock();
+        let log = open(&mut state)?;
+        let (new, path) = (log.path.clone(), self.dir.join(format!("{}.log", log.run_id)));
         harvester_actors::crash_point!("spool.begin.written");
         log.file.sync_all().map_err(|error| local("sync", &new, &error))?;
         log.durable = log.len;
@@ -144,27 +163,55 @@ impl Spool {
         harvester_actors::crash_point!("spool.begin.renamed");
         disk::sync_dir(&self.dir).map_err(|error| local("sync", &self.dir, &error))?;
         harvester_actors::crash_point!("spool.begin.after");
-        *state = Some(log);
-        Ok(frame)
+        log.path = path;
+        Ok(())
     }
 
-    /// See `Sink::append`.
-    pub(crate) fn append(&self, page: Page) -> Result<Span, Failure> {
+    /// See `Spool::append`.
+    pub(crate) fn append(&self, page: Page, first_child: PartitionId) -> Result<Span, Failure> {
         let mut state = self.lock();
         let log = open(&mut state)?;
-        let Page { partition, seq, next, counts, rejects, body } = page;
-        let mut span = Span { partition, seq, next, counts, rejects, frame: FrameRange::default() };
-        span.frame = log.append(Kind::Page, &to_json(&PageMeta::of(&span))?, &body)?;
-        Ok(span)
+        let Page { partition, pass, seq, next, halvings, counts, rejects, children, body } = page;
+        let children = (first_child.0..).zip(children).map(|(id, child)| child.at(PartitionId(id))).collect();
+        let frame = FrameRange::default();
+        let meta = PageMeta::of(Span { partition, pass, seq, next, halvings, counts, rejects, children, frame });
+        let frame = log.append(Kind::Page, &to_json(&meta)?, &body)?;
+        Ok(meta.into_span(frame))
     }
 
-    /// See `Sink::grow`.
-    pub(crate) fn grow(&self, partitions: &[Partition]) -> Result<FrameRange, Failure> {
-        let mut state = self.lock();
-        open(&mut state)?.append(Kind::Partitions, &to_json(&partitions)?, &PageBody::Memory(Vec::new()))
+    /// See `Spool::partitions`.
+    pub(crate) fn partitions(&self, frame: FrameRange) -> Result<Vec<Partition>, Failure> {
+        match self.entry(frame)? {
+            SpoolEntry::Planned { piece, .. } => Ok(piece.partitions),
+            SpoolEntry::Page(span) => Ok(span.children),
+            SpoolEntry::Begun { .. } => Ok(Vec::new()),
+        }
     }
 
-    /// See `Sink::sync`.
+    /// See `Spool::rejects`.
+    pub(crate) fn rejects(&self, frame: FrameRange) -> Result<Vec<Reject>, Failure> {
+        match self.entry(frame)? {
+            SpoolEntry::Page(span) => Ok(span.rejects),
+            SpoolEntry::Planned { .. } | SpoolEntry::Begun { .. } => Ok(Vec::new()),
+        }
+    }
+
+    /// The entry at this place, checked as a whole.
+    fn entry(&self, frame: FrameRange) -> Result<SpoolEntry, Failure> {
+        let (file, path, seed) = {
+            let mut state = self.lock();
+            let log = open(&mut state)?;
+            (Arc::clone(&log.file), log.path.clone(), log.seed)
+        };
+        let checked = check_frame(&file, seed, frame.from, frame.to).map_err(|error| local("read", &path, &error))?;
+        let Some((head, meta)) = checked.filter(|(head, _)| head.frame_len() == Some(frame.to - frame.from)) else {
+            return Err(damage(&path, frame.from, "the checkpoint knows an entry there that the spool does not have"));
+        };
+        read_entry(&head, &meta, frame)
+            .map_err(|error| damage(&path, frame.from, &format!("the entry is whole but cannot be read: {error}")))
+    }
+
+    /// See `Spool::sync`.
     pub(crate) fn sync(&self) -> Result<(), Failure> {
         let (file, path, len) = {
             let mut state = self.lock();
@@ -196,7 +243,7 @@ impl Spool {
         }
     }
 
-    /// See `Sink::discard`.
+    /// See `Spool::discard`.
     pub(crate) fn discard(&self) -> Result<(), Failure> {
         *self.lock() = None;
         harvester_actors::crash_point!("spool.discard.before");
@@ -209,11 +256,6 @@ impl Spool {
         }
         harvester_actors::crash_point!("spool.discard.removed");
         disk::sync_dir(&self.dir).map_err(|error| local("sync", &self.dir, &error))
-    }
-
-    /// The run that has begun or was recovered.
-    pub(crate) fn run_id(&self) -> Option<String> {
-        self.lock().as_ref().map(|log| log.run_id.clone())
     }
 
     /// Reads the pages that have been appended so far.
@@ -238,7 +280,11 @@ impl Spool {
         let mut files = Vec::new();
         for entry in entries {
             let entry = entry.map_err(|error| local("list", &self.dir, &error))?;
-            if entry.file_name().to_str().is_some_and(|name| name.ends_with(".log") || name.ends_with(".log.new")) {
+            if entry
+                .file_name()
+                .to_str()
+                .is_some_and(|name| [".log", ".log.new", SUFFIX].iter().any(|end| name.ends_with(end)))
+            {
                 files.push(entry.path());
             }
         }
@@ -420,16 +466,10 @@ fn read_log(
         // Lengths have been checked against the file's.
         let frame = FrameRange { from: at, to: at + head.frame_len().unwrap_or_default() };
         let unreadable = |error| log.damage(at, &format!("the entry is whole but cannot be read: {error}"));
-        visit(match head.kind {
-            Kind::Page => {
-                let meta: PageMeta = serde_json::from_slice(&meta).map_err(unreadable)?;
-                SpoolEntry::Page(meta.into_span(frame))
-            }
-            Kind::Partitions => {
-                SpoolEntry::Grown { partitions: serde_json::from_slice(&meta).map_err(unreadable)?, frame }
-            }
-            Kind::Run => return Err(log.damage(at, "a second run begins there")),
-        })?;
+        if head.kind == Kind::Run {
+            return Err(log.damage(at, "a second run begins there"));
+        }
+        visit(read_entry(&head, &meta, frame).map_err(unreadable)?)?;
         at = frame.to;
     }
     harvester_actors::crash_point!("spool.recover.read");
@@ -445,6 +485,15 @@ fn read_log(
     harvester_actors::crash_point!("spool.recover.synced");
     (log.len, log.durable) = (at, at);
     Ok((log, Recovered { len: at, cut_bytes: len - at }))
+}
+
+/// The entry of a frame that has been checked.
+fn read_entry(head: &Head, meta: &[u8], frame: FrameRange) -> serde_json::Result<SpoolEntry> {
+    Ok(match head.kind {
+        Kind::Run => SpoolEntry::Begun { header: serde_json::from_slice(meta)?, frame },
+        Kind::Piece => SpoolEntry::Planned { piece: serde_json::from_slice(meta)?, frame },
+        Kind::Page => SpoolEntry::Page(serde_json::from_slice::<PageMeta>(meta)?.into_span(frame)),
+    })
 }
 
 /// Whether a whole frame ends at this place.
@@ -519,7 +568,7 @@ fn find_proof_of_damage(log: &Log, bad: u64, len: u64) -> io::Result<Option<u64>
 
 #[cfg(test)]
 mod tests {
-    use harvester_actors::partition::{PartitionRole, StreamOrder};
+    use harvester_actors::partition::PartitionRole;
 
     use super::{
         super::conformance::{header, page, plan, spilled, stream},
@@ -537,7 +586,7 @@ mod tests {
     fn sample() -> Sample {
         let dir = tempfile::tempdir().unwrap();
         let spool = Spool::new(dir.path().to_path_buf());
-        let plan = plan(vec![stream("s", StreamOrder::Keyset)], &[(0, PartitionRole::Rows); 2]);
+        let plan = plan(vec![stream("s")], &[(0, PartitionRole::Rows); 2]);
         let begun = header(RUN, &plan);
         let first = spool.begin(&begun).unwrap();
         let mut entries = vec![(SpoolEntry::Begun { header: begun, frame: first }, first, 0)];
@@ -673,7 +722,7 @@ mod tests {
     fn a_failed_append_leaves_a_spool_that_the_next_one_continues() {
         let dir = tempfile::tempdir().unwrap();
         let spool = Spool::new(dir.path().to_path_buf());
-        let plan = plan(vec![stream("s", StreamOrder::Keyset)], &[(0, PartitionRole::Rows)]);
+        let plan = plan(vec![stream("s")], &[(0, PartitionRole::Rows)]);
         spool.begin(&header(RUN, &plan)).unwrap();
         let first = spool.append(page(0, 0, &[("a", "{}")])).unwrap();
         let row = "x".repeat(3 * CHUNK_BYTES);
@@ -697,7 +746,7 @@ mod tests {
     #[test]
     fn of_two_logs_the_greater_name_counts_and_a_beginning_that_was_not_finished_never_does() {
         let dir = tempfile::tempdir().unwrap();
-        let plan = plan(vec![stream("s", StreamOrder::Keyset)], &[(0, PartitionRole::Rows)]);
+        let plan = plan(vec![stream("s")], &[(0, PartitionRole::Rows)]);
         let log = |run: &str| {
             let dir = tempfile::tempdir().unwrap();
             Spool::new(dir.path().to_path_buf()).begin(&header(run, &plan)).unwrap();
@@ -731,32 +780,5 @@ mod tests {
         assert_eq!(failure.class, FailureClass::Damaged);
         assert!(failure.next.unwrap().contains("newer program"));
         assert_eq!(left, bytes);
-    }
-
-    #[test]
-    fn single_records_are_found_in_any_order() {
-        let dir = tempfile::tempdir().unwrap();
-        let spool = Spool::new(dir.path().to_path_buf());
-        let plan = plan(vec![stream("s", StreamOrder::Keyset)], &[(0, PartitionRole::Rows)]);
-        spool.begin(&header(RUN, &plan)).unwrap();
-        let rows: Vec<(String, String)> = (0..200).map(|n| (format!("k{n}"), "r".repeat(1 + n * 37 % 9000))).collect();
-        let borrowed: Vec<(&str, &str)> = rows.iter().map(|(key, row)| (key.as_str(), row.as_str())).collect();
-        let span = spool.append(page(0, 0, &borrowed)).unwrap();
-        let reader = spool.reader().unwrap();
-        let mut places = Vec::new();
-        reader
-            .page(&span, &mut Vec::new(), |record| {
-                places.push(record.at);
-                Ok(())
-            })
-            .unwrap();
-        let mut window = reader.window();
-        for step in [1, 3, 7, 199] {
-            for n in (0..200).map(|n| n * step % 200) {
-                let record = window.record(places[n]).unwrap();
-                assert_eq!((record.key, record.row), (rows[n].0.as_bytes(), rows[n].1.as_bytes()));
-            }
-        }
-        assert!(window.record(span.frame.to + 5).is_err());
     }
 }

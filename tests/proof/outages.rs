@@ -14,7 +14,7 @@ use dhis2_stand_in::{Envelope, Fault, FaultRule, Latency, Match, Page, Request, 
 use tokio::time::Instant;
 
 use super::{Tally, amount, at_once};
-use crate::support::{Ended, Place, side_by_side, stand_in};
+use crate::support::{Ended, Place, side_by_side, stand_in, truth};
 
 const EXTRACT: &str =
     "[[extract]]\nkind = \"metadata\"\ncollections = [\"organisationUnits\", \"dataElements\"]\npage_size = 50";
@@ -172,7 +172,7 @@ impl Outage {
 
     fn exact(self, server: &StandIn, place: &Place) -> Result<(), String> {
         for collection in ["organisationUnits", "dataElements"] {
-            if place.rows(collection) != server.truth(collection, ":owner") {
+            if place.rows(collection) != truth(server, collection) {
                 return Err(format!("{collection} differs"));
             }
         }

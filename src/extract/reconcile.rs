@@ -1,4 +1,5 @@
-//! What shows that a stream is complete, and what is to be fetched until something does: decisions, pure.
+//! What shows that a stream whose keys can be listed is complete, and what is to be fetched until something does: decisions,
+//! pure.
 //!
 //! ```text
 //!                ┌─ the numbers agree, before and after ───────────────▶ proved by its total
@@ -16,34 +17,17 @@
 //! It ends under steady change: only a key that was listed, asked for by itself, and is listed again afterwards is missing.
 //! Keys that appear later are asked for once more, and otherwise have come and gone.
 
-use serde::{Deserialize, Serialize};
-
-use crate::sink::Comparison;
+use harvester_actors::follow::Proof;
 
 /// How often rows are counted that may be hidden: a replica that lags behind answers all of it once in 4,096 times.
-pub const HIDDEN_COUNTS: u32 = 12;
+pub(crate) const HIDDEN_COUNTS: u32 = 12;
 
 /// Listings that one process makes because what an earlier one listed did not come.
-pub const RELISTINGS_MAX: u32 = 1;
-
-/// What showed that a stream is complete.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Proof {
-    /// As many rows as the server counted, before and after, and no answer that contradicts it.
-    Total,
-    /// Every key that the server lists was fetched, or asked for and has gone.
-    Listing,
-    /// A second reading that agrees with the first.
-    Confirmed,
-    /// Nothing: the server neither counts nor lists what this stream holds.
-    #[default]
-    None,
-}
+pub(crate) const RELISTINGS_MAX: u32 = 1;
 
 /// A number that the server was asked for behind the last row.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Recount {
+pub(crate) enum Recount {
     /// It has not been asked yet.
     NotAsked,
     /// It does not count this, or did all of it in one answer, which a second count could not make any truer.
@@ -54,32 +38,49 @@ pub enum Recount {
     Rows(u64),
 }
 
+/// The difference between what was fetched and what the server lists.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Comparison {
+    /// How many keys the newest listing has that were not fetched.
+    pub(crate) missing: u64,
+    /// How many keys the newest listing has.
+    pub(crate) listed: u64,
+    /// How many of the missing ones an earlier listing had as well: they have been asked for before, and are listed again.
+    pub(crate) relisted: u64,
+    /// How many rows were fetched before the newest listing and are not in it.
+    pub(crate) vanished: u64,
+    /// How many of these came again since, when they were asked for by their keys: the listing was not the truth.
+    pub(crate) returned: u64,
+    /// How many rows were rejected that do not say which they are: so many of the missing ones are known after all.
+    pub(crate) nameless: u64,
+}
+
 /// What is known of a stream of which nothing is left to be fetched.
 #[derive(Clone, Debug)]
-pub struct Known<'a> {
+pub(crate) struct Known<'a> {
     /// Rows that the server counted when the plan was made.
-    pub expected: Option<u64>,
+    pub(crate) expected: Option<u64>,
     /// Rows that came, those that could not be taken included.
-    pub rows: u64,
+    pub(crate) rows: u64,
     /// By how many rows the server's answers contradicted each other.
-    pub miscounted: u64,
+    pub(crate) miscounted: u64,
     /// Whether its numbers agree only because a row came twice.
-    pub is_distrusted: bool,
+    pub(crate) is_distrusted: bool,
     /// What it counts now: behind the last row, or behind the newest listing where there is one.
-    pub recount: Recount,
+    pub(crate) recount: Recount,
     /// Whether all its keys can be listed.
-    pub can_list: bool,
+    pub(crate) can_list: bool,
     /// How its rows differ from the newest listing, where there is one.
-    pub comparison: Option<&'a Comparison>,
+    pub(crate) comparison: Option<&'a Comparison>,
     /// Whether what differs has been asked for since that listing.
-    pub is_asked: bool,
+    pub(crate) is_asked: bool,
     /// Listings of this process beyond the first.
-    pub relistings: u32,
+    pub(crate) relistings: u32,
 }
 
 /// What is to be done about a stream.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Step {
+pub(crate) enum Step {
     /// Nothing: it is complete, as this shows.
     Proved(Proof),
     /// Ask how many rows there are now.
@@ -96,18 +97,8 @@ pub enum Step {
     Hidden(u64),
 }
 
-impl Step {
-    /// Whether nothing more is to be done.
-    pub fn is_last(self) -> bool {
-        match self {
-            Step::Recount | Step::List | Step::Ask => false,
-            Step::Proved(_) | Step::Missing(_) | Step::Contradicted(_) | Step::Hidden(_) => true,
-        }
-    }
-}
-
 /// Decides what is to be done about a stream.
-pub fn next_step(known: &Known<'_>) -> Step {
+pub(crate) fn next_step(known: &Known<'_>) -> Step {
     let Some(comparison) = known.comparison else {
         let agrees = known.expected == Some(known.rows) && known.miscounted == 0 && !known.is_distrusted;
         return match known.recount {
@@ -124,9 +115,9 @@ pub fn next_step(known: &Known<'_>) -> Step {
     if comparison.returned > 0 && harvester_pacing::control!("contradiction") {
         return Step::Contradicted(comparison.returned);
     }
-    let missing = (comparison.missing.len() as u64).saturating_sub(comparison.nameless);
+    let missing = comparison.missing.saturating_sub(comparison.nameless);
     if !known.is_asked {
-        let differs = missing > 0 || !comparison.vanished_keys.is_empty();
+        let differs = missing > 0 || comparison.vanished > 0;
         return if differs { Step::Ask } else { listed(known, comparison) };
     }
     let still_missing = comparison.relisted.min(missing);
@@ -201,14 +192,12 @@ mod tests {
 
     #[test]
     fn a_listing_proves_a_stream_once_what_differs_has_been_asked_for() {
-        let keys = |count: usize| vec!["key".to_owned(); count];
         let compared = |missing, vanished, relisted, returned| Comparison {
-            missing: keys(missing),
-            vanished: vanished as u64,
-            vanished_keys: keys(vanished),
+            missing,
+            vanished,
             relisted,
             returned,
-            listed: 10 - vanished as u64,
+            listed: 10 - vanished,
             nameless: 0,
         };
         let proved = Step::Proved(Proof::Listing);

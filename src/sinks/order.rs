@@ -1,0 +1,256 @@
+//! The rows of many pages in the order of their keys' bytes, whatever order they came in.
+//!
+//! ```text
+//! pages ─▶ read once, checked ─┬─ keys ascend ─▶ first and last key ─▶ do too many overlap? ─┬─ no ─▶ merged from where it is ─┐
+//!                              └─ they do not ────────▶ sorter ◀─────────────── yes ──────────┘                                 ├─▶ rows
+//!                                                         └──────────────────────▶ sorted runs, merged ─────────────────────────┘
+//! ```
+//!
+//! A page is opened when the merge comes to its first key and closed after its last one, so that pages which follow each other
+//! cost no comparison, in whatever order they arrived: a stream that its server sorts by bytes is read twice and never copied.
+//! Only where more than [`PAGES_OPEN_MAX`] pages have keys in common, or where a server sorts by a collation, are rows written
+//! to temporary files.
+//!
+//! Memory: one [`Sorter`] with rows and a small one with the keys of pages; then [`PAGES_OPEN_MAX`] pages and
+//! [`FAN_IN`](super::sorter::FAN_IN) runs, of each of which [`merge`](super::merge) holds one buffer: about 22 MiB at most.
+
+use std::{cmp::Reverse, collections::BinaryHeap, io, path::Path, sync::Arc};
+
+use harvester_actors::{failure::Failure, page::PageRef};
+
+use super::{
+    disk::local,
+    frame::TRAILER_BYTES,
+    merge::{Merge, Run, RunWriter},
+    reader::{Record, SpoolReader},
+    sorter::{Sorter, temporary},
+};
+
+/// Pages that are merged at a time.
+const PAGES_OPEN_MAX: usize = 64;
+
+/// Bytes of the keys of pages that are sorted at a time.
+const PAGE_KEYS_BYTES: usize = 1024 * 1024;
+
+/// Hands the rows of pages to `take`, ordered by key; rows with equal keys in no particular order.
+///
+/// # Errors
+/// `Damaged` when the spool does not hold a page; `Local` when it cannot be read, or a temporary file in `scratch_dir` fails;
+/// what `take` returns.
+pub(crate) fn in_key_order(
+    reader: &SpoolReader,
+    scratch_dir: &Path,
+    pages: impl Iterator<Item = Result<PageRef, Failure>>,
+    mut take: impl FnMut(&[u8], &[u8]) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let (pages, runs) = sorted(reader, scratch_dir, pages)?;
+    let read = |error: io::Error| local("read the rows of", &reader.path, &error);
+    let mut pages = Merge::of(vec![pages]).map_err(read)?;
+    let mut rows = Merge::of(runs).map_err(read)?;
+    loop {
+        while pages.first_key().is_some_and(|page| rows.first_key().is_none_or(|row| page <= row)) {
+            if let Some((_, page)) = pages.first().map_err(read)? {
+                rows.add(Bytes::decode(page).0.of(reader)).map_err(read)?;
+            }
+            pages.advance().map_err(read)?;
+        }
+        let Some((key, row)) = rows.first().map_err(read)? else { return Ok(()) };
+        take(key, row)?;
+        rows.advance().map_err(read)?;
+    }
+}
+
+/// Everything in sorted pieces: the pages that can be merged where they are, by first key, and runs of all other rows.
+fn sorted(
+    reader: &SpoolReader,
+    scratch_dir: &Path,
+    pages: impl Iterator<Item = Result<PageRef, Failure>>,
+) -> Result<(Run, Vec<Run>), Failure> {
+    let mut rows = Rows { reader, scratch_dir, sorter: Sorter::new(scratch_dir) };
+    let ascending = rows.survey(pages)?;
+    let pages = rows.choose(ascending)?;
+    Ok((pages, rows.sorter.into_runs()?))
+}
+
+/// The rows that cannot be merged where they are.
+struct Rows<'a> {
+    reader: &'a SpoolReader,
+    scratch_dir: &'a Path,
+    sorter: Sorter,
+}
+
+impl Rows<'_> {
+    /// Reads all pages; those whose keys ascend are returned by first key, the rows of the others go to the sorter.
+    fn survey(&mut self, pages: impl Iterator<Item = Result<PageRef, Failure>>) -> Result<Sorter, Failure> {
+        let mut ascending = Sorter::with_run_bytes(self.scratch_dir, PAGE_KEYS_BYTES);
+        let (mut buffer, mut keys) = (Vec::new(), PageKeys::default());
+        for page in pages {
+            let page = page?;
+            keys.clear();
+            self.reader.page(&page, &mut buffer, |record| {
+                keys.see(record);
+                Ok(())
+            })?;
+            let bytes = Bytes { from: keys.from, to: page.frame.to.saturating_sub(TRAILER_BYTES as u64) };
+            match keys.rows {
+                0 => {}
+                _ if keys.ascend => ascending.push(&keys.first, &bytes.encode(&keys.last))?,
+                _ => self.sort(bytes)?,
+            }
+        }
+        Ok(ascending)
+    }
+
+    /// Keeps as many of the ascending pages as can be merged at a time, and sends the rows of the others to the sorter.
+    fn choose(&mut self, ascending: Sorter) -> Result<Run, Failure> {
+        let scratch_dir = self.scratch_dir;
+        let temporary = |error: io::Error| temporary(scratch_dir, &error);
+        let mut kept = RunWriter::new(scratch_dir).map_err(temporary)?;
+        // Last keys of the pages that are open where the merge comes to this page's first key.
+        let mut open = BinaryHeap::new();
+        ascending.finish(|first, page| {
+            let (bytes, last) = Bytes::decode(page);
+            while open.peek().is_some_and(|Reverse(last): &Reverse<Vec<u8>>| last.as_slice() < first) {
+                open.pop();
+            }
+            if open.len() == PAGES_OPEN_MAX {
+                return self.sort(bytes);
+            }
+            open.push(Reverse(last.to_vec()));
+            kept.push(first, page).map_err(temporary)
+        })?;
+        kept.finish().map_err(temporary)
+    }
+
+    /// Sends the rows of a page that has been read before to the sorter.
+    fn sort(&mut self, bytes: Bytes) -> Result<(), Failure> {
+        // One run by itself is read as it is, whatever its order.
+        let read = |error: io::Error| local("read", &self.reader.path, &error);
+        let mut page = Merge::of(vec![bytes.of(self.reader)]).map_err(read)?;
+        while let Some((key, row)) = page.first().map_err(read)? {
+            self.sorter.push(key, row)?;
+            page.advance().map_err(read)?;
+        }
+        Ok(())
+    }
+}
+
+/// What the keys of one page are like.
+#[derive(Debug, Default)]
+struct PageKeys {
+    rows: u64,
+    /// Where its first record begins.
+    from: u64,
+    first: Vec<u8>,
+    last: Vec<u8>,
+    /// Whether no key is less than the one before it.
+    ascend: bool,
+}
+
+impl PageKeys {
+    /// Begins with a page.
+    fn clear(&mut self) {
+        (self.rows, self.ascend) = (0, true);
+        self.last.clear();
+    }
+
+    /// Sees its next record.
+    fn see(&mut self, record: Record<'_>) {
+        if self.rows == 0 {
+            self.from = record.at;
+            self.first.clear();
+            self.first.extend_from_slice(record.key);
+        }
+        self.rows += 1;
+        self.ascend &= self.last.as_slice() <= record.key;
+        self.last.clear();
+        self.last.extend_from_slice(record.key);
+    }
+}
+
+/// Where the records of a page are in the spool.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Bytes {
+    from: u64,
+    to: u64,
+}
+
+impl Bytes {
+    /// The records as a run.
+    fn of(self, reader: &SpoolReader) -> Run {
+        Run { file: Arc::clone(&reader.file), from: self.from, to: self.to }
+    }
+
+    /// With the page's last key, as a record of the pages' sorter.
+    fn encode(self, last: &[u8]) -> Vec<u8> {
+        [&self.from.to_le_bytes(), &self.to.to_le_bytes(), last].concat()
+    }
+
+    /// The other way round.
+    fn decode(page: &[u8]) -> (Bytes, &[u8]) {
+        let number = |at: usize| page.get(at..).and_then(<[u8]>::first_chunk).map_or(0, |n| u64::from_le_bytes(*n));
+        (Bytes { from: number(0), to: number(8) }, page.get(16..).unwrap_or_default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use harvester_actors::partition::PartitionRole;
+
+    use super::{
+        super::{
+            conformance::{header, page, plan, stream},
+            spool::Spool,
+        },
+        *,
+    };
+
+    /// The keys of partitions in key order, and how many runs it took besides their pages, which have `page_rows` rows and
+    /// arrive in turn.
+    fn ordered(partitions: &[Vec<String>], page_rows: usize) -> (Vec<String>, usize) {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = Spool::new(dir.path().to_path_buf());
+        let plan = plan(vec![stream("s")], &vec![(0, PartitionRole::Rows); partitions.len()]);
+        spool.begin(&header("20260101T000000Z", &plan)).unwrap();
+        let mut spans = Vec::new();
+        for turn in 0..partitions.iter().map(Vec::len).max().unwrap_or_default().div_ceil(page_rows) {
+            for (partition, keys) in partitions.iter().enumerate() {
+                let Some(keys) = keys.chunks(page_rows).nth(turn) else { continue };
+                let rows: Vec<_> = keys.iter().map(|key| (key.as_str(), "{}")).collect();
+                let (partition, turn) = (u32::try_from(partition).unwrap(), u32::try_from(turn).unwrap());
+                spans.push(spool.append(page(partition, turn, &rows)).unwrap());
+            }
+        }
+        let reader = spool.reader().unwrap();
+        let pages = || spans.iter().cloned().map(Ok);
+        let (_, runs) = sorted(&reader, dir.path(), pages()).unwrap();
+        let mut keys = Vec::new();
+        in_key_order(&reader, dir.path(), pages(), |key, _| {
+            keys.push(String::from_utf8(key.to_vec()).unwrap());
+            Ok(())
+        })
+        .unwrap();
+        (keys, runs.len())
+    }
+
+    #[test]
+    fn rows_are_copied_only_where_their_pages_cannot_be_merged_where_they_are() {
+        let all: Vec<String> = (0..2000).map(|n| format!("k{n:04}")).collect();
+        let ranges: Vec<Vec<String>> = all.chunks(20).map(<[String]>::to_vec).collect();
+        let dealt = |hands: usize| -> Vec<Vec<String>> {
+            (0..hands).map(|hand| all.iter().skip(hand).step_by(hands).cloned().collect()).collect()
+        };
+        let backwards = || vec![all.iter().rev().cloned().collect::<Vec<_>>()];
+        for (what, partitions, page_rows, runs) in [
+            ("one after the other", vec![all.clone()], 10, 0),
+            ("a hundred ranges at once", ranges.clone(), 3, 0),
+            ("the last range first", ranges.into_iter().rev().collect(), 20, 0),
+            ("as many walks over all of it as are merged at a time", dealt(PAGES_OPEN_MAX), 5, 0),
+            ("one walk more", dealt(PAGES_OPEN_MAX + 1), 5, 1),
+            ("backwards, a row a page", backwards(), 1, 0),
+            ("backwards", backwards(), 10, 1),
+        ] {
+            assert_eq!(ordered(&partitions, page_rows), (all.clone(), runs), "{what}");
+        }
+    }
+}
