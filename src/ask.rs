@@ -10,8 +10,8 @@ use dhis2::{
 use futures_util::future::LocalBoxFuture;
 use harvester_actors::{
     failure::{Failure, FailureClass},
+    outage::{Wait, retry_until_outage},
     partition::{Cursor, LeftOut, Partition, PlanPiece},
-    patience::{self, Wait},
     plan::{PlanBuilder, PlanOutlet},
     report::outcome_of,
     retry::RetryPolicy,
@@ -98,7 +98,7 @@ pub(crate) fn get(request: GetRequest, write: &mut Write<'_>) -> Result<(), Fail
 
 /// One answer, as it is.
 async fn raw(connected: &SourceClient, path: &str, outage: Duration, write: &mut Write<'_>) -> Result<(), Failure> {
-    let mut response = patiently(connected, outage, || connected.client.get(path).raw().send()).await?;
+    let mut response = retry_request(connected, outage, || connected.client.get(path).raw().send()).await?;
     loop {
         match response.chunk().await.map_err(|error| classify(&error, Contact::Later))? {
             Some(bytes) if write(bytes).is_break() => return Ok(()),
@@ -121,7 +121,7 @@ async fn all_rows(
     let relative = relative.map_err(|error| usage(format!("`{path}` is not a path: {error}")))?;
     // Whoever asks has made sure that it is one name.
     let collection = relative.path().trim_matches('/').trim_end_matches(".json").to_owned();
-    let version = patiently(connected, outage, || client.system_info()).await?.version;
+    let version = retry_request(connected, outage, || client.system_info()).await?.version;
     let (mut fields, mut filters, mut extra) = (None, Vec::new(), Vec::new());
     for (name, value) in relative.query_pairs() {
         match name.as_ref() {
@@ -155,7 +155,7 @@ async fn all_rows(
             Ok((lines, if is_paged { walk.behind(walked, &collection)?.0 } else { Cursor::End }))
         };
         let lines;
-        (lines, cursor) = repeated(connected, outage, || None, attempt).await?;
+        (lines, cursor) = retry_transient(connected, outage, || None, attempt).await?;
         if write(&lines).is_break() || cursor == Cursor::End {
             return Ok(());
         }
@@ -277,9 +277,9 @@ pub(crate) fn plan(
         let source = connected.source(extracts, job.limits.in_flight, Default::default());
         let planned = async {
             let (outage, last_answer) = (job.limits.outage, || connected.last_answer());
-            let identity = &repeated(&connected, outage, last_answer, || source.identify()).await?;
+            let identity = &retry_transient(&connected, outage, last_answer, || source.identify()).await?;
             let source = &source;
-            repeated(&connected, outage, last_answer, || async move {
+            retry_transient(&connected, outage, last_answer, || async move {
                 let mut summary = PlanSummary::default();
                 source.plan(identity, PlanBuilder::new(&mut summary)).await?;
                 Ok(summary)
@@ -304,7 +304,7 @@ pub(crate) fn check(job: &Job, credentials: &Credentials) -> Vec<Finding> {
             Err(failure) => return bad("source", failure),
         };
         let client = &connected.client;
-        let info = match patiently(&connected, job.limits.outage, || client.system_info()).await {
+        let info = match retry_request(&connected, job.limits.outage, || client.system_info()).await {
             Ok(info) => info,
             Err(failure) if failure.class == FailureClass::Denied => return bad("login", failure),
             Err(failure) => return bad("source", failure),
@@ -327,7 +327,7 @@ pub(crate) fn check(job: &Job, credentials: &Credentials) -> Vec<Finding> {
         }
         let now_utc = TimeZone::UTC.to_datetime(Timestamp::now());
         findings.extend(info.server_date.as_ref().and_then(|date| clock(date, now_utc)));
-        match patiently(&connected, job.limits.outage, || client.me()).await {
+        match retry_request(&connected, job.limits.outage, || client.me()).await {
             Ok(me) => {
                 let name = me.username.clone().or(me.id.clone()).unwrap_or_else(|| "somebody".to_owned());
                 findings.push(Finding::ok("login", format!("logged in as {name}")));
@@ -391,13 +391,13 @@ fn connected(job: &Job, credentials: &Credentials) -> Result<SourceClient, Failu
 }
 
 /// Sends a request until it succeeds, fails for good, or the source has been gone for `outage`.
-async fn patiently<T, F>(connected: &SourceClient, outage: Duration, request: impl Fn() -> F) -> Result<T, Failure>
+async fn retry_request<T, F>(connected: &SourceClient, outage: Duration, request: impl Fn() -> F) -> Result<T, Failure>
 where
     F: Future<Output = Result<T, Error>>,
 {
     // Nothing has succeeded before it does: an answer that fails it, like a 404 without JSON, ends no outage.
     let last_success = || None;
-    repeated(connected, outage, last_success, || async {
+    retry_transient(connected, outage, last_success, || async {
         let contact = connected.contact();
         request().await.map_err(|error| classify(&error, contact))
     })
@@ -406,7 +406,7 @@ where
 
 /// Tries until it succeeds, fails for good, or the source has been gone for `outage`, counted from `last_success` where that
 /// is later than the beginning.
-async fn repeated<T, F>(
+async fn retry_transient<T, F>(
     connected: &SourceClient,
     outage: Duration,
     last_success: impl Fn() -> Option<Instant>,
@@ -415,7 +415,7 @@ async fn repeated<T, F>(
 where
     F: Future<Output = Result<T, Failure>>,
 {
-    let patience = RetryPolicy { retries: 0, outage, seed: u64::from(std::process::id()) };
+    let policy = RetryPolicy::new(0, outage, u64::from(std::process::id()));
     let began = Instant::now();
     let waits = RefCell::new(WaitTeller::default());
     let tell = |Wait { failure, delay, patience_left, .. }: Wait<'_>| {
@@ -426,7 +426,7 @@ where
         }
     };
     let attempt = || told_while_silent(connected, attempt());
-    patience::patiently(patience, Some(connected.limiter()), last_success, || connected.last_trouble(), tell, attempt)
+    retry_until_outage(policy, Some(connected.limiter()), last_success, || connected.last_trouble(), tell, attempt)
         .await
 }
 

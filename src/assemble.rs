@@ -221,11 +221,7 @@ impl RunSetup {
             stop: stops(request.stop),
             fetchers: job.limits.in_flight,
             arbiters,
-            retry: RetryPolicy {
-                retries: job.limits.retries,
-                outage: job.limits.outage,
-                seed: u64::from(std::process::id()),
-            },
+            retry: RetryPolicy::new(job.limits.retries, job.limits.outage, u64::from(std::process::id())),
             job: job.name,
         };
         Ok((harvest, source_client.probe, source_client.share))

@@ -6,6 +6,7 @@
 //! concurrency   how many at once, learnt from the responses
 //! breaker       whether to send at all
 //! backoff       how long one failed thing waits
+//! retry         whether one failed thing is asked for again
 //! retry_after   what the server asked for
 //! ```
 //!
@@ -19,6 +20,7 @@ pub mod breaker;
 pub mod bucket;
 pub mod concurrency;
 pub mod control;
+pub mod retry;
 pub mod retry_after;
 pub mod window;
 
@@ -26,6 +28,7 @@ pub use backoff::Backoff;
 pub use breaker::{Breaker, BreakerState};
 pub use bucket::BucketSettings;
 pub use concurrency::{Concurrency, Started};
+pub use retry::{Retry, RetryAnswer, RetryCause, RetryPolicy};
 pub use window::{COLD_START_WAIT, Window};
 
 /// How a request ended, as far as pace and concurrency depend on it.

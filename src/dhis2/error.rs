@@ -6,7 +6,7 @@
 
 use std::{borrow::Cow, error::Error as StdError, fmt, time::Duration};
 
-use harvester_pacing::RequestOutcome;
+use harvester_pacing::{RequestOutcome, RetryCause};
 use serde::{
     Deserialize, Deserializer as _,
     de::{IgnoredAny, MapAccess, Visitor},
@@ -329,8 +329,9 @@ impl Error {
         self.0.request_id.as_deref()
     }
 
-    /// Whether the same request may well succeed a little later: what a client alone tries again.
-    pub(crate) fn is_transient(&self) -> bool {
+    /// What this says about the next attempt at the same request, where a client by itself repeats it.
+    pub(crate) fn retry_cause(&self) -> RetryCause {
+        let retry_after = self.0.retry_after;
         match self.0.kind {
             ErrorKind::DnsUnavailable
             | ErrorKind::Connect
@@ -340,14 +341,17 @@ impl Error {
             | ErrorKind::FirstByteTimeout
             | ErrorKind::Stalled
             | ErrorKind::Truncated
-            | ErrorKind::UnknownLength
-            | ErrorKind::Encoding
+            | ErrorKind::Encoding => RetryCause::MayPass { retry_after },
+            ErrorKind::UnknownLength
             | ErrorKind::Html
             | ErrorKind::NotJson
             | ErrorKind::EmptyBody
-            | ErrorKind::Garbled => true,
-            ErrorKind::Status => matches!(self.0.status, Some(429 | 500 | 502 | 503 | 504)),
-            ErrorKind::InvalidConfig
+            | ErrorKind::Garbled => RetryCause::Garbled { retry_after },
+            ErrorKind::Status if matches!(self.0.status, Some(429 | 500 | 502 | 503 | 504)) => {
+                RetryCause::MayPass { retry_after }
+            }
+            ErrorKind::Status
+            | ErrorKind::InvalidConfig
             | ErrorKind::InvalidUrl
             | ErrorKind::UnknownHost
             | ErrorKind::OutOfFiles
@@ -357,7 +361,7 @@ impl Error {
             | ErrorKind::Redirect
             | ErrorKind::Cancelled
             | ErrorKind::GateClosed
-            | ErrorKind::HandleClosed => false,
+            | ErrorKind::HandleClosed => RetryCause::Final,
         }
     }
 

@@ -1,8 +1,8 @@
 //! One GET request, and its answer as bytes, as JSON or as rows.
 
-use std::{fmt, future::Future};
+use std::{fmt, future::Future, time::Duration};
 
-use harvester_pacing::{Backoff, RequestOutcome};
+use harvester_pacing::{RequestOutcome, Retry, RetryAnswer, RetryPolicy};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::de::DeserializeOwned;
 
@@ -130,17 +130,23 @@ async fn with_retries<T, F: Future<Output = Result<T, Error>>>(
     client: &Client,
     mut attempt: impl FnMut() -> F,
 ) -> Result<T, Error> {
-    let mut backoff = None;
-    let mut left = client.retries;
+    // Nobody else is asked meanwhile, so the number of attempts is all there is to go by.
+    let policy = RetryPolicy {
+        attempts_max: client.retries.saturating_add(1),
+        ..RetryPolicy::new(0, Duration::MAX, rand::random())
+    };
+    let mut retry = Retry::new(policy.seed);
     loop {
-        match attempt().await {
-            Err(error) if left > 0 && error.is_transient() => {
-                left -= 1;
-                let wait = backoff.get_or_insert_with(|| Backoff::new(rand::random())).next(error.retry_after());
+        let error = match attempt().await {
+            Ok(done) => return Ok(done),
+            Err(error) => error,
+        };
+        match retry.failed(error.retry_cause(), Duration::ZERO, &policy) {
+            RetryAnswer::RetryIn(wait) => {
                 tracing::debug!(error = %error, wait_ms = wait.as_millis() as u64, "request failed; trying again");
                 tokio::time::sleep(wait).await;
             }
-            result => return result,
+            RetryAnswer::GiveUp | RetryAnswer::Outage | RetryAnswer::Exhausted => return Err(error),
         }
     }
 }
