@@ -17,7 +17,7 @@ use harvester_actors::{
 };
 
 use super::{
-    disk::local,
+    disk::io_failure,
     merge::{Merge, Run, RunWriter},
 };
 
@@ -185,7 +185,7 @@ fn merge_to_file(dir: &Path, runs: Vec<Run>) -> io::Result<Run> {
 
 /// A temporary file has failed.
 pub(crate) fn temporary(dir: &Path, error: &io::Error) -> Failure {
-    local("use a temporary file in", dir, error)
+    io_failure("use a temporary file in", dir, error)
 }
 
 #[cfg(test)]
