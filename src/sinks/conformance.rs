@@ -1,16 +1,19 @@
-//! What every spool and every target promise. A new one writes a bench and gets all of these tests.
+//! What every spool and every target promises. A new one writes a bench and gets all of these tests.
 
 use std::{
     collections::BTreeMap,
     io::Write as _,
     path::Path,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use harvester_actors::{
     checkpoint::{PassTotals, RunHeader, SpoolEntry},
     checkpoint_store::{PageIndex, PageIterator},
-    failure::{Failure, FailureClass},
+    failure::Failure,
     page::{FrameRange, Page, PageBody, PageCounts, Reject, Span, push_record},
     partition::{
         Cursor, NewPartition, Partition, PartitionId, Pass, PassId, PlanPiece, SourceIdentity, Stream, StreamId, Yield,
@@ -21,8 +24,14 @@ use harvester_actors::{
 
 use super::{FileSpool, FilesSettings, FilesTarget};
 
-/// A place for one spool and one target.
-trait Bench {
+/// A place for one spool.
+trait SpoolBench {
+    /// The spool as a new process would find it.
+    fn spool(&self) -> Arc<dyn Spool>;
+}
+
+/// A place for one target, and for the spool that its rows come from.
+trait TargetBench {
     /// Both as a new process would find them.
     fn open(&self) -> (Arc<dyn Spool>, Arc<dyn Target>);
 
@@ -30,10 +39,16 @@ trait Bench {
     fn read(&self, file: &str) -> Option<Vec<u8>>;
 }
 
-/// A [`FileSpool`] and a [`FilesTarget`] in a temporary folder.
+/// A [`FileSpool`] and a [`FilesTarget`] in a temporary directory.
 struct FilesBench(tempfile::TempDir);
 
-impl Bench for FilesBench {
+impl SpoolBench for FilesBench {
+    fn spool(&self) -> Arc<dyn Spool> {
+        files(self.0.path()).0
+    }
+}
+
+impl TargetBench for FilesBench {
     fn open(&self) -> (Arc<dyn Spool>, Arc<dyn Target>) {
         let (spool, target) = files(self.0.path());
         (spool, target)
@@ -44,7 +59,7 @@ impl Bench for FilesBench {
     }
 }
 
-/// A spool and a target of files below this folder.
+/// A spool and a target of files below this directory.
 pub(crate) fn files(dir: &Path) -> (Arc<FileSpool>, Arc<FilesTarget>) {
     let spool = Arc::new(FileSpool::new(dir.join("state/spool")));
     let settings = FilesSettings { out_dir: dir.join("out"), job: "sierra-leone".to_owned() };
@@ -56,31 +71,32 @@ pub(crate) fn stream(name: &str) -> Stream {
     Stream { name: name.to_owned(), expected_rows: None, optional: false, watermark: None }
 }
 
-/// A partition of a plan.
-pub(crate) fn partition(id: u32, pass: u32) -> Partition {
-    Partition {
-        id: PartitionId(id),
-        pass: PassId(pass),
-        key: format!("pass {pass}, part {id}"),
-        selection: serde_json::json!({ "range": id }),
-        requests: None,
+/// A plan of these streams and of passes, each with its stream, what it gives, and how many partitions it has.
+pub(crate) fn plan(streams: &[&str], passes: &[(u32, Yield, u32)]) -> PlanPiece {
+    let mut piece = PlanPiece { streams: streams.iter().map(|name| stream(name)).collect(), ..PlanPiece::default() };
+    for (pass, (stream, yields, partitions)) in (0..).map(PassId).zip(passes) {
+        let selection = serde_json::json!({ "of": stream });
+        piece.passes.push(Pass { stream: StreamId(*stream), yields: *yields, selection });
+        for part in 0..*partitions {
+            let id = PartitionId(u32::try_from(piece.partitions.len()).unwrap());
+            piece.partitions.push(child(pass, &format!("stream {stream}, part {part}")).at(id));
+        }
+    }
+    piece
+}
+
+/// A partition that has no place yet.
+pub(crate) fn child(pass: PassId, key: &str) -> NewPartition {
+    NewPartition {
+        pass,
+        key: key.to_owned(),
+        selection: serde_json::json!({ "range": key }),
+        requests: Some(2),
         expected_rows: None,
     }
 }
 
-/// A whole plan: these streams, passes by their stream, and partitions by their pass.
-pub(crate) fn plan(streams: Vec<Stream>, passes: &[u32], partitions: &[u32]) -> PlanPiece {
-    let pass =
-        |stream: &u32| Pass { stream: StreamId(*stream), yields: Yield::Rows, selection: serde_json::Value::Null };
-    PlanPiece {
-        streams,
-        passes: passes.iter().map(pass).collect(),
-        partitions: (0..).zip(partitions).map(|(id, pass)| partition(id, *pass)).collect(),
-        left_out: Vec::new(),
-    }
-}
-
-/// A run.
+/// What a run is.
 pub(crate) fn header(run_id: &str) -> RunHeader {
     RunHeader {
         run_id: run_id.to_owned(),
@@ -91,8 +107,13 @@ pub(crate) fn header(run_id: &str) -> RunHeader {
     }
 }
 
-/// A page of the first pass with rows, each `(key, row)`.
+/// A page of rows of the first pass, each `(key, row)`.
 pub(crate) fn page(partition: u32, seq: u32, rows: &[(&str, &str)]) -> Page {
+    page_of(0, partition, seq, rows)
+}
+
+/// A page of rows of any pass, each `(key, row)`.
+pub(crate) fn page_of(pass: u32, partition: u32, seq: u32, rows: &[(&str, &str)]) -> Page {
     let mut records = Vec::new();
     for (key, row) in rows {
         push_record(&mut records, key.as_bytes(), row.as_bytes());
@@ -101,7 +122,7 @@ pub(crate) fn page(partition: u32, seq: u32, rows: &[(&str, &str)]) -> Page {
     let bytes = rows.iter().map(|(_, row)| row.len() as u64 + 1).sum();
     Page {
         partition: PartitionId(partition),
-        pass: PassId(0),
+        pass: PassId(pass),
         seq,
         next: Cursor::After(format!("page {seq}")),
         halvings: 0,
@@ -117,26 +138,33 @@ pub(crate) fn spilled(mut page: Page) -> Page {
     if let PageBody::Memory(records) = &page.body {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(records).unwrap();
-        // Bytes behind the length do not count.
+        // Bytes after the length do not count.
         file.write_all(b"left over").unwrap();
         page.body = PageBody::Spilled { len: records.len() as u64, file };
     }
     page
 }
 
-/// Partitions that a page brings, as parts of this pass.
-pub(crate) fn children(pass: u32, keys: &[&str]) -> Vec<NewPartition> {
-    let child = |key: &&str| NewPartition {
-        pass: PassId(pass),
-        key: (*key).to_owned(),
-        selection: serde_json::json!({ "child": *key }),
-        requests: Some(1),
-        expected_rows: None,
-    };
-    keys.iter().map(child).collect()
+/// The same page with rows that could not be taken.
+fn refused(mut page: Page, rejects: Vec<Reject>) -> Page {
+    page.counts.fetched += rejects.len() as u64;
+    page.counts.rejected = rejects.len() as u64;
+    page.rejects = rejects;
+    page
 }
 
-/// Pages that have been committed, in the order of the spool.
+/// A row that could not be taken.
+fn reject(id: Option<&str>) -> Reject {
+    Reject {
+        partition: "organisationUnits/1".to_owned(),
+        class: "too_large".to_owned(),
+        message: "the row is larger than 16 MiB: ü".to_owned(),
+        id: id.map(str::to_owned),
+        bytes: Some(1 << 40),
+    }
+}
+
+/// The pages that have been committed.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Pages(pub(crate) Vec<Span>);
 
@@ -147,16 +175,43 @@ impl PageIndex for Pages {
     }
 }
 
-/// What a target is asked to prepare of these pages.
-pub(crate) fn work(run_id: &str, name: &str, passes: &[u32], pages: &Pages) -> Prepare {
-    let passes: Vec<PassId> = passes.iter().copied().map(PassId).collect();
-    let mut totals = PassTotals::default();
-    for span in pages.0.iter().filter(|span| passes.contains(&span.pass)) {
-        totals.pages += 1;
-        totals.counts.add(&span.counts);
+impl Pages {
+    /// Everything that a stream's file is to be made of.
+    pub(crate) fn prepare(&self, run_id: &str, stream: Stream, passes: &[PassId]) -> Prepare {
+        let mut totals = PassTotals::default();
+        for span in self.0.iter().filter(|span| passes.contains(&span.pass)) {
+            totals.pages += 1;
+            totals.counts.add(&span.counts);
+        }
+        Prepare {
+            run_id: run_id.to_owned(),
+            stream,
+            passes: passes.to_vec(),
+            totals,
+            pages: Arc::new(self.clone()),
+            cancel: Cancel::default(),
+        }
     }
-    let pages = Arc::new(pages.clone());
-    Prepare { run_id: run_id.to_owned(), stream: stream(name), passes, totals, pages, cancel: Cancel::default() }
+}
+
+/// Pages that are counted as they are read; before the page with this number is, the work is asked to end.
+struct Watched {
+    pages: Pages,
+    read: Arc<AtomicUsize>,
+    end: Option<(usize, Cancel)>,
+}
+
+impl PageIndex for Watched {
+    fn pages_of(&self, pass: PassId) -> PageIterator {
+        let (read, end) = (Arc::clone(&self.read), self.end.clone());
+        Box::new(self.pages.pages_of(pass).inspect(move |_| {
+            let number = read.fetch_add(1, Ordering::Relaxed);
+            match &end {
+                Some((last, cancel)) if number == *last => cancel.cancel(),
+                _ => {}
+            }
+        }))
+    }
 }
 
 /// What a spool recovers from `from_offset` on.
@@ -176,33 +231,31 @@ async fn recovered(spool: &Arc<dyn Spool>, from_offset: u64) -> Result<(Option<R
 
 const RUN: &str = "20260101T000000Z";
 
-/// One stream in one pass of two partitions.
+/// A place that no test comes to, where pages bring no partitions.
+const NO_CHILD: PartitionId = PartitionId(1_000);
+
+/// One stream of two partitions.
 fn two_partitions() -> PlanPiece {
-    plan(vec![stream("organisationUnits")], &[0], &[0, 0])
+    plan(&["organisationUnits"], &[(0, Yield::Rows, 2)])
 }
 
-/// Begins a run with this plan; where header and plan lie.
-async fn begin(spool: &Arc<dyn Spool>, run_id: &str, piece: PlanPiece) -> (FrameRange, FrameRange) {
-    let first = spool.clone().begin(header(run_id)).await.unwrap();
-    let planned = spool.clone().extend_plan(piece).await.unwrap();
+/// Begins a run of this plan in a spool that is empty; where the plan lies.
+async fn begin(spool: &Arc<dyn Spool>, plan: &PlanPiece) -> FrameRange {
+    assert_eq!(recovered(spool, 0).await.unwrap(), (None, Vec::new()));
+    start(spool, RUN, plan).await
+}
+
+/// Begins a run of this plan; where the plan lies.
+async fn start(spool: &Arc<dyn Spool>, run_id: &str, plan: &PlanPiece) -> FrameRange {
+    spool.clone().begin(header(run_id)).await.unwrap();
+    let frame = spool.clone().extend_plan(plan.clone()).await.unwrap();
     spool.clone().commit_plan().await.unwrap();
-    (first, planned)
+    frame
 }
 
-async fn begun(bench: &dyn Bench, piece: PlanPiece) -> (Arc<dyn Spool>, Arc<dyn Target>) {
-    let (spool, target) = bench.open();
-    assert_eq!(recovered(&spool, 0).await.unwrap().0, None);
-    begin(&spool, RUN, piece).await;
-    (spool, target)
-}
-
-/// Appends pages that bring no partitions.
-async fn append(spool: &Arc<dyn Spool>, pages: Vec<Page>) -> Pages {
-    let mut spans = Pages::default();
-    for page in pages {
-        spans.0.push(spool.clone().append(page, PartitionId(999)).await.unwrap());
-    }
-    spans
+/// Appends a page that brings no partitions.
+async fn append(spool: &Arc<dyn Spool>, page: Page) -> Span {
+    spool.clone().append(page, NO_CHILD).await.unwrap()
 }
 
 /// The manifest of prepared streams.
@@ -235,246 +288,327 @@ pub(crate) fn manifest(run_id: &str, prepared: &[(&str, PreparedStream)]) -> Man
     }
 }
 
-async fn everything_appended_is_found_at_the_next_start_in_order(bench: &dyn Bench) {
-    let (spool, _) = bench.open();
-    let first = spool.clone().begin(header(RUN)).await.unwrap();
-    let planned = two_partitions();
-    let p = spool.clone().extend_plan(planned.clone()).await.unwrap();
-    let more = PlanPiece { partitions: vec![partition(2, 0)], ..PlanPiece::default() };
-    let q = spool.clone().extend_plan(more.clone()).await.unwrap();
-    spool.clone().commit_plan().await.unwrap();
-    let a = spool.clone().append(page(0, 0, &[("a", r#"{"id":"a"}"#)]), PartitionId(3)).await.unwrap();
-    let mut odd = page(1, 0, &[]);
-    odd.rejects = vec![Reject {
-        partition: "x".to_owned(),
-        class: "too_large".to_owned(),
-        message: "ü".to_owned(),
-        id: None,
-        bytes: Some(1 << 40),
-    }];
-    odd.next = Cursor::End;
-    odd.halvings = 3;
-    odd.children = children(0, &["x", "y"]);
-    let b = spool.clone().append(odd, PartitionId(3)).await.unwrap();
-    let ids: Vec<_> = b.children.iter().map(|child| (child.id.0, child.key.as_str())).collect();
-    assert_eq!(ids, [(3, "x"), (4, "y")]);
-    let grown = PlanPiece {
-        passes: vec![Pass { stream: StreamId(0), yields: Yield::Keys, selection: serde_json::json!("ids") }],
-        partitions: vec![partition(5, 1)],
-        ..PlanPiece::default()
-    };
-    let c = spool.clone().extend_plan(grown.clone()).await.unwrap();
+// What every spool promises.
+
+async fn everything_appended_is_found_at_the_next_start_in_order(bench: &dyn SpoolBench) {
+    let spool = bench.spool();
+    let piece = two_partitions();
+    let planned = begin(&spool, &piece).await;
+    let a = append(&spool, page(0, 0, &[("a", r#"{"id":"a"}"#)])).await;
+    let mut odd = refused(page(1, 0, &[]), vec![reject(None)]);
+    (odd.next, odd.halvings) = (Cursor::End, 3);
+    odd.counts.miscounted = 7;
+    let b = append(&spool, odd).await;
+    let listing = plan(&[], &[(0, Yield::Keys, 0)]);
+    let c = spool.clone().extend_plan(listing.clone()).await.unwrap();
     spool.clone().sync().await.unwrap();
-    let d = spool.clone().append(spilled(page(0, 1, &[("b", r#"{"id":"b"}"#)])), PartitionId(6)).await.unwrap();
-    assert_eq!(
-        [first.to, p.to, q.to, a.frame.to, b.frame.to, c.to],
-        [p.from, q.from, a.frame.from, b.frame.from, c.from, d.frame.from]
-    );
-    let expected = [
-        SpoolEntry::Begun { header: header(RUN), frame: first },
-        SpoolEntry::Planned { piece: planned, frame: p },
-        SpoolEntry::Planned { piece: more, frame: q },
-        SpoolEntry::Page(a.clone()),
-        SpoolEntry::Page(b.clone()),
-        SpoolEntry::Planned { piece: grown, frame: c },
-        SpoolEntry::Page(d.clone()),
-    ];
+    let d = append(&spool, spilled(page(0, 1, &[("b", r#"{"id":"b"}"#)]))).await;
+    assert_eq!((planned.to, a.frame.to, b.frame.to, c.to), (a.frame.from, b.frame.from, c.from, d.frame.from));
     drop(spool);
 
-    let (spool, _) = bench.open();
+    let spool = bench.spool();
     let (found, entries) = recovered(&spool, 0).await.unwrap();
     assert_eq!(found, Some(Recovered { len: d.frame.to, cut_bytes: 0 }));
-    assert_eq!(entries, expected);
-    for (place, from_offset) in [(1, first.to), (2, p.to), (3, q.to), (5, b.frame.to), (7, d.frame.to)] {
-        let (_, entries) = recovered(&bench.open().0, from_offset).await.unwrap();
-        assert_eq!(entries, expected[place..], "from {from_offset}");
+    let SpoolEntry::Begun { header: begun, frame } = &entries[0] else { panic!("{:?}", entries[0]) };
+    assert_eq!((begun, frame.to), (&header(RUN), planned.from));
+    let planned = SpoolEntry::Planned { piece, frame: planned };
+    let listed = SpoolEntry::Planned { piece: listing, frame: c };
+    let pages = [&a, &b, &d].map(|span| SpoolEntry::Page(span.clone()));
+    let [first, second, last] = pages;
+    assert_eq!(entries[1..], [planned, first, second, listed.clone(), last.clone()]);
+
+    for (from_offset, expected) in [(b.frame.to, vec![listed, last]), (d.frame.to, vec![])] {
+        assert_eq!(recovered(&bench.spool(), from_offset).await.unwrap().1, expected, "from {from_offset}");
     }
-    let e = spool.append(page(0, 2, &[]), PartitionId(6)).await.unwrap();
-    assert_eq!(e.frame.from, d.frame.to, "appends go on at the end");
+    let e = append(&spool, page(0, 2, &[])).await;
+    assert_eq!(e.frame.from, d.frame.to, "appends continue at the end");
 }
 
-async fn partitions_and_rejects_are_read_where_they_were_written(bench: &dyn Bench) {
-    let (spool, _) = bench.open();
-    let first = spool.clone().begin(header(RUN)).await.unwrap();
-    let p = spool.clone().extend_plan(two_partitions()).await.unwrap();
-    assert_eq!(spool.clone().partitions(p).await.unwrap(), two_partitions().partitions, "while the plan is made");
+async fn a_spool_that_lacks_what_was_committed_is_damaged(bench: &dyn SpoolBench) {
+    let spool = bench.spool();
+    let failure = recovered(&spool, 7).await.unwrap_err();
+    assert_eq!(failure.class.as_str(), "damaged", "no spool at all");
+    begin(&spool, &two_partitions()).await;
+    let span = append(&spool, page(0, 0, &[("a", "{}")])).await;
+    let FrameRange { from, to } = span.frame;
+    for from_offset in [1, from - 1, from + 1, to - 1, to + 1, u64::MAX] {
+        let failure = recovered(&bench.spool(), from_offset).await.unwrap_err();
+        assert_eq!(failure.class.as_str(), "damaged", "from {from_offset}");
+        assert!(failure.next.is_some(), "a person is told what to do");
+    }
+    recovered(&bench.spool(), to).await.unwrap();
+    for frame in [
+        FrameRange { from, to: to + 1 },
+        FrameRange { from, to: to - 1 },
+        FrameRange { from: from + 1, to },
+        FrameRange { from: to, to: to + 100 },
+        FrameRange { from: to, to: from },
+        FrameRange::default(),
+    ] {
+        let failure = spool.clone().partitions(frame).await.unwrap_err();
+        assert_eq!((failure.class.as_str(), failure.next.is_some()), ("damaged", true), "{frame:?}");
+        let failure = spool.clone().rejects(frame).await.unwrap_err();
+        assert_eq!((failure.class.as_str(), failure.next.is_some()), ("damaged", true), "{frame:?}");
+    }
+}
+
+async fn a_new_run_leaves_nothing_of_the_one_before(bench: &dyn SpoolBench) {
+    let spool = bench.spool();
+    begin(&spool, &two_partitions()).await;
+    append(&spool, page(0, 0, &[("a", "{}")])).await;
+    start(&spool, "20250101T000000Z", &two_partitions()).await;
+    let (_, entries) = recovered(&bench.spool(), 0).await.unwrap();
+    assert_eq!(entries.len(), 2, "what it is, and its plan");
+    // The same id again, as a repeat after a crash would.
+    append(&spool, page(0, 0, &[("a", "{}")])).await;
+    start(&spool, "20250101T000000Z", &two_partitions()).await;
+    assert_eq!(recovered(&bench.spool(), 0).await.unwrap().1.len(), 2);
+    spool.clone().discard().await.unwrap();
+    spool.clone().discard().await.unwrap();
+    assert_eq!(recovered(&bench.spool(), 0).await.unwrap().0, None);
+}
+
+async fn nothing_is_appended_where_no_run_has_begun(bench: &dyn SpoolBench) {
+    let spool = bench.spool();
+    assert_eq!(recovered(&spool, 0).await.unwrap().0, None);
+    let failures = [
+        spool.clone().append(page(0, 0, &[]), NO_CHILD).await.map(drop),
+        spool.clone().extend_plan(two_partitions()).await.map(drop),
+        spool.clone().commit_plan().await,
+        spool.clone().sync().await,
+        spool.partitions(FrameRange::default()).await.map(drop),
+    ];
+    for failure in failures {
+        assert_eq!(failure.unwrap_err().class.as_str(), "bug");
+    }
+}
+
+async fn appends_go_on_while_a_sync_runs(bench: &dyn SpoolBench) {
+    let spool = bench.spool();
+    begin(&spool, &two_partitions()).await;
+    let mut spans = Vec::new();
+    for seq in 0..20 {
+        let sync = tokio::spawn(spool.clone().sync());
+        spans.push(append(&spool, page(0, seq, &[("k", "{}")])).await);
+        sync.await.unwrap().unwrap();
+    }
+    let (_, entries) = recovered(&bench.spool(), 0).await.unwrap();
+    assert_eq!(entries[2..], spans.into_iter().map(SpoolEntry::Page).collect::<Vec<_>>());
+}
+
+async fn a_plan_of_several_pieces_is_found_as_a_whole_or_not_at_all(bench: &dyn SpoolBench) {
+    let spool = bench.spool();
+    begin(&spool, &two_partitions()).await;
+    let older = append(&spool, page(0, 0, &[("a", "{}")])).await;
+
+    let first = plan(&["organisationUnits", "events"], &[(0, Yield::Rows, 2), (1, Yield::Rows, 1)]);
+    let partition = |id, key: &str| child(PassId(1), key).at(PartitionId(id));
+    let pieces = [
+        first,
+        PlanPiece { partitions: vec![partition(3, "x"), partition(4, "y")], ..PlanPiece::default() },
+        PlanPiece { partitions: vec![partition(5, "z")], ..PlanPiece::default() },
+    ];
+    let newer = "20260102T000000Z";
+    spool.clone().begin(header(newer)).await.unwrap();
+    let mut frames = Vec::new();
+    for piece in &pieces {
+        // At every death before the end, the run that was there before is still there, and nothing of this one.
+        let (found, entries) = recovered(&bench.spool(), 0).await.unwrap();
+        assert_eq!((found.unwrap().len, entries.len()), (older.frame.to, 3));
+        frames.push(spool.clone().extend_plan(piece.clone()).await.unwrap());
+        spool.clone().sync().await.unwrap();
+    }
+    let (found, _) = recovered(&bench.spool(), 0).await.unwrap();
+    assert_eq!(found.unwrap().len, older.frame.to);
+
     spool.clone().commit_plan().await.unwrap();
-    let mut split = page(1, 0, &[("k", "{}")]);
-    split.children = children(0, &["x", "y"]);
-    split.rejects = vec![Reject {
-        partition: "p".to_owned(),
-        class: "garbled".to_owned(),
-        message: "half of it".to_owned(),
-        id: Some("i".to_owned()),
-        bytes: None,
-    }];
-    let span = spool.clone().append(split, PartitionId(2)).await.unwrap();
-    for spool in [spool, bench.open().0] {
-        let known = spool.clone().recover(0, Box::new(|_| Ok(()))).await.unwrap().unwrap();
-        assert_eq!(spool.clone().partitions(p).await.unwrap(), two_partitions().partitions);
-        assert_eq!(spool.clone().partitions(span.frame).await.unwrap(), span.children);
-        assert_eq!(spool.clone().rejects(span.frame).await.unwrap(), span.rejects);
-        assert_eq!(spool.clone().rejects(p).await.unwrap(), []);
-        for (from, to) in [
-            (first.from, p.to),
-            (p.from, p.to - 1),
-            (p.from + 1, p.to),
-            (span.frame.from, span.frame.to + 1),
-            (known.len, known.len + 100),
-            (known.len + 5, known.len + 100),
-            (p.to, p.from),
-            (0, u64::MAX),
+    let expected: Vec<_> = pieces.iter().zip(&frames).map(|(piece, frame)| (piece.clone(), *frame)).collect();
+    // By a new process, and by the same one, which reads it once more.
+    for spool in [&bench.spool(), &spool] {
+        let (found, entries) = recovered(spool, 0).await.unwrap();
+        assert_eq!(found, Some(Recovered { len: frames[2].to, cut_bytes: 0 }));
+        let SpoolEntry::Begun { header: begun, .. } = &entries[0] else { panic!("{:?}", entries[0]) };
+        assert_eq!(begun, &header(newer));
+        let found: Vec<_> = entries[1..]
+            .iter()
+            .map(|entry| match entry {
+                SpoolEntry::Planned { piece, frame } => (piece.clone(), *frame),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(found, expected);
+    }
+    for (piece, frame) in expected {
+        assert_eq!(spool.clone().partitions(frame).await.unwrap(), piece.partitions);
+    }
+}
+
+async fn a_plan_that_was_never_complete_is_never_found(bench: &dyn SpoolBench) {
+    let spool = bench.spool();
+    spool.clone().begin(header(RUN)).await.unwrap();
+    spool.clone().extend_plan(two_partitions()).await.unwrap();
+    spool.sync().await.unwrap();
+    assert_eq!(recovered(&bench.spool(), 0).await.unwrap(), (None, Vec::new()));
+    // The next attempt, which gives up as well; then one that does not.
+    let spool = bench.spool();
+    spool.clone().begin(header("20260102T000000Z")).await.unwrap();
+    assert_eq!(recovered(&bench.spool(), 0).await.unwrap(), (None, Vec::new()));
+    start(&spool, RUN, &two_partitions()).await;
+    assert_eq!(recovered(&bench.spool(), 0).await.unwrap().1.len(), 2);
+}
+
+async fn partitions_that_a_page_brings_have_the_places_that_were_given_and_are_read_by_its_frame(
+    bench: &dyn SpoolBench,
+) {
+    let spool = bench.spool();
+    let piece = two_partitions();
+    let planned = begin(&spool, &piece).await;
+    let parts = ["left", "right"].map(|key| child(PassId(0), key));
+    let places = |first: u32, parts: &[NewPartition]| -> Vec<Partition> {
+        (first..).zip(parts).map(|(id, part)| part.clone().at(PartitionId(id))).collect()
+    };
+    // A partition that is split, and a page with rows that brings more.
+    let split = Page { next: Cursor::End, body: PageBody::Memory(Vec::new()), ..page(0, 0, &[]) };
+    let split = spool.clone().append(Page { children: parts.to_vec(), ..split }, PartitionId(2)).await.unwrap();
+    assert_eq!(split.children, places(2, &parts));
+    let more = [child(PassId(0), "file")];
+    let rows = spilled(page(1, 0, &[("a", "{}"), ("b", "{}")]));
+    let rows = spool.clone().append(Page { children: more.to_vec(), ..rows }, PartitionId(4)).await.unwrap();
+    assert_eq!(rows.children, places(4, &more));
+    let none = append(&spool, page(1, 1, &[("c", "{}")])).await;
+
+    for spool in [&spool, &bench.spool()] {
+        let (_, entries) = recovered(spool, 0).await.unwrap();
+        let pages: Vec<_> = entries.iter().filter_map(SpoolEntry::page).collect();
+        assert_eq!(pages, [&split, &rows, &none]);
+        let first = entries[0].frame();
+        for (frame, expected) in [
+            (first, Vec::new()),
+            (planned, piece.partitions.clone()),
+            (split.frame, places(2, &parts)),
+            (rows.frame, places(4, &more)),
+            (none.frame, Vec::new()),
         ] {
-            let failure = spool.clone().partitions(FrameRange { from, to }).await.unwrap_err();
-            assert_eq!(failure.class, FailureClass::Damaged, "{from}..{to}: {failure}");
+            assert_eq!(spool.clone().partitions(frame).await.unwrap(), expected, "{frame:?}");
         }
     }
 }
 
-async fn a_run_whose_plan_was_not_completed_never_was(bench: &dyn Bench) {
-    let (spool, _) = begun(bench, two_partitions()).await;
-    append(&spool, vec![page(0, 0, &[("a", "{}")])]).await;
-    spool.clone().sync().await.unwrap();
-    let before = recovered(&bench.open().0, 0).await.unwrap();
-    // The next run, that dies while it is planned.
-    spool.clone().begin(header("20260102T000000Z")).await.unwrap();
-    spool.clone().extend_plan(two_partitions()).await.unwrap();
-    drop(spool);
-    let (spool, _) = bench.open();
-    assert_eq!(recovered(&spool, 0).await.unwrap(), before, "the one before is still there");
-    let (first, planned) = begin(&spool, "20260103T000000Z", two_partitions()).await;
-    let (_, entries) = recovered(&bench.open().0, 0).await.unwrap();
-    let begun = SpoolEntry::Begun { header: header("20260103T000000Z"), frame: first };
-    assert_eq!(entries, [begun, SpoolEntry::Planned { piece: two_partitions(), frame: planned }]);
-}
-
-async fn a_spool_that_lacks_what_was_committed_is_damaged(bench: &dyn Bench) {
-    let failure = recovered(&bench.open().0, 7).await.unwrap_err();
-    assert_eq!(failure.class, FailureClass::Damaged, "no spool at all");
-    let (spool, _) = begun(bench, two_partitions()).await;
-    let span = spool.clone().append(page(0, 0, &[("a", "{}")]), PartitionId(2)).await.unwrap();
-    let FrameRange { from, to } = span.frame;
-    for from_offset in [1, from - 1, from + 1, to - 1, to + 1, u64::MAX] {
-        let failure = recovered(&bench.open().0, from_offset).await.unwrap_err();
-        assert_eq!(failure.class, FailureClass::Damaged, "from {from_offset}");
-        assert!(failure.next.is_some(), "a person is told what to do");
+async fn what_a_page_could_not_take_is_read_by_its_frame(bench: &dyn SpoolBench) {
+    let spool = bench.spool();
+    let planned = begin(&spool, &two_partitions()).await;
+    let rejects = vec![reject(None), reject(Some("b"))];
+    let some = append(&spool, refused(page(0, 0, &[("a", "{}")]), rejects.clone())).await;
+    let none = append(&spool, page(0, 1, &[("c", "{}")])).await;
+    for (frame, expected) in [(planned, Vec::new()), (some.frame, rejects), (none.frame, Vec::new())] {
+        assert_eq!(spool.clone().rejects(frame).await.unwrap(), expected, "{frame:?}");
     }
-    recovered(&bench.open().0, span.frame.to).await.unwrap();
 }
 
-async fn a_new_run_leaves_nothing_of_the_one_before(bench: &dyn Bench) {
-    let (spool, _) = begun(bench, two_partitions()).await;
-    append(&spool, vec![page(0, 0, &[("a", "{}")])]).await;
-    begin(&spool, "20250101T000000Z", two_partitions()).await;
-    let (_, entries) = recovered(&bench.open().0, 0).await.unwrap();
-    assert_eq!(entries.len(), 2);
-    // The same id again, as a repeat after a crash would.
-    append(&spool, vec![page(0, 0, &[("a", "{}")])]).await;
-    begin(&spool, "20250101T000000Z", two_partitions()).await;
-    assert_eq!(recovered(&bench.open().0, 0).await.unwrap().1.len(), 2);
-    spool.clone().discard().await.unwrap();
-    spool.clone().discard().await.unwrap();
-    assert_eq!(recovered(&bench.open().0, 0).await.unwrap().0, None);
+/// What [`Spool::each_key`] hands out.
+async fn keys(spool: &Arc<dyn Spool>, pages: &Pages, sets: &[&[u32]]) -> Vec<(String, KeyMask)> {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let visit = {
+        let seen = Arc::clone(&seen);
+        Box::new(move |key: &[u8], mask| {
+            seen.lock().unwrap().push((String::from_utf8(key.to_vec()).unwrap(), mask));
+        })
+    };
+    let sets = sets.iter().map(|passes| KeySet(passes.iter().copied().map(PassId).collect())).collect();
+    spool.clone().each_key(Arc::new(pages.clone()), sets, visit).await.unwrap();
+    std::mem::take(&mut *seen.lock().unwrap())
 }
 
-async fn nothing_is_appended_where_no_run_has_begun(bench: &dyn Bench) {
-    let (spool, _) = bench.open();
-    assert_eq!(recovered(&spool, 0).await.unwrap().0, None);
-    let appended = spool.clone().append(page(0, 0, &[]), PartitionId(0)).await;
-    assert_eq!(appended.unwrap_err().class, FailureClass::Bug);
-    assert_eq!(spool.clone().extend_plan(two_partitions()).await.unwrap_err().class, FailureClass::Bug);
-    assert_eq!(spool.clone().commit_plan().await.unwrap_err().class, FailureClass::Bug);
-    assert_eq!(spool.sync().await.unwrap_err().class, FailureClass::Bug);
-}
-
-async fn appends_go_on_while_a_sync_runs(bench: &dyn Bench) {
-    let (spool, _) = begun(bench, two_partitions()).await;
-    let mut spans = Vec::new();
-    for seq in 0..20 {
-        let sync = tokio::spawn(spool.clone().sync());
-        spans.push(spool.clone().append(page(0, seq, &[("k", "{}")]), PartitionId(2)).await.unwrap());
-        sync.await.unwrap().unwrap();
+async fn every_key_comes_once_in_the_order_of_its_bytes_with_the_sets_that_have_it(bench: &dyn SpoolBench) {
+    let spool = bench.spool();
+    let passes = [(0, Yield::Rows, 2), (0, Yield::Keys, 1), (0, Yield::Rows, 1)];
+    begin(&spool, &plan(&["organisationUnits"], &passes)).await;
+    let mut pages = Pages::default();
+    for page in [
+        page_of(0, 0, 0, &[("b", "1"), ("a", "2"), ("gone", "3")]),
+        page_of(0, 1, 0, &[("gone", "3"), ("c", "4")]),
+        page_of(1, 2, 0, &[("b", ""), ("new2", ""), ("a", ""), ("new1", "")]),
+        spilled(page_of(1, 2, 1, &[("c", ""), ("new2", ""), ("d", ""), ("Z", "")])),
+    ] {
+        pages.0.push(append(&spool, page).await);
     }
-    let (_, entries) = recovered(&bench.open().0, 0).await.unwrap();
-    assert_eq!(entries[2..], spans.into_iter().map(SpoolEntry::Page).collect::<Vec<_>>());
+    let named = |expected: &[(&str, KeyMask)]| -> Vec<_> {
+        expected.iter().map(|(key, mask)| ((*key).to_owned(), *mask)).collect()
+    };
+    let expected = [("Z", 2), ("a", 3), ("b", 3), ("c", 3), ("d", 2), ("gone", 1), ("new1", 2), ("new2", 2)];
+    assert_eq!(keys(&spool, &pages, &[&[0], &[1]]).await, named(&expected));
+
+    // Two rows that were refused, of which one says which it is: that one counts as fetched.
+    let rejects = vec![reject(None), reject(Some("new2"))];
+    pages.0.push(append(&spool, refused(page_of(0, 1, 1, &[]), rejects)).await);
+    let expected = [("Z", 2), ("a", 3), ("b", 3), ("c", 3), ("d", 2), ("gone", 1), ("new1", 2), ("new2", 3)];
+    assert_eq!(keys(&spool, &pages, &[&[0], &[1]]).await, named(&expected));
+
+    // A repair: in a set of its own, and in one with the rows before it.
+    pages.0.push(append(&spool, page_of(2, 3, 0, &[("d", "5"), ("new1", "6"), ("a", "2")])).await);
+    let expected = [("Z", 2), ("a", 7), ("b", 3), ("c", 3), ("d", 6), ("gone", 1), ("new1", 6), ("new2", 3)];
+    assert_eq!(keys(&spool, &pages, &[&[0], &[1], &[2]]).await, named(&expected));
+    let expected = [("Z", 2), ("a", 3), ("b", 3), ("c", 3), ("d", 3), ("gone", 1), ("new1", 3), ("new2", 3)];
+    assert_eq!(keys(&spool, &pages, &[&[0, 2], &[1]]).await, named(&expected));
+
+    // A pass may be in several sets; a set without passes, and a pass without pages, have no keys.
+    let expected = [("a", 0b100_1000), ("d", 0b100_1000), ("new1", 0b100_1000)];
+    assert_eq!(keys(&spool, &pages, &[&[], &[9], &[], &[2], &[], &[], &[2], &[]]).await, named(&expected));
+    assert_eq!(keys(&spool, &pages, &[&[], &[9]]).await, named(&[]));
+    assert_eq!(keys(&spool, &pages, &[]).await, named(&[]));
+    let highest = keys(&spool, &pages, &[&[], &[], &[], &[], &[], &[], &[], &[1]]).await;
+    assert!(highest.len() == 7 && highest.iter().all(|(_, mask)| *mask == 0x80), "{highest:?}");
 }
 
-async fn every_key_comes_once_in_the_order_of_its_bytes_with_the_sets_that_have_it(bench: &dyn Bench) {
-    let plan = plan(vec![stream("organisationUnits")], &[0, 0, 0], &[0, 1, 2]);
-    let (spool, _) = begun(bench, plan).await;
-    let of_pass = |pass, mut page: Page| {
-        page.pass = PassId(pass);
-        page
-    };
-    let mut refused = page(0, 1, &[]);
-    refused.counts.fetched = 2;
-    refused.counts.rejected = 2;
-    let reject = Reject {
-        partition: "organisationUnits/0".to_owned(),
-        class: "too_large".to_owned(),
-        message: "the row is larger than 16 MiB".to_owned(),
-        id: Some("new2".to_owned()),
-        bytes: Some(20 << 20),
-    };
-    // Of the other one nobody can say which it is.
-    refused.rejects = vec![reject.clone(), Reject { id: None, ..reject }];
-    let pages = append(
-        &spool,
-        vec![
-            page(0, 0, &[("b", "1"), ("a", "2"), ("gone", "3"), ("b", "1")]),
-            of_pass(1, spilled(page(1, 0, &[("b", ""), ("new2", ""), ("B", ""), ("new1", "")]))),
-            refused,
-            of_pass(2, page(2, 0, &[("new1", "4"), ("a", "2")])),
-            of_pass(1, page(1, 1, &[("a", ""), ("new2", "")])),
-        ],
-    )
-    .await;
-    let keys = async |sets: &[&[u32]]| {
-        let seen = Arc::new(Mutex::new(Vec::new()));
-        let visit = {
-            let seen = Arc::clone(&seen);
-            move |key: &[u8], mask: KeyMask| seen.lock().unwrap().push((String::from_utf8(key.to_vec()).unwrap(), mask))
-        };
-        let sets = sets.iter().map(|set| KeySet(set.iter().copied().map(PassId).collect())).collect();
-        spool.clone().each_key(Arc::new(pages.clone()), sets, Box::new(visit)).await.unwrap();
-        std::mem::take(&mut *seen.lock().unwrap())
-    };
-    let expect = |keys: &[(&str, KeyMask)]| -> Vec<(String, KeyMask)> {
-        keys.iter().map(|(key, mask)| ((*key).to_owned(), *mask)).collect()
-    };
-    let both = [("B", 2), ("a", 3), ("b", 3), ("gone", 1), ("new1", 2), ("new2", 3)];
-    assert_eq!(keys(&[&[0], &[1]]).await, expect(&both), "what was refused is known");
-    let repaired = [("B", 2), ("a", 3), ("b", 3), ("gone", 1), ("new1", 3), ("new2", 3)];
-    assert_eq!(keys(&[&[0, 2], &[1]]).await, expect(&repaired));
-    assert_eq!(keys(&[&[2]]).await, expect(&[("a", 1), ("new1", 1)]));
-    assert_eq!(keys(&[]).await, []);
-}
+// What every target promises.
 
-async fn what_is_published_is_what_was_appended_and_a_repeat_changes_nothing(bench: &dyn Bench) {
-    let plan = plan(vec![stream("organisationUnits"), stream("events-x")], &[0, 1], &[0, 0, 1, 1]);
-    let (spool, target) = begun(bench, plan).await;
-    let of_events = |mut page: Page| {
-        page.pass = PassId(1);
-        page
-    };
-    let pages = append(
-        &spool,
-        vec![
-            page(1, 0, &[("B", r#"{"id":"B","n":1.10}"#)]),
-            page(0, 0, &[("b", r#"{"id":"b"}"#), ("a", r#"{"id":"a"}"#)]),
-            of_events(spilled(page(2, 0, &[("z", r#"{"id":"z"}"#), ("y", r#"{"id":"y","updatedAt":"2024-01-01"}"#)]))),
-            page(1, 1, &[("A", r#"{"id":"A","ü":"\u0000"}"#)]),
-            of_events(page(3, 0, &[("y", r#"{"id":"y","updatedAt":"2024-01-02"}"#), ("x", r#"{"id":"x"}"#)])),
-        ],
-    )
-    .await;
-    spool.clone().sync().await.unwrap();
-    let streams = vec!["organisationUnits".to_owned(), "events-x".to_owned()];
-    target.clone().check(RUN.to_owned(), streams).await.unwrap();
+/// The first pass.
+const FIRST: &[PassId] = &[PassId(0)];
+
+/// Spool, target and pages of a run of one stream: `rows` rows in pages of one each.
+async fn rows_appended(bench: &dyn TargetBench, rows: u32) -> (Arc<dyn Spool>, Arc<dyn Target>, Pages) {
+    let (spool, target) = bench.open();
+    begin(&spool, &two_partitions()).await;
+    target.clone().check(RUN.to_owned(), vec!["organisationUnits".to_owned()]).await.unwrap();
     target.clone().claim(RUN.to_owned()).await.unwrap();
+    let mut pages = Pages::default();
+    for seq in 0..rows {
+        let (key, row) = (format!("k{seq}"), format!(r#"{{"id":"k{seq}"}}"#));
+        pages.0.push(append(&spool, page(0, seq, &[(&key, &row)])).await);
+    }
+    spool.clone().sync().await.unwrap();
+    (spool, target, pages)
+}
+
+/// Prepares the one stream, and says how many pages were read for it.
+async fn prepared(target: &Arc<dyn Target>, pages: &Pages) -> (PreparedStream, usize) {
+    let read = Arc::new(AtomicUsize::new(0));
+    let watched = Watched { pages: pages.clone(), read: Arc::clone(&read), end: None };
+    let work = pages.prepare(RUN, stream("organisationUnits"), FIRST);
+    let done = target.clone().prepare(Prepare { pages: Arc::new(watched), ..work }).await.unwrap();
+    (done, read.load(Ordering::Relaxed))
+}
+
+async fn what_is_published_is_what_was_appended_and_a_repeat_changes_nothing(bench: &dyn TargetBench) {
+    let (spool, target) = bench.open();
+    let passes = [(0, Yield::Rows, 2), (1, Yield::Rows, 2), (1, Yield::Keys, 1), (1, Yield::Rows, 1)];
+    begin(&spool, &plan(&["organisationUnits", "events-x"], &passes)).await;
+    let mut pages = Pages::default();
+    for page in [
+        page_of(0, 1, 0, &[("B", r#"{"id":"B","n":1.10}"#)]),
+        page_of(0, 0, 0, &[("b", r#"{"id":"b"}"#), ("a", r#"{"id":"a"}"#)]),
+        spilled(page_of(1, 2, 0, &[("z", r#"{"id":"z"}"#), ("y", r#"{"id":"y","updatedAt":"2024-01-01"}"#)])),
+        page_of(0, 1, 1, &[("A", r#"{"id":"A","ü":"\u0000"}"#)]),
+        page_of(2, 4, 0, &[("w", ""), ("x", ""), ("y", "")]),
+        page_of(3, 5, 0, &[("y", r#"{"id":"y","updatedAt":"2024-01-02"}"#), ("x", r#"{"id":"x"}"#)]),
+    ] {
+        pages.0.push(append(&spool, page).await);
+    }
+    spool.clone().sync().await.unwrap();
     let prepare = async || {
-        let one = |name, pass| target.clone().prepare(work(RUN, name, &[pass], &pages));
-        [one("organisationUnits", 0).await.unwrap(), one("events-x", 1).await.unwrap()]
+        let units = pages.prepare(RUN, stream("organisationUnits"), FIRST);
+        let events = pages.prepare(RUN, stream("events-x"), &[PassId(1), PassId(3)]);
+        [target.clone().prepare(units).await.unwrap(), target.clone().prepare(events).await.unwrap()]
     };
     let done = prepare().await;
     assert_eq!([done[0].rows, done[0].duplicates, done[1].rows, done[1].duplicates], [4, 0, 3, 1]);
@@ -507,36 +641,99 @@ async fn what_is_published_is_what_was_appended_and_a_repeat_changes_nothing(ben
     }
     target.clone().publish(manifest, Vec::new()).await.unwrap();
     assert_eq!(bench.read("rejects.ndjson"), None, "a run without rejects has no such file");
+    target.clone().release().await.unwrap();
     target.release().await.unwrap();
 }
 
-async fn a_stream_that_gained_pages_is_prepared_again(bench: &dyn Bench) {
-    let plan = plan(vec![stream("organisationUnits")], &[0, 0], &[0, 1]);
-    let (spool, target) = begun(bench, plan).await;
-    let mut pages = append(&spool, vec![page(0, 0, &[("b", "{}"), ("b", "{}")])]).await;
-    let done = target.clone().prepare(work(RUN, "organisationUnits", &[0], &pages)).await.unwrap();
-    assert_eq!((done.rows, done.duplicates), (1, 1));
-    let mut repair = page(1, 0, &[("a", "{}")]);
-    repair.pass = PassId(1);
-    pages.0.extend(append(&spool, vec![repair]).await.0);
-    let done = target.clone().prepare(work(RUN, "organisationUnits", &[0, 1], &pages)).await.unwrap();
-    assert_eq!((done.rows, done.duplicates), (2, 1));
+async fn nothing_is_lost_when_the_source_no_longer_has_a_row(bench: &dyn TargetBench) {
+    let (spool, target) = bench.open();
+    let passes = [(0, Yield::Rows, 2), (0, Yield::Keys, 1), (0, Yield::Rows, 1)];
+    begin(&spool, &plan(&["organisationUnits"], &passes)).await;
+    let mut pages = Pages::default();
+    for page in [
+        page_of(0, 0, 0, &[("b", "1"), ("a", "2"), ("gone", "3")]),
+        page_of(0, 1, 0, &[("gone", "3"), ("c", "4")]),
+        page_of(1, 2, 0, &[("b", ""), ("new2", ""), ("a", ""), ("new1", ""), ("c", ""), ("d", "")]),
+        page_of(2, 3, 0, &[("d", "5"), ("new1", "6"), ("new2", "7"), ("a", "2")]),
+    ] {
+        pages.0.push(append(&spool, page).await);
+    }
+    let work = pages.prepare(RUN, stream("organisationUnits"), &[PassId(0), PassId(2)]);
+    let done = target.clone().prepare(work).await.unwrap();
+    // Rows 9 with `gone` and `a` twice.
+    assert_eq!((done.rows, done.duplicates), (7, 2));
+    target.publish(manifest(RUN, &[("organisationUnits", done)]), Vec::new()).await.unwrap();
+    assert_eq!(bench.read("organisationUnits.ndjson").unwrap(), b"2\n1\n4\n5\n3\n6\n7\n");
 }
 
-async fn a_preparation_that_is_cancelled_ends_and_can_be_repeated(bench: &dyn Bench) {
-    let (spool, target) = begun(bench, two_partitions()).await;
-    let pages = append(&spool, vec![page(0, 0, &[("b", "{}"), ("a", "{}")])]).await;
-    let cancelled = work(RUN, "organisationUnits", &[0], &pages);
-    cancelled.cancel.cancel();
-    assert_eq!(target.clone().prepare(cancelled).await.unwrap_err().class, FailureClass::Local);
-    let done = target.prepare(work(RUN, "organisationUnits", &[0], &pages)).await.unwrap();
-    assert_eq!(done.rows, 2);
+async fn what_is_prepared_is_prepared_again_only_when_there_is_more_of_it(bench: &dyn TargetBench) {
+    let (spool, target, mut pages) = rows_appended(bench, 3).await;
+    let (done, read) = prepared(&target, &pages).await;
+    assert_eq!((done.rows, read), (3, 3));
+    drop((spool, target));
+
+    let (spool, target) = bench.open();
+    recovered(&spool, 0).await.unwrap();
+    assert_eq!(prepared(&target, &pages).await, (done.clone(), 0), "after a death");
+    pages.0.push(append(&spool, page(1, 0, &[("x", "{}")])).await);
+    let (more, read) = prepared(&target, &pages).await;
+    assert_eq!((more.rows, read), (4, 4), "a page came");
+    assert_eq!(prepared(&target, &pages).await, (more.clone(), 0));
+
+    target.clone().publish(manifest(RUN, &[("organisationUnits", more.clone())]), Vec::new()).await.unwrap();
+    // As a start that found the run published but not recorded would.
+    assert_eq!(prepared(&target, &pages).await.0, more);
+    target.publish(manifest(RUN, &[("organisationUnits", more)]), Vec::new()).await.unwrap();
+    let text = bench.read("organisationUnits.ndjson").unwrap();
+    assert_eq!(text, b"{\"id\":\"k0\"}\n{\"id\":\"k1\"}\n{\"id\":\"k2\"}\n{}\n");
+}
+
+async fn a_preparation_that_is_cancelled_ends_soon_and_leaves_nothing_to_publish(bench: &dyn TargetBench) {
+    let (_spool, target, pages) = rows_appended(bench, 20).await;
+    let cancelled = async |pages: &Pages, at: usize| {
+        let (read, cancel) = (Arc::new(AtomicUsize::new(0)), Cancel::default());
+        let end = Some((at, cancel.clone()));
+        let watched = Watched { pages: pages.clone(), read: Arc::clone(&read), end };
+        let work = pages.prepare(RUN, stream("organisationUnits"), FIRST);
+        let work = Prepare { pages: Arc::new(watched), cancel, ..work };
+        (target.clone().prepare(work).await, read.load(Ordering::Relaxed))
+    };
+    let (failed, read) = cancelled(&pages, 5).await;
+    assert_eq!((failed.is_err(), read), (true, 6), "no page is read after it");
+    let (failed, read) = cancelled(&pages, 19).await;
+    assert_eq!((failed.is_err(), read), (true, 20), "no row is written after the last page has been read");
+
+    // What a whole preparation says of the stream is not enough to publish what a cancelled one has left.
+    let said = PreparedStream {
+        file: "organisationUnits.ndjson".to_owned(),
+        rows: 20,
+        bytes: pages.0.iter().map(|span| span.counts.bytes).sum(),
+        sha256: "0".repeat(64),
+        duplicates: 0,
+        newest: None,
+    };
+    let publish = |said| target.clone().publish(manifest(RUN, &[("organisationUnits", said)]), Vec::new());
+    publish(said.clone()).await.unwrap_err();
+    assert_eq!((bench.read(&said.file), bench.read("manifest.json")), (None, None));
+
+    let (done, read) = prepared(&target, &pages).await;
+    assert_eq!((done.rows, done.bytes, read), (20, said.bytes, 20), "the next one does all of it");
+
+    // Nor does it leave what was prepared of fewer pages in the place of what there is now.
+    let fewer = Pages(pages.0[..10].to_vec());
+    let (failed, _) = cancelled(&fewer, 5).await;
+    failed.unwrap_err();
+    publish(done.clone()).await.unwrap_err();
+    let (again, read) = prepared(&target, &pages).await;
+    assert_eq!((&again, read), (&done, 20));
+    publish(again).await.unwrap();
+    assert_eq!(bench.read(&done.file).unwrap().len() as u64, done.bytes);
 }
 
 /// A test of each promise for a bench.
 macro_rules! every_promise {
-    ($kind:ident, $bench:expr, [$($promise:ident),* $(,)?]) => {
-        mod $kind {
+    ($name:ident, $bench:expr, [$($promise:ident),* $(,)?]) => {
+        mod $name {
             use super::*;
 
             $(
@@ -547,25 +744,46 @@ macro_rules! every_promise {
             )*
         }
     };
-    ($($kind:ident: $bench:expr),* $(,)?) => {
+}
+
+/// A test of each promise for each spool.
+macro_rules! every_spool {
+    ($($spool:ident: $bench:expr),* $(,)?) => {
         $(
-            every_promise!($kind, $bench, [
+            every_promise!($spool, $bench, [
                 everything_appended_is_found_at_the_next_start_in_order,
-                partitions_and_rejects_are_read_where_they_were_written,
-                a_run_whose_plan_was_not_completed_never_was,
                 a_spool_that_lacks_what_was_committed_is_damaged,
                 a_new_run_leaves_nothing_of_the_one_before,
                 nothing_is_appended_where_no_run_has_begun,
                 appends_go_on_while_a_sync_runs,
+                a_plan_of_several_pieces_is_found_as_a_whole_or_not_at_all,
+                a_plan_that_was_never_complete_is_never_found,
+                partitions_that_a_page_brings_have_the_places_that_were_given_and_are_read_by_its_frame,
+                what_a_page_could_not_take_is_read_by_its_frame,
                 every_key_comes_once_in_the_order_of_its_bytes_with_the_sets_that_have_it,
-                what_is_published_is_what_was_appended_and_a_repeat_changes_nothing,
-                a_stream_that_gained_pages_is_prepared_again,
-                a_preparation_that_is_cancelled_ends_and_can_be_repeated,
             ]);
         )*
     };
 }
 
-every_promise! {
-    files: FilesBench(tempfile::tempdir().unwrap()),
+/// A test of each promise for each target.
+macro_rules! every_target {
+    ($($target:ident: $bench:expr),* $(,)?) => {
+        $(
+            every_promise!($target, $bench, [
+                what_is_published_is_what_was_appended_and_a_repeat_changes_nothing,
+                nothing_is_lost_when_the_source_no_longer_has_a_row,
+                what_is_prepared_is_prepared_again_only_when_there_is_more_of_it,
+                a_preparation_that_is_cancelled_ends_soon_and_leaves_nothing_to_publish,
+            ]);
+        )*
+    };
+}
+
+every_spool! {
+    file_spool: FilesBench(tempfile::tempdir().unwrap()),
+}
+
+every_target! {
+    files_target: FilesBench(tempfile::tempdir().unwrap()),
 }

@@ -19,7 +19,7 @@ pub(crate) fn io_failure(action: &str, path: &Path, error: &io::Error) -> Failur
     let failure = Failure::local(format!("cannot {action} `{}`: {error}", path.display()));
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            failure.with_next("free some space, then run the same command: it goes on where it stopped")
+            failure.with_next("free some space, then run the same command: it resumes where it stopped")
         }
         io::ErrorKind::PermissionDenied => {
             failure.with_next(format!("let this user write to `{}`, then run the same command", path.display()))
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn creating_anew_never_writes_through_a_link() {
+    fn recreating_never_writes_through_a_link() {
         let dir = tempfile::tempdir().unwrap();
         let theirs = dir.path().join("theirs");
         fs::write(&theirs, "kept").unwrap();

@@ -62,7 +62,7 @@ impl StreamFinisher<'_> {
     }
 }
 
-/// What stands behind a file's final name while it lacks it.
+/// What follows a file's final name while it lacks it.
 pub(crate) const PART_SUFFIX: &str = ".part";
 
 /// Whether a row takes the place of another with the same key.
@@ -224,18 +224,18 @@ impl PartFile {
 
 #[cfg(test)]
 mod tests {
-    use std::{cell::Cell, collections::BTreeMap};
+    use std::{cell::Cell, collections::BTreeMap, sync::Arc};
 
     use harvester_actors::{
         checkpoint_store::{PageIndex, PageIterator},
         failure::FailureClass,
-        partition::{PartitionId, PassId},
+        partition::{PartitionId, PassId, Yield},
     };
     use proptest::{prelude::*, sample::Index as Place};
 
     use super::{
         super::{
-            conformance::{Pages, header, page, plan, spilled, stream, work},
+            conformance::{Pages, header, page_of, plan, spilled, stream},
             spool::SpoolLog,
         },
         *,
@@ -259,8 +259,6 @@ mod tests {
         }
     }
 
-    const RUN: &str = "20260101T000000Z";
-
     /// A row whose key is its `id`.
     fn row(id: &str, time: u8) -> String {
         format!(r#"{{"id":"{id}","lastUpdated":"2024-01-{time:02}T00:00:00.000"}}"#)
@@ -269,58 +267,52 @@ mod tests {
     /// The rows of partitions, each `(key, row)`.
     type Rows = Vec<(String, String)>;
 
-    /// Which pass a list is read by: one that gives rows, one that repairs them, or one that gives keys only.
-    #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-    enum Read {
-        Rows = 0,
-        Repair = 1,
-        Listing = 2,
-    }
-
-    /// The passes whose rows end up in the file.
-    const ROW_PASSES: [u32; 2] = [Read::Rows as u32, Read::Repair as u32];
-
-    /// Sends lists through a spool, in pages of `page_rows` that arrive as `arrival` says, and finishes them: the file and
-    /// what is said of it.
+    /// Sends the partitions of passes through a spool, in pages of `page_rows` that arrive as `arrival` says, and prepares what
+    /// is rows of it: the file and what is said of it.
     fn finished(
-        lists: &[(Read, Rows)],
+        passes: &[(Yield, Vec<Rows>)],
         page_rows: usize,
         arrival: impl Fn(usize) -> usize,
     ) -> (String, PreparedStream) {
         let dir = tempfile::tempdir().unwrap();
-        let passes: Vec<u32> = lists.iter().map(|(read, _)| *read as u32).collect();
         let spool_dir = dir.path().join("spool");
         let spool = SpoolLog::new(spool_dir.clone());
-        spool.begin(&header(RUN)).unwrap();
-        spool.extend_plan(&plan(vec![stream("s")], &[0, 0, 0], &passes)).unwrap();
+        spool.begin(&header("20260101T000000Z")).unwrap();
+        let planned: Vec<_> =
+            passes.iter().map(|(yields, lists)| (0, *yields, u32::try_from(lists.len()).unwrap())).collect();
+        spool.extend_plan(&plan(&["s"], &planned)).unwrap();
         spool.commit_plan().unwrap();
-        let mut pages: Vec<std::vec::IntoIter<_>> = Vec::new();
-        for (partition, (read, rows)) in lists.iter().enumerate() {
-            let chunks = rows.chunks(page_rows).enumerate().map(|(seq, rows)| {
+        let mut arriving: Vec<std::vec::IntoIter<_>> = Vec::new();
+        for (pass, list) in (0..).zip(passes).flat_map(|(pass, (_, lists))| lists.iter().map(move |list| (pass, list)))
+        {
+            let partition = u32::try_from(arriving.len()).unwrap();
+            let chunks = (0..).zip(list.chunks(page_rows)).map(|(seq, rows)| {
                 let rows: Vec<_> = rows.iter().map(|(key, row)| (key.as_str(), row.as_str())).collect();
-                let mut page = page(u32::try_from(partition).unwrap(), u32::try_from(seq).unwrap(), &rows);
-                page.pass = PassId(*read as u32);
+                let page = page_of(pass, partition, seq, &rows);
                 if seq % 2 == 0 { page } else { spilled(page) }
             });
-            pages.push(chunks.collect::<Vec<_>>().into_iter());
+            arriving.push(chunks.collect::<Vec<_>>().into_iter());
         }
-        let mut known = Pages::default();
-        while !pages.is_empty() {
-            let chosen = arrival(known.0.len()) % pages.len();
-            match pages[chosen].next() {
-                Some(page) => known.0.push(spool.append(page, PartitionId(999)).unwrap()),
-                None => drop(pages.remove(chosen)),
+        let end = PartitionId(u32::try_from(arriving.len()).unwrap());
+        let mut pages = Pages::default();
+        while !arriving.is_empty() {
+            let chosen = arrival(pages.0.len()) % arriving.len();
+            match arriving[chosen].next() {
+                Some(page) => pages.0.push(spool.append(page, end).unwrap()),
+                None => drop(arriving.remove(chosen)),
             }
         }
         let out_dir = dir.path().join("out");
-        let work = work(RUN, "s", &ROW_PASSES, &known);
+        let rows: Vec<_> = (0..).map(PassId).zip(passes).filter(|(_, (yields, _))| *yields == Yield::Rows).collect();
+        let ids: Vec<_> = rows.iter().map(|(id, _)| *id).collect();
+        let work = pages.prepare("20260101T000000Z", stream("s"), &ids);
         let reader = spool.reader().unwrap();
         let finisher = StreamFinisher { reader, scratch_dir: &spool_dir, out_dir: &out_dir, work: &work };
         let done = finisher.prepare().unwrap();
         let text = std::fs::read_to_string(out_dir.join("s.ndjson.part")).unwrap();
         assert_eq!(done.sha256, names::hex(&Sha256::digest(text.as_bytes())));
         assert_eq!((done.bytes, done.rows), (text.len() as u64, text.lines().count() as u64));
-        let sent: usize = lists.iter().filter(|(read, _)| *read != Read::Listing).map(|(_, rows)| rows.len()).sum();
+        let sent: usize = rows.iter().flat_map(|(_, (_, lists))| lists).map(Vec::len).sum();
         assert_eq!(done.rows + done.duplicates, sent as u64, "the numbers add up");
         (text, done)
     }
@@ -339,28 +331,28 @@ mod tests {
 
     #[test]
     fn a_partition_that_ran_on_costs_no_row_and_the_newer_state_of_each_stays() {
-        let lists = [
-            (Read::Rows, rows(&[("a", 1), ("b", 1), ("m", 5), ("n", 1), ("p", 1)])),
-            (Read::Rows, rows(&[("h", 1), ("m", 2), ("p", 3)])),
-            (Read::Rows, rows(&[("z", 1)])),
+        let lists = vec![
+            rows(&[("a", 1), ("b", 1), ("m", 5), ("n", 1), ("p", 1)]),
+            rows(&[("h", 1), ("m", 2), ("p", 3)]),
+            rows(&[("z", 1)]),
         ];
-        let (text, done) = finished(&lists, 2, in_order);
+        let (text, done) = finished(&[(Yield::Rows, lists)], 2, in_order);
         let expected = [("a", 1), ("b", 1), ("h", 1), ("m", 5), ("n", 1), ("p", 3), ("z", 1)];
         assert_eq!((text, done.duplicates), (lines(&expected), 2));
     }
 
     #[test]
     fn rows_are_in_the_order_of_their_bytes_repaired_ones_too_and_a_listing_is_no_row() {
-        let listed = |ids: &[&str]| (Read::Listing, ids.iter().map(|id| ((*id).to_owned(), String::new())).collect());
-        let lists = [
-            // As a server writes them that ignores case.
-            (Read::Rows, rows(&[("a", 1), ("B", 1), ("c", 1)])),
-            (Read::Rows, rows(&[("C", 1), ("d", 1), ("E", 1)])),
-            listed(&["a", "B", "b", "c", "C", "d", "E", "never fetched"]),
-            (Read::Repair, rows(&[("b", 2), ("unlisted", 1), ("E", 3)])),
+        let listed = |ids: &[&str]| vec![ids.iter().map(|id| ((*id).to_owned(), String::new())).collect()];
+        // As a server writes them that ignores case.
+        let planned = vec![rows(&[("a", 1), ("B", 1), ("c", 1)]), rows(&[("C", 1), ("d", 1), ("E", 1)])];
+        let passes = [
+            (Yield::Rows, planned),
+            (Yield::Keys, listed(&["a", "B", "b", "c", "C", "d", "E", "never fetched"])),
+            (Yield::Rows, vec![rows(&[("b", 2), ("unlisted", 1), ("E", 3)])]),
         ];
         for page_rows in [1, 2, 10] {
-            let (text, done) = finished(&lists, page_rows, in_order);
+            let (text, done) = finished(&passes, page_rows, in_order);
             let expected = [("B", 1), ("C", 1), ("E", 3), ("a", 1), ("b", 2), ("c", 1), ("d", 1), ("unlisted", 1)];
             assert_eq!((text, done.duplicates), (lines(&expected), 1));
         }
@@ -369,9 +361,9 @@ mod tests {
     #[test]
     fn rows_longer_than_every_buffer_pass() {
         let long = |id: &str| (id.to_owned(), format!(r#"{{"id":"{id}","x":"{}"}}"#, "y".repeat(3 * WRITE_BYTES)));
-        let lists = [(Read::Rows, vec![long("b"), long("a")]), (Read::Rows, vec![long("a"), long("c")])];
+        let passes = [(Yield::Rows, vec![vec![long("b"), long("a")], vec![long("a"), long("c")]])];
         for page_rows in [1, 10] {
-            let (text, done) = finished(&lists, page_rows, in_order);
+            let (text, done) = finished(&passes, page_rows, in_order);
             assert_eq!((done.rows, done.duplicates), (3, 1));
             let ids: Vec<_> = text.lines().map(|line| line.as_bytes()[7]).collect();
             assert_eq!(ids, b"abc");
@@ -391,9 +383,9 @@ mod tests {
     fn a_stream_whose_pages_cannot_be_read_is_not_prepared() {
         let dir = tempfile::tempdir().unwrap();
         let spool = SpoolLog::new(dir.path().to_path_buf());
-        spool.begin(&header(RUN)).unwrap();
-        let mut work = work(RUN, "s", &ROW_PASSES, &Pages::default());
-        work.pages = std::sync::Arc::new(Broken);
+        spool.begin(&header("20260101T000000Z")).unwrap();
+        let work = Pages::default().prepare("20260101T000000Z", stream("s"), &[PassId(0)]);
+        let work = Prepare { pages: Arc::new(Broken), ..work };
         let reader = spool.reader().unwrap();
         let finisher = StreamFinisher { reader, scratch_dir: dir.path(), out_dir: dir.path(), work: &work };
         assert_eq!(finisher.prepare().unwrap_err().class, FailureClass::Damaged);
@@ -412,19 +404,20 @@ mod tests {
                 .into_iter()
                 .map(|list| {
                     let rows = list.into_iter().map(|(id, time)| (format!("k{id}"), row(&format!("k{id}"), time)));
-                    (Read::Rows, rows.collect())
+                    rows.collect()
                 })
                 .collect();
-            let undisturbed = finished(&lists, 1000, in_order);
+            let passes = [(Yield::Rows, lists)];
+            let undisturbed = finished(&passes, 1000, in_order);
             let calls = Cell::new(0);
-            let disturbed = finished(&lists, page_rows, |_| {
+            let disturbed = finished(&passes, page_rows, |_| {
                 calls.set(calls.get() + 1);
                 arrivals[calls.get() % arrivals.len()].index(100)
             });
             prop_assert_eq!(&undisturbed, &disturbed);
 
             let mut best: BTreeMap<&String, &String> = BTreeMap::new();
-            for (key, row) in lists.iter().flat_map(|(_, rows)| rows) {
+            for (key, row) in passes[0].1.iter().flatten() {
                 let stays = best.entry(key).or_insert(row);
                 if replaces(row.as_bytes(), stays.as_bytes()) {
                     *stays = row;

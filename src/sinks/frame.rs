@@ -3,7 +3,7 @@
 //! ```text
 //!  0        7         8      9      12         16         24        32         36         36+m      36+m+b
 //!  ├────────┼─────────┼──────┼──────┼──────────┼──────────┼─────────┼──────────┼──────────┼─────────┼──────────┬─────────┐
-//!  │ F7     │ version │ kind │ zero │ meta len │ body len │ durable │ head CRC │   meta   │  body   │ all len  │ all CRC │
+//!  │ F7     │ version │ kind │ zero │ meta len │ body len │ durable │ hdr CRC  │   meta   │  body   │ all len  │ all CRC │
 //!  │ hspool │ 1       │      │      │ u32 = m  │ u64 = b  │ u64     │ u32      │ JSON     │ records │ u64      │ u32     │
 //!  └────────┴─────────┴──────┴──────┴──────────┴──────────┴─────────┴──────────┴──────────┴─────────┴──────────┴─────────┘
 //! ```
@@ -12,8 +12,7 @@
 //! a frame is valid in one file and at one place only. The header's own checksum lets its lengths be believed before the
 //! body is read. The trailer repeats the whole length, so that a reader can step back over a frame. `durable` says how
 //! many bytes of the spool had been synced when the frame was written: bytes before that place were on the disk, so if
-//! they are wrong now, they have been damaged; bytes after it may simply never have got there before a power cut. The
-//! first frame says it as of the moment when the log got its name: how far header and plan go.
+//! they are wrong now, they have been damaged; bytes after it may simply never have got there before a power cut.
 //!
 //! Rows are UTF-8, and the lengths in front of them are far below 2³⁰: the first byte of the magic, `F7`, cannot be
 //! followed by the rest of it inside a body.
@@ -81,7 +80,7 @@ pub(crate) struct FrameHeader {
     pub(crate) durable: u64,
 }
 
-/// Why bytes are no header.
+/// Why bytes are not a header.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum HeaderError {
     /// They are something else, or damaged.
@@ -110,7 +109,7 @@ impl FrameHeader {
         bytes
     }
 
-    /// Reads the header at place `from`.
+    /// Reads a header at place `from`.
     pub(crate) fn decode(bytes: &[u8; HEADER_BYTES], seed: u32, from: u64) -> Result<FrameHeader, HeaderError> {
         if bytes[..7] != MAGIC {
             return Err(HeaderError::Invalid);
@@ -140,7 +139,7 @@ impl FrameHeader {
 /// Reads a header with a checksum that fits, and asserts that it is written as it was read; for `tests/fuzz`.
 #[cfg(feature = "fuzz")]
 #[doc(hidden)]
-pub fn fuzz_head(bytes: &[u8; HEADER_BYTES], from: u64) {
+pub fn fuzz_header(bytes: &[u8; HEADER_BYTES], from: u64) {
     let seed = seed_of("20260101T000000Z");
     // As it is, most likely damaged: it may be refused, and no more.
     let _ = FrameHeader::decode(bytes, seed, from);
@@ -260,7 +259,7 @@ mod tests {
     const HEADER: FrameHeader = FrameHeader { kind: FrameKind::Page, meta_len: 70, body_len: 1 << 33, durable: 4096 };
 
     #[test]
-    fn a_header_is_valid_in_its_own_run_and_place_only() {
+    fn a_head_is_valid_in_its_own_run_and_place_only() {
         let bytes = HEADER.encode(seed_of("20260101T000000Z"), 512);
         assert_eq!(FrameHeader::decode(&bytes, seed_of("20260101T000000Z"), 512), Ok(HEADER));
         assert_eq!(FrameHeader::decode(&bytes, seed_of("20260101T000001Z"), 512), Err(HeaderError::Invalid));
@@ -268,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn any_flipped_bit_of_a_header_makes_it_invalid_and_none_makes_it_newer() {
+    fn any_flipped_bit_of_a_head_makes_it_invalid_and_none_makes_it_newer() {
         let good = HEADER.encode(7, 99);
         for bit in 0..HEADER_BYTES * 8 {
             let mut bytes = good;
@@ -287,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn lengths_beyond_the_end_of_all_files_are_not_a_header() {
+    fn lengths_beyond_the_end_of_all_files_are_no_head() {
         let absurd = FrameHeader { body_len: u64::MAX - 10, ..HEADER };
         assert_eq!(FrameHeader::decode(&absurd.encode(7, 0), 7, 0), Err(HeaderError::Invalid));
         let far = FrameHeader { body_len: u64::MAX - 1000, ..HEADER };
@@ -304,7 +303,7 @@ mod tests {
         }
 
         #[test]
-        fn every_header_survives_its_bytes(meta_len: u32, body_len in 0..u64::MAX / 4, durable: u64, from in 0..u64::MAX / 4) {
+        fn every_head_survives_its_bytes(meta_len: u32, body_len in 0..u64::MAX / 4, durable: u64, from in 0..u64::MAX / 4) {
             let header = FrameHeader { kind: FrameKind::Run, meta_len, body_len, durable };
             prop_assert_eq!(FrameHeader::decode(&header.encode(3, from), 3, from), Ok(header));
         }

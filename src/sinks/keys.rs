@@ -4,7 +4,7 @@
 
 use harvester_actors::{
     checkpoint_store::PageIndex,
-    failure::{Failure, FailureClass},
+    failure::Failure,
     sink::{KeyMask, KeySet},
 };
 
@@ -17,9 +17,6 @@ pub(super) fn each_key(
     sets: &[KeySet],
     mut visit: impl FnMut(&[u8], KeyMask),
 ) -> Result<(), Failure> {
-    if sets.len() > KeyMask::BITS as usize {
-        return Err(Failure::new(FailureClass::Bug, format!("{} sets of keys are too many to compare", sets.len())));
-    }
     let reader: SpoolReader = spool.reader()?;
     let mut sorter = Sorter::new(spool.dir());
     let mut buffer = Vec::new();

@@ -195,11 +195,11 @@ impl Bytes {
 
 #[cfg(test)]
 mod tests {
-    use harvester_actors::partition::PartitionId;
+    use harvester_actors::partition::{PartitionId, Yield};
 
     use super::{
         super::{
-            conformance::{header, page, plan, stream},
+            conformance::{header, page, plan},
             spool::SpoolLog,
         },
         *,
@@ -211,19 +211,20 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let spool = SpoolLog::new(dir.path().to_path_buf());
         spool.begin(&header("20260101T000000Z")).unwrap();
-        spool.extend_plan(&plan(vec![stream("s")], &[0], &vec![0; partitions.len()])).unwrap();
+        let end = PartitionId(u32::try_from(partitions.len()).unwrap());
+        spool.extend_plan(&plan(&["s"], &[(0, Yield::Rows, end.0)])).unwrap();
         spool.commit_plan().unwrap();
-        let mut known = Vec::new();
+        let mut pages = Vec::new();
         for turn in 0..partitions.iter().map(Vec::len).max().unwrap_or_default().div_ceil(page_rows) {
             for (partition, keys) in partitions.iter().enumerate() {
                 let Some(keys) = keys.chunks(page_rows).nth(turn) else { continue };
                 let rows: Vec<_> = keys.iter().map(|key| (key.as_str(), "{}")).collect();
                 let (partition, turn) = (u32::try_from(partition).unwrap(), u32::try_from(turn).unwrap());
-                known.push(spool.append(page(partition, turn, &rows), PartitionId(999)).unwrap().page_ref());
+                pages.push(spool.append(page(partition, turn, &rows), end).unwrap().page_ref());
             }
         }
         let reader = spool.reader().unwrap();
-        let pages = || known.iter().copied().map(Ok);
+        let pages = || pages.iter().copied().map(Ok);
         let (_, runs) = sorted(&reader, dir.path(), pages()).unwrap();
         let mut keys = Vec::new();
         in_key_order(&reader, dir.path(), pages(), |key, _| {

@@ -56,14 +56,14 @@ pub(crate) const REJECTS: &str = "rejects.ndjson";
 const MANIFEST_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
 /// The manifests of a folder, as far as they are of one job.
-struct Ours {
+struct OwnManifests {
     /// The finished one.
     present: Option<Manifest>,
     /// One that is being published, or was when something ended it.
     half: Option<Manifest>,
 }
 
-impl Ours {
+impl OwnManifests {
     /// Reads what stands in the folder.
     ///
     /// # Errors
@@ -72,10 +72,10 @@ impl Ours {
         let of_job = |name| match read_manifest(&dir.join(name)) {
             Ok(Some(manifest)) if manifest.job == job => Ok(Some(manifest)),
             Ok(None) => Ok(None),
-            Ok(Some(_)) | Err(ManifestFault::Unreadable(_)) => Err(foreign(&dir.join(name))),
-            Err(ManifestFault::Io(error)) => Err(io_failure("read", &dir.join(name), &error)),
+            Ok(Some(_)) | Err(ManifestError::Unreadable(_)) => Err(foreign(&dir.join(name))),
+            Err(ManifestError::Io(error)) => Err(io_failure("read", &dir.join(name), &error)),
         };
-        Ok(Ours { present: of_job(MANIFEST)?, half: of_job(MANIFEST_PART)? })
+        Ok(OwnManifests { present: of_job(MANIFEST)?, half: of_job(MANIFEST_PART)? })
     }
 
     /// Whether this job has been here before.
@@ -103,7 +103,7 @@ impl Ours {
 }
 
 /// Why a manifest cannot be used.
-pub(crate) enum ManifestFault {
+pub(crate) enum ManifestError {
     /// It could not be read.
     Io(io::Error),
     /// It is no manifest of a format that is known here; what is wrong with it.
@@ -111,20 +111,20 @@ pub(crate) enum ManifestFault {
 }
 
 /// The manifest in this file; `None` when there is no file.
-pub(crate) fn read_manifest(path: &Path) -> Result<Option<Manifest>, ManifestFault> {
+pub(crate) fn read_manifest(path: &Path) -> Result<Option<Manifest>, ManifestError> {
     match fs::symlink_metadata(path) {
         Ok(found) if found.is_file() => {}
-        Ok(_) => return Err(ManifestFault::Unreadable("it is not a regular file".to_owned())),
+        Ok(_) => return Err(ManifestError::Unreadable("it is not a regular file".to_owned())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(ManifestFault::Io(error)),
+        Err(error) => return Err(ManifestError::Io(error)),
     }
     let mut text = Vec::new();
-    let file = disk::open_to_read(path).map_err(ManifestFault::Io)?;
-    file.take(MANIFEST_BYTES_MAX).read_to_end(&mut text).map_err(ManifestFault::Io)?;
+    let file = disk::open_to_read(path).map_err(ManifestError::Io)?;
+    file.take(MANIFEST_BYTES_MAX).read_to_end(&mut text).map_err(ManifestError::Io)?;
     let manifest: Manifest =
-        serde_json::from_slice(&text).map_err(|error| ManifestFault::Unreadable(error.to_string()))?;
+        serde_json::from_slice(&text).map_err(|error| ManifestError::Unreadable(error.to_string()))?;
     if manifest.version != 1 {
-        return Err(ManifestFault::Unreadable(format!("its version is {}, this program knows 1", manifest.version)));
+        return Err(ManifestError::Unreadable(format!("its version is {}, this program knows 1", manifest.version)));
     }
     Ok(Some(manifest))
 }
@@ -144,7 +144,7 @@ pub(crate) fn check_foreign<'a>(
     job: &str,
     streams: impl IntoIterator<Item = &'a str>,
 ) -> Result<(), Failure> {
-    let ours = Ours::read(dir, job)?;
+    let ours = OwnManifests::read(dir, job)?;
     for stream in streams {
         let file = names::file_name(stream);
         check_file(dir, &file, &ours)?;
@@ -169,7 +169,7 @@ fn check_scratch(path: &Path) -> Result<(), Failure> {
 /// # Errors
 /// `Local`; nothing is touched.
 pub(crate) fn check_own_folder(dir: &Path, job: &str, run_id: Option<&str>) -> Result<(), Failure> {
-    let ours = Ours::read(dir, job)?;
+    let ours = OwnManifests::read(dir, job)?;
     let mut others = [&ours.present, &ours.half].into_iter().flatten().filter(|one| run_id != Some(&one.run_id));
     match others.next() {
         Some(other) if harvester_pacing::control!("own-folder") => Err(Failure::local(format!(
@@ -183,7 +183,7 @@ pub(crate) fn check_own_folder(dir: &Path, job: &str, run_id: Option<&str>) -> R
 }
 
 /// Fails when a foreign file stands under this name; whether one of ours does.
-fn check_file(dir: &Path, file: &str, ours: &Ours) -> Result<bool, Failure> {
+fn check_file(dir: &Path, file: &str, ours: &OwnManifests) -> Result<bool, Failure> {
     let path = dir.join(file);
     match fs::symlink_metadata(&path) {
         Ok(found) if found.is_file() && ours.lists(file) => Ok(true),
@@ -193,10 +193,10 @@ fn check_file(dir: &Path, file: &str, ours: &Ours) -> Result<bool, Failure> {
     }
 }
 
-/// See `Sink::publish`.
+/// See `Target::publish`.
 pub(crate) fn publish(dir: &Path, manifest: &Manifest, rejects: &[Reject]) -> Result<(), Failure> {
     disk::create_dirs(dir).map_err(|error| io_failure("create", dir, &error))?;
-    let ours = Ours::read(dir, &manifest.job)?;
+    let ours = OwnManifests::read(dir, &manifest.job)?;
     let files: BTreeSet<&str> = manifest.streams.values().map(|stream| stream.file.as_str()).collect();
     if files.len() != manifest.streams.len() {
         return Err(Failure::new(FailureClass::Bug, "two streams of the manifest share a file"));
@@ -271,7 +271,7 @@ fn part_of(file: &str) -> String {
 }
 
 /// Fails unless a stream's file can be published, or has been.
-fn check_prepared(dir: &Path, run_id: &str, stream: &ManifestStream, ours: &Ours) -> Result<(), Failure> {
+fn check_prepared(dir: &Path, run_id: &str, stream: &ManifestStream, ours: &OwnManifests) -> Result<(), Failure> {
     if !stream.file.ends_with(names::SUFFIX) || stream.file.contains(['/', '\0']) {
         return Err(Failure::new(FailureClass::Bug, "a file of the manifest has no name that a stream can have"));
     }
@@ -297,7 +297,7 @@ fn check_prepared(dir: &Path, run_id: &str, stream: &ManifestStream, ours: &Ours
 }
 
 /// Whether there is an old `rejects.ndjson` of ours; fails when there is a foreign one and a new one is `wanted`.
-fn check_rejects(dir: &Path, wanted: bool, ours: &Ours) -> Result<bool, Failure> {
+fn check_rejects(dir: &Path, wanted: bool, ours: &OwnManifests) -> Result<bool, Failure> {
     let path = dir.join(REJECTS);
     let found = match fs::symlink_metadata(&path) {
         Ok(found) => found,

@@ -594,10 +594,13 @@ fn find_proof_of_damage(log: &Log, bad: u64, len: u64) -> io::Result<Option<u64>
 
 #[cfg(test)]
 mod tests {
-    use harvester_actors::page::PageRef;
+    use harvester_actors::{
+        page::PageRef,
+        partition::{PassId, Yield},
+    };
 
     use super::{
-        super::conformance::{children, header, page, partition, plan, spilled, stream},
+        super::conformance::{child, header, page, plan, spilled},
         *,
     };
 
@@ -609,12 +612,12 @@ mod tests {
         entries: Vec<(SpoolEntry, FrameRange, u64)>,
     }
 
-    /// A plan of one stream in one pass of two partitions.
+    /// A plan of one stream with two partitions.
     fn two_partitions() -> PlanPiece {
-        plan(vec![stream("s")], &[0], &[0, 0])
+        plan(&["s"], &[(0, Yield::Rows, 2)])
     }
 
-    /// A spool in this folder in which a run has begun.
+    /// Begins this run in this directory.
     fn begun(dir: &Path, run_id: &str) -> SpoolLog {
         let spool = SpoolLog::new(dir.to_path_buf());
         spool.begin(&header(run_id)).unwrap();
@@ -623,44 +626,33 @@ mod tests {
         spool
     }
 
-    /// Appends a page that brings no partitions.
-    fn append(spool: &SpoolLog, page: Page) -> Span {
-        spool.append(page, PartitionId(999)).unwrap()
-    }
-
     fn sample() -> Sample {
         let dir = tempfile::tempdir().unwrap();
         let spool = SpoolLog::new(dir.path().to_path_buf());
         let first = spool.begin(&header(RUN)).unwrap();
         let mut entries = vec![(SpoolEntry::Begun { header: header(RUN), frame: first }, first, 0)];
-        let more = PlanPiece { partitions: vec![partition(2, 0)], ..PlanPiece::default() };
-        for piece in [two_partitions(), more] {
+        let extend = |entries: &mut Vec<_>, piece: PlanPiece, durable| {
             let frame = spool.extend_plan(&piece).unwrap();
-            entries.push((SpoolEntry::Planned { piece, frame }, frame, 0));
-        }
-        spool.commit_plan().unwrap();
-        let mut durable = entries[2].1.to;
+            entries.push((SpoolEntry::Planned { piece, frame }, frame, durable));
+            frame.to
+        };
         let append = |entries: &mut Vec<_>, page, durable| {
-            let span = spool.append(page, PartitionId(3)).unwrap();
+            let span = spool.append(page, PartitionId(2)).unwrap();
             let frame = span.frame;
             entries.push((SpoolEntry::Page(span), frame, durable));
             frame.to
         };
+        let mut durable = extend(&mut entries, two_partitions(), 0);
+        spool.commit_plan().unwrap();
         append(&mut entries, page(0, 0, &[("a", r#"{"id":"a"}"#), ("b", r#"{"id":"b"}"#)]), durable);
         durable = append(&mut entries, page(1, 0, &[]), durable);
         spool.sync().unwrap();
-        let mut split = spilled(page(1, 1, &[("c", r#"{"id":"c"}"#)]));
-        split.children = children(0, &["x", "y"]);
-        append(&mut entries, split, durable);
-        let piece = PlanPiece { partitions: vec![partition(5, 0)], ..PlanPiece::default() };
-        let frame = spool.extend_plan(&piece).unwrap();
-        entries.push((SpoolEntry::Planned { piece, frame }, frame, durable));
-        append(&mut entries, page(0, 1, &[("d", r#"{"id":"d"}"#)]), durable);
+        append(&mut entries, spilled(page(1, 1, &[("c", r#"{"id":"c"}"#)])), durable);
+        extend(&mut entries, plan(&[], &[(0, Yield::Keys, 0)]), durable);
+        let children = vec![child(PassId(0), "part")];
+        append(&mut entries, Page { children, ..page(0, 1, &[("d", r#"{"id":"d"}"#)]) }, durable);
         Sample { bytes: fs::read(dir.path().join(format!("{RUN}.log"))).unwrap(), entries }
     }
-
-    /// Entries of a sample that are its plan, the run's header included.
-    const PLANNED: usize = 3;
 
     /// Recovers a spool of these bytes; what it visited, and what it left of the file.
     fn recover(bytes: &[u8], from_offset: u64) -> (Result<Option<Recovered>, Failure>, Vec<SpoolEntry>, Vec<u8>) {
@@ -676,23 +668,19 @@ mod tests {
     }
 
     #[test]
-    fn a_spool_cut_at_any_length_after_its_plan_is_its_whole_frames_and_no_more() {
+    fn a_spool_cut_at_any_length_is_its_whole_frames_and_no_more() {
         let Sample { bytes, entries } = sample();
         for cut in 0..=bytes.len() {
             let whole: Vec<_> = entries.iter().take_while(|(_, frame, _)| frame.to <= cut as u64).collect();
             let (found, visited, left) = recover(&bytes[..cut], 0);
             let expected: Vec<_> = whole.iter().map(|(entry, _, _)| entry.clone()).collect();
+            assert_eq!(visited, expected, "cut to {cut}");
             match whole.last() {
-                None => assert_eq!((found, visited), (Ok(None), Vec::new()), "cut to {cut}"),
-                Some(_) if whole.len() < PLANNED => {
-                    // A log has its name only once its plan is durable: this one has been damaged since.
-                    assert_eq!(found.unwrap_err().class, FailureClass::Damaged, "cut to {cut}");
-                    assert_eq!(left.len(), cut, "a refused spool is left as it is");
-                }
+                None => assert_eq!(found, Ok(None), "cut to {cut}"),
                 Some((_, frame, _)) => {
                     let cut_bytes = cut as u64 - frame.to;
                     assert_eq!(found, Ok(Some(Recovered { len: frame.to, cut_bytes })), "cut to {cut}");
-                    assert_eq!((visited, left.len() as u64), (expected, frame.to), "cut to {cut}");
+                    assert_eq!(left.len() as u64, frame.to, "cut to {cut}");
                 }
             }
             // The store knew all of it.
@@ -706,29 +694,6 @@ mod tests {
     }
 
     #[test]
-    fn a_plan_that_lost_its_end_is_damage_however_little_is_after_it() {
-        let Sample { bytes, entries } = sample();
-        let plan_end = usize::try_from(entries[PLANNED - 1].1.to).unwrap();
-        // Nothing has been fetched, and the store is empty, or knows a part of the plan only.
-        let known = [0, entries[0].1.to, entries[1].1.to];
-        for from_offset in known {
-            let (found, visited, _) = recover(&bytes[..plan_end], from_offset);
-            assert_eq!(found.unwrap().unwrap().len, plan_end as u64);
-            assert_eq!(visited.last(), Some(&entries[PLANNED - 1].0));
-            // Every recovery syncs; the test beside this one looks at every byte.
-            for at in (usize::try_from(entries[1].1.from.max(from_offset)).unwrap()..plan_end).step_by(5) {
-                let mut flipped = bytes[..plan_end].to_vec();
-                flipped[at] ^= 1;
-                for damaged in [&flipped, &bytes[..at]] {
-                    let (found, _, left) = recover(damaged, from_offset);
-                    assert_eq!(found.unwrap_err().class, FailureClass::Damaged, "byte {at} from {from_offset}");
-                    assert_eq!(left, damaged, "a refused spool is left as it is");
-                }
-            }
-        }
-    }
-
-    #[test]
     fn a_flipped_byte_is_damage_where_it_had_been_durable_and_else_the_end_of_the_spool() {
         let Sample { bytes, entries } = sample();
         for at in 0..bytes.len() {
@@ -736,8 +701,7 @@ mod tests {
             bytes[at] ^= [1, 0x80, 0xFF][at % 3];
             let place = entries.iter().position(|(_, frame, _)| (at as u64) < frame.to).unwrap();
             let frame = entries[place].1;
-            let was_durable =
-                place < PLANNED || entries[place + 1..].iter().any(|(_, _, durable)| *durable > frame.from);
+            let was_durable = place == 0 || entries[place + 1..].iter().any(|(_, _, durable)| *durable > frame.from);
             let (found, visited, left) = recover(&bytes, 0);
             if was_durable {
                 assert_eq!(found.unwrap_err().class, FailureClass::Damaged, "byte {at}");
@@ -768,53 +732,29 @@ mod tests {
         let mut buffer = Vec::new();
         for (entry, frame, _) in &entries {
             let SpoolEntry::Page(span) = entry else { continue };
-            let known = span.page_ref();
-            reader.page(&known, &mut buffer, |_| Ok(())).unwrap();
+            let page = span.page_ref();
+            reader.page(&page, &mut buffer, |_| Ok(())).unwrap();
             for at in frame.from..frame.to {
                 let byte = bytes[usize::try_from(at).unwrap()];
                 file.write_all_at(&[byte ^ 4], at).unwrap();
-                let failure = reader.page(&known, &mut buffer, |_| Ok(())).unwrap_err();
+                let failure = reader.page(&page, &mut buffer, |_| Ok(())).unwrap_err();
                 assert_eq!(failure.class, FailureClass::Damaged, "byte {at}");
                 assert!(!failure.message.contains("{\""), "no row in {failure}");
                 file.write_all_at(&[byte], at).unwrap();
             }
-            for change in [
-                |page: &mut PageRef| page.counts.kept += 1,
-                |page: &mut PageRef| page.counts.bytes += 1,
-                |page: &mut PageRef| page.seq += 1,
-                |page: &mut PageRef| page.partition.0 += 1,
-                |page: &mut PageRef| page.frame.to += 1,
-                |page: &mut PageRef| page.frame.from += 1,
-                |page: &mut PageRef| page.frame.to = page.frame.from,
-            ] {
-                let mut other = known;
+            type Change = fn(&mut PageRef);
+            let changes: [Change; 5] = [
+                |page| page.partition.0 += 1,
+                |page| page.seq += 1,
+                |page| page.counts.kept += 1,
+                |page| page.frame.to += 1,
+                |page| page.frame.from -= 1,
+            ];
+            for (place, change) in changes.iter().enumerate() {
+                let mut other = page;
                 change(&mut other);
                 let failure = reader.page(&other, &mut buffer, |_| Ok(())).unwrap_err();
-                assert_eq!(failure.class, FailureClass::Damaged, "{other:?}");
-            }
-        }
-        // A piece of the plan is not a page.
-        let piece = PageRef { frame: entries[1].1, ..entries[3].0.page().unwrap().page_ref() };
-        reader.page(&piece, &mut buffer, |_| Ok(())).unwrap_err();
-    }
-
-    #[test]
-    fn an_entry_with_a_flipped_byte_gives_no_partitions_and_no_rejects() {
-        let Sample { bytes, entries } = sample();
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join(format!("{RUN}.log"));
-        fs::write(&path, &bytes).unwrap();
-        let spool = SpoolLog::new(dir.path().to_path_buf());
-        spool.recover(0, &mut |_| Ok(())).unwrap();
-        let file = disk::open_to_write(&path).unwrap();
-        for frame in [entries[1].1, entries[5].1] {
-            assert_eq!(spool.partitions(frame).unwrap().len(), 2);
-            for at in frame.from..frame.to {
-                let byte = bytes[usize::try_from(at).unwrap()];
-                file.write_all_at(&[byte ^ 4], at).unwrap();
-                assert_eq!(spool.partitions(frame).unwrap_err().class, FailureClass::Damaged, "byte {at}");
-                assert_eq!(spool.rejects(frame).unwrap_err().class, FailureClass::Damaged, "byte {at}");
-                file.write_all_at(&[byte], at).unwrap();
+                assert_eq!(failure.class, FailureClass::Damaged, "change {place}");
             }
         }
     }
@@ -823,11 +763,11 @@ mod tests {
     fn pages_torn_out_of_order_by_a_power_cut_are_a_torn_tail() {
         let Sample { mut bytes, entries } = sample();
         // Of three unsynced frames the first never reached the disk, and the others did.
-        let lost = entries[5].1;
+        let lost = entries[4].1;
         bytes[usize::try_from(lost.from).unwrap()..usize::try_from(lost.to).unwrap()].fill(0);
         let (found, visited, _) = recover(&bytes, 0);
         assert_eq!(found.unwrap().unwrap().len, lost.from);
-        assert_eq!(visited.len(), 5);
+        assert_eq!(visited.len(), 4);
         let (found, visited, _) = recover(&bytes, lost.from);
         assert_eq!(found.unwrap().unwrap().len, lost.from);
         assert_eq!(visited.len(), 0);
@@ -837,20 +777,21 @@ mod tests {
     fn a_failed_append_leaves_a_spool_that_the_next_one_continues() {
         let dir = tempfile::tempdir().unwrap();
         let spool = begun(dir.path(), RUN);
-        let first = append(&spool, page(0, 0, &[("a", "{}")]));
+        let append = |page| spool.append(page, PartitionId(2));
+        let first = append(page(0, 0, &[("a", "{}")])).unwrap();
         let row = "x".repeat(3 * CHUNK_BYTES);
         let mut bad = spilled(page(0, 1, &[("b", &row)]));
         if let PageBody::Spilled { len, .. } = &mut bad.body {
             *len += 1000;
         }
-        let failure = spool.append(bad, PartitionId(2)).unwrap_err();
+        let failure = append(bad).unwrap_err();
         assert_eq!(failure.class, FailureClass::Local);
         assert!(failure.message.starts_with("cannot append to `"), "{failure}");
-        let second = append(&spool, page(0, 1, &[("b", "{}")]));
+        let second = append(page(0, 1, &[("b", "{}")])).unwrap();
         assert_eq!(second.frame.from, first.frame.to);
         let mut pages = Vec::new();
         let recovered = SpoolLog::new(dir.path().to_path_buf()).recover(0, &mut |entry| {
-            pages.extend(entry.page().cloned());
+            pages.extend(if let SpoolEntry::Page(span) = entry { Some(span) } else { None });
             Ok(())
         });
         assert_eq!((pages, recovered.unwrap().unwrap().cut_bytes), (vec![first, second], 0));
@@ -869,22 +810,52 @@ mod tests {
         fs::write(dir.path().join(format!("{new}.log")), log(new)).unwrap();
         fs::write(dir.path().join(format!("{newest}.log")), &log(newest)[..50]).unwrap();
         fs::write(dir.path().join("20260104T000000Z.log.new"), log("20260104T000000Z")).unwrap();
-        let mut first = None;
+        let mut runs = Vec::new();
         let spool = SpoolLog::new(dir.path().to_path_buf());
-        let recovered = spool.recover(0, &mut |entry| {
-            first.get_or_insert(entry);
+        let found = spool.recover(0, &mut |entry| {
+            runs.extend(if let SpoolEntry::Begun { header, .. } = entry { Some(header.run_id) } else { None });
             Ok(())
         });
-        recovered.unwrap().unwrap();
-        assert!(matches!(first, Some(SpoolEntry::Begun { header, .. }) if header.run_id == new));
+        assert_eq!((found.unwrap().is_some(), runs), (true, vec![new.to_owned()]));
 
         fs::write(dir.path().join(format!("{newest}.log")), log(old)).unwrap();
         let failure = SpoolLog::new(dir.path().to_path_buf()).recover(0, &mut |_| Ok(())).unwrap_err();
         assert_eq!(failure.class, FailureClass::Damaged, "a renamed log is not what its name says");
+    }
 
-        begun(dir.path(), "20260105T000000Z");
-        let left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        assert_eq!(left, ["20260105T000000Z.log"]);
+    #[test]
+    fn a_plan_that_is_committed_removes_earlier_logs_and_records_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        begun(dir.path(), "20260101T000000Z").append(page(0, 0, &[]), PartitionId(2)).unwrap();
+        for name in [
+            "20260101T000000Z.s.ndjson.done",
+            "20250101T000000Z.log",
+            "20260104T000000Z.log.new",
+            "20260105T000000Z.s.ndjson.done",
+            "notes.txt",
+            "log",
+        ] {
+            fs::write(dir.path().join(name), b"x").unwrap();
+        }
+        let names = || {
+            let names =
+                fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+            let mut names: Vec<_> = names.collect();
+            names.sort_unstable();
+            names
+        };
+        let before = names();
+        let spool = SpoolLog::new(dir.path().to_path_buf());
+        spool.begin(&header("20260105T000000Z")).unwrap();
+        spool.extend_plan(&two_partitions()).unwrap();
+        let mut begun: Vec<_> = before.clone();
+        begun.push("20260105T000000Z.log.new".to_owned());
+        begun.sort_unstable();
+        assert_eq!(names(), begun, "nothing is removed before the plan is complete");
+        spool.commit_plan().unwrap();
+        assert_eq!(names(), ["20260105T000000Z.log", "log", "notes.txt"]);
+        spool.discard().unwrap();
+        assert_eq!(names(), ["log", "notes.txt"]);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! However it is stopped, and whoever stops listening: the right code, soon, and the same command goes on.
+//! Every way to stop a run, and readers that go away: the right code, soon, and the same command resumes.
 
 use std::{
     fs,
