@@ -612,6 +612,9 @@ mod tests {
         entries: Vec<(SpoolEntry, FrameRange, u64)>,
     }
 
+    /// How many entries of the sample are the plan.
+    const PLANNED: usize = 2;
+
     /// A plan of one stream with two partitions.
     fn two_partitions() -> PlanPiece {
         plan(&["s"], &[(0, Yield::Rows, 2)])
@@ -670,9 +673,15 @@ mod tests {
     #[test]
     fn a_spool_cut_at_any_length_is_its_whole_frames_and_no_more() {
         let Sample { bytes, entries } = sample();
+        let (header_end, plan_end) = (entries[0].1.to, entries[PLANNED - 1].1.to);
         for cut in 0..=bytes.len() {
             let whole: Vec<_> = entries.iter().take_while(|(_, frame, _)| frame.to <= cut as u64).collect();
             let (found, visited, left) = recover(&bytes[..cut], 0);
+            if (header_end..plan_end).contains(&(cut as u64)) {
+                assert_eq!(found.unwrap_err().class, FailureClass::Damaged, "cut to {cut}: a shorter plan");
+                assert_eq!(left.len(), cut, "a refused spool is left as it is");
+                continue;
+            }
             let expected: Vec<_> = whole.iter().map(|(entry, _, _)| entry.clone()).collect();
             assert_eq!(visited, expected, "cut to {cut}");
             match whole.last() {
@@ -690,6 +699,27 @@ mod tests {
                 assert_eq!(left.len(), cut, "a refused spool is left as it is");
             }
             assert!(visited.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_plan_that_lost_its_end_is_damage_however_little_is_after_it() {
+        let Sample { bytes, entries } = sample();
+        let plan_end = usize::try_from(entries[PLANNED - 1].1.to).unwrap();
+        // Nothing has been fetched, and the store is empty, or knows the header only.
+        for from_offset in [0, entries[0].1.to] {
+            let (found, visited, _) = recover(&bytes[..plan_end], from_offset);
+            assert_eq!(found.unwrap().unwrap().len, plan_end as u64);
+            assert_eq!(visited.last(), Some(&entries[PLANNED - 1].0));
+            for at in (usize::try_from(entries[1].1.from).unwrap()..plan_end).step_by(5) {
+                let mut flipped = bytes[..plan_end].to_vec();
+                flipped[at] ^= 1;
+                for damaged in [&flipped, &bytes[..at]] {
+                    let (found, _, left) = recover(damaged, from_offset);
+                    assert_eq!(found.unwrap_err().class, FailureClass::Damaged, "byte {at} from {from_offset}");
+                    assert_eq!(left, damaged, "a refused spool is left as it is");
+                }
+            }
         }
     }
 
