@@ -1,7 +1,7 @@
 //! Where rows go: a spool that takes them as they arrive, and files that appear when all are there.
 //!
-//! `frame` → `spool` → `reader` → `order` (with `sorter` and `merge`) → `finish` → `publish` → `verify` is the way of a row; `files`
-//! puts them together to a [`Sink`](harvester_actors::sink::Sink), and every sink passes `conformance`.
+//! `frame` → `spool` → `reader` → `order` (with `sorter` and `merge`) → `finish` → `publish` → `verify` is the way of a row;
+//! `compare` counts what a walk over all `keys` finds; `files` puts them together to a [`Sink`](harvester_actors::sink::Sink), and every sink passes `conformance`.
 //!
 //! Places where a test can end the process (`FAILPOINTS=name=return`, feature `failpoints`), in the order of a run:
 //!

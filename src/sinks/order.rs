@@ -11,6 +11,8 @@
 //! Only where more than [`PAGES_OPEN_MAX`] pages have keys in common, or where a server sorts by a collation, are rows written
 //! to temporary files.
 //!
+//! The first reading proves every page by its checksum; the second one believes it.
+//!
 //! Memory: one [`Sorter`] with rows and a small one with the keys of pages; then [`PAGES_OPEN_MAX`] pages and
 //! [`FAN_IN`](super::sorter::FAN_IN) runs, of each of which [`merge`](super::merge) holds one buffer: about 14 MiB at most.
 
