@@ -11,6 +11,7 @@
 //! Only where more than [`PAGES_OPEN_MAX`] pages have keys in common, or where a server sorts by a collation, are rows written
 //! to temporary files.
 //!
+//! The first reading proves every page by its checksum; the second one believes it.
 //! Reading, sorting and merging each end with the next row once they are cancelled.
 //!
 //! Memory: one [`Sorter`] with rows and a small one with the keys of pages; then [`PAGES_OPEN_MAX`] pages and

@@ -731,7 +731,8 @@ mod tests {
             bytes[at] ^= [1, 0x80, 0xFF][at % 3];
             let place = entries.iter().position(|(_, frame, _)| (at as u64) < frame.to).unwrap();
             let frame = entries[place].1;
-            let was_durable = place == 0 || entries[place + 1..].iter().any(|(_, _, durable)| *durable > frame.from);
+            let was_durable =
+                place < PLANNED || entries[place + 1..].iter().any(|(_, _, durable)| *durable > frame.from);
             let (found, visited, left) = recover(&bytes, 0);
             if was_durable {
                 assert_eq!(found.unwrap_err().class, FailureClass::Damaged, "byte {at}");
