@@ -361,7 +361,7 @@ impl World {
             stop: life.stop.subscribe(),
             fetchers,
             arbiters: 0,
-            retry: RetryPolicy { retries: 2, outage: Duration::from_secs(60), seed: 1 },
+            retry: RetryPolicy::new(2, Duration::from_secs(60), 1),
         }
     }
 }

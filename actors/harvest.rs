@@ -26,12 +26,12 @@ use crate::{
     events::{Event, Listener},
     failure::{Failure, FailureClass},
     follow::{Follow, Followed, Keys, PassFacts, StreamFacts},
+    outage::{Wait, retry_until_outage},
     page::Reject,
     partition::{Partition, PartitionId, Pass, PassId, PlanPiece, SourceIdentity, StreamId, Yield},
-    patience::{Wait, patiently},
     plan::{PIECE_PARTITIONS_MAX, PlanBuilder, PlanOutlet},
     planner::{CurrentOutcomes, PassAdded, Planner, PlannerParts},
-    rate_limiter::{CurrentPace, RateLimiter},
+    rate_limiter::{CurrentLimiter, RateLimiter},
     recovery,
     report::Report,
     reporter::{CurrentCounters, EventSender, Reporter},
@@ -102,7 +102,7 @@ pub async fn run(harvest: Harvest) -> Report {
     let _ = supervisor.send(Shutdown).await;
     let counters = reporter.send(CurrentCounters).await.unwrap_or_default();
     let pace = match &run.harvest.limiter {
-        Some(limiter) => limiter.send(CurrentPace).await.ok(),
+        Some(limiter) => limiter.send(CurrentLimiter).await.ok(),
         None => None,
     };
     let mut report = run.accounts.report(&run.harvest.job, ended);
@@ -300,7 +300,8 @@ impl Run {
             self.events.emit(Event::SourceWaitedFor { class, message, attempts, delay, patience_left });
         };
         let (last_answer, last_trouble) = (|| harvest.source.last_answer(), || harvest.source.last_trouble());
-        patiently(harvest.retry, harvest.limiter.as_ref(), last_answer, last_trouble, tell, || ask(harvest)).await
+        retry_until_outage(harvest.retry, harvest.limiter.as_ref(), last_answer, last_trouble, tell, || ask(harvest))
+            .await
     }
 
     /// Waits for a stop, and emits it.

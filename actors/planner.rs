@@ -285,7 +285,7 @@ impl Planner {
         };
         match decide_retry(state, failure, source, optional && returned.untouched, self.parts.policy) {
             RetryDecision::Retry(delay) => {
-                let attempt = state.attempts;
+                let attempt = state.attempts();
                 let partition_of_event = Arc::clone(&partition);
                 let partition_returned =
                     Event::PartitionReturned { partition: partition_of_event, class, message, attempt, delay };

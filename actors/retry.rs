@@ -4,7 +4,8 @@
 
 use std::time::Duration;
 
-use harvester_pacing::Backoff;
+pub use harvester_pacing::RetryPolicy;
+use harvester_pacing::{Retry, RetryAnswer, RetryCause};
 use tokio::time::Instant;
 
 use crate::{
@@ -12,51 +13,46 @@ use crate::{
     source::PageSize,
 };
 
-/// Attempts at one page, however well the rest of the source answers, before its partition is given up.
-pub const ATTEMPTS_MAX: u32 = 30;
-
-/// Times a page may come whole but wrong before it counts as refused.
-pub const GARBLED_MAX: u32 = 3;
-
 /// Halvings of a page before it counts as refused: 1,000 rows are then one.
 pub const HALVINGS_MAX: u32 = 10;
 
-/// How long a failing page is asked for again.
-#[derive(Clone, Copy, Debug)]
-pub struct RetryPolicy {
-    /// Further attempts at a page before it may be given up at all.
-    pub retries: u32,
-    /// How long the source may be silent before the run gives up.
-    pub outage: Duration,
-    /// What makes waits reproducible in tests.
-    pub seed: u64,
+/// What a failure says about the next attempt at the same request.
+pub fn retry_cause(failure: &Failure) -> RetryCause {
+    let retry_after = failure.retry_after;
+    match failure.class {
+        FailureClass::Transient => RetryCause::MayPass { retry_after },
+        FailureClass::Garbled => RetryCause::Garbled { retry_after },
+        FailureClass::TooHeavy
+        | FailureClass::Rejected
+        | FailureClass::Forbidden
+        | FailureClass::Denied
+        | FailureClass::Changed
+        | FailureClass::Local
+        | FailureClass::Damaged
+        | FailureClass::Bug => RetryCause::Final,
+    }
 }
 
 /// The failures of one page so far, and its waits.
 #[derive(Clone, Debug)]
 pub struct RetryState {
-    /// Failed attempts at the present page.
-    pub attempts: u32,
-    /// Of these, answers that were whole but wrong.
-    pub garbled: u32,
     /// Since when it has failed in a way that can mean too much weight when repeated.
     pub heavy_since: Option<Instant>,
     /// How often its pages have been halved.
     pub size: PageSize,
-    /// Its waits.
-    backoff: Backoff,
+    /// Its failed attempts and waits.
+    retry: Retry,
 }
 
 impl RetryState {
     /// No failure yet; `seed` makes its waits its own.
     pub fn new(seed: u64) -> Self {
-        RetryState {
-            attempts: 0,
-            garbled: 0,
-            heavy_since: None,
-            size: PageSize::default(),
-            backoff: Backoff::new(seed),
-        }
+        RetryState { heavy_since: None, size: PageSize::default(), retry: Retry::new(seed) }
+    }
+
+    /// Failed attempts at the present page.
+    pub fn attempts(&self) -> u32 {
+        self.retry.attempts()
     }
 }
 
@@ -96,56 +92,51 @@ pub fn decide_retry(
     optional: bool,
     policy: RetryPolicy,
 ) -> RetryDecision {
-    state.attempts += 1;
-    let mut class = failure.class;
-    if class == FailureClass::Transient && failure.weight != Weight::Unsaid {
-        let since = *state.heavy_since.get_or_insert(source.now);
-        let others_came = source.last_page > since || !harvester_pacing::control!("outage-weight");
-        if since < source.now && (failure.weight == Weight::HeavyIfRepeated || others_came) {
-            class = FailureClass::TooHeavy;
-        }
+    let mut cause = retry_cause(&failure);
+    if is_too_heavy(state, &failure, source) && state.size.halvings < HALVINGS_MAX && !failure.is_smallest {
+        state.size.halvings += 1;
+        state.heavy_since = None;
+        cause = RetryCause::MayPass { retry_after: failure.retry_after };
     }
-    match class {
-        FailureClass::Transient => {}
-        FailureClass::TooHeavy if state.size.halvings < HALVINGS_MAX && !failure.is_smallest => {
-            state.size.halvings += 1;
-            state.heavy_since = None;
-        }
-        // As small as it gets, but a passing cause is still possible.
-        FailureClass::TooHeavy if failure.class == FailureClass::Transient => {}
-        FailureClass::Garbled => {
-            state.garbled += 1;
-            if state.garbled > GARBLED_MAX {
-                return RetryDecision::Failed(failure);
-            }
-        }
-        FailureClass::TooHeavy => return RetryDecision::Failed(failure),
-        FailureClass::Rejected | FailureClass::Forbidden if optional => return RetryDecision::LeftOut(failure),
-        FailureClass::Rejected | FailureClass::Forbidden => return RetryDecision::Failed(failure),
-        FailureClass::Denied
-        | FailureClass::Changed
-        | FailureClass::Local
-        | FailureClass::Damaged
-        | FailureClass::Bug => return RetryDecision::EndRun(failure),
+    match state.retry.failed(cause, source.silence, &policy) {
+        RetryAnswer::RetryIn(delay) => RetryDecision::Retry(delay),
+        RetryAnswer::Outage => RetryDecision::EndRun(failure),
+        RetryAnswer::Exhausted => RetryDecision::Unavailable(failure),
+        RetryAnswer::GiveUp => match failure.class {
+            FailureClass::Rejected | FailureClass::Forbidden if optional => RetryDecision::LeftOut(failure),
+            FailureClass::Rejected
+            | FailureClass::Forbidden
+            | FailureClass::Garbled
+            | FailureClass::TooHeavy
+            | FailureClass::Transient => RetryDecision::Failed(failure),
+            FailureClass::Denied
+            | FailureClass::Changed
+            | FailureClass::Local
+            | FailureClass::Damaged
+            | FailureClass::Bug => RetryDecision::EndRun(failure),
+        },
     }
-    if failure.retry_after.is_some_and(|wait| wait > policy.outage) {
-        return RetryDecision::EndRun(failure);
+}
+
+/// Whether a failure means that the page is too heavy, by itself or because it comes again.
+fn is_too_heavy(state: &mut RetryState, failure: &Failure, source: SourceState) -> bool {
+    if failure.class != FailureClass::Transient || failure.weight == Weight::Unsaid {
+        return failure.class == FailureClass::TooHeavy;
     }
-    if state.attempts > policy.retries && source.silence >= policy.outage {
-        return RetryDecision::EndRun(failure);
-    }
-    if state.attempts >= ATTEMPTS_MAX {
-        return RetryDecision::Unavailable(failure);
-    }
-    RetryDecision::Retry(state.backoff.next(failure.retry_after))
+    let since = *state.heavy_since.get_or_insert(source.now);
+    let others_came = source.last_page > since || !harvester_pacing::control!("outage-weight");
+    since < source.now && (failure.weight == Weight::HeavyIfRepeated || others_came)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const POLICY: RetryPolicy = RetryPolicy { retries: 6, outage: Duration::from_secs(600), seed: 1 };
     const LONG: Duration = Duration::from_secs(601);
+
+    fn policy() -> RetryPolicy {
+        RetryPolicy::new(6, Duration::from_secs(600), 1)
+    }
 
     /// A source of which pages come.
     fn good() -> SourceState {
@@ -159,7 +150,7 @@ mod tests {
         let mut state = RetryState::new(7);
         for attempt in 1.. {
             source.now += Duration::from_secs(1);
-            let decision = decide_retry(&mut state, failure.clone(), source, optional, POLICY);
+            let decision = decide_retry(&mut state, failure.clone(), source, optional, policy());
             if !matches!(decision, RetryDecision::Retry(_)) {
                 return (attempt, decision, state.size.halvings);
             }
@@ -214,7 +205,7 @@ mod tests {
             let halved = halvings.map(|_| {
                 source.now += Duration::from_secs(1);
                 assert!(matches!(
-                    decide_retry(&mut state, failure.clone(), source, false, POLICY),
+                    decide_retry(&mut state, failure.clone(), source, false, policy()),
                     RetryDecision::Retry(_)
                 ));
                 state.size.halvings
@@ -228,7 +219,7 @@ mod tests {
         let asked = |seconds| {
             let failure = Failure::new(FailureClass::Transient, "503");
             let failure = failure.with_retry_after(Some(Duration::from_secs(seconds)));
-            decide_retry(&mut RetryState::new(7), failure, good(), false, POLICY)
+            decide_retry(&mut RetryState::new(7), failure, good(), false, policy())
         };
         assert!(matches!(asked(90), RetryDecision::Retry(delay) if delay >= Duration::from_secs(90)));
         assert!(matches!(asked(601), RetryDecision::EndRun(_)));

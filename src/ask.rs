@@ -10,8 +10,8 @@ use dhis2::{
 use futures_util::future::LocalBoxFuture;
 use harvester_actors::{
     failure::{Failure, FailureClass},
+    outage::{Wait, retry_until_outage},
     partition::{Cursor, LeftOut, Partition, PlanPiece},
-    patience::{self, Wait},
     plan::{PlanBuilder, PlanOutlet},
     report::outcome_of,
     retry::RetryPolicy,
@@ -22,7 +22,7 @@ use tokio::{sync::watch, time::Instant};
 use url::Url;
 
 use crate::{
-    assemble::{Connected, extract},
+    assemble::{SourceClient, extract},
     exit_code::StopReason,
     extract::{Contact, Walk, WalkedPage, classify},
     job::{Credentials, Job, Limits},
@@ -76,7 +76,7 @@ pub(crate) type Write<'a> = dyn FnMut(&[u8]) -> ControlFlow<()> + 'a;
 /// As classified; a failure after the first bytes is final, since they cannot be taken back.
 pub(crate) fn get(request: GetRequest, write: &mut Write<'_>) -> Result<(), Failure> {
     actix::System::new().block_on(async move {
-        let connected = Connected::with_limits(
+        let connected = SourceClient::with_limits(
             &request.url,
             request.ca_file.as_deref(),
             &request.limits,
@@ -97,8 +97,8 @@ pub(crate) fn get(request: GetRequest, write: &mut Write<'_>) -> Result<(), Fail
 }
 
 /// One answer, as it is.
-async fn raw(connected: &Connected, path: &str, outage: Duration, write: &mut Write<'_>) -> Result<(), Failure> {
-    let mut response = patiently(connected, outage, || connected.client.get(path).raw().send()).await?;
+async fn raw(connected: &SourceClient, path: &str, outage: Duration, write: &mut Write<'_>) -> Result<(), Failure> {
+    let mut response = retry_request(connected, outage, || connected.client.get(path).raw().send()).await?;
     loop {
         match response.chunk().await.map_err(|error| classify(&error, Contact::Later))? {
             Some(bytes) if write(bytes).is_break() => return Ok(()),
@@ -109,14 +109,19 @@ async fn raw(connected: &Connected, path: &str, outage: Duration, write: &mut Wr
 }
 
 /// All rows of a collection, page by page. A page is handed on when it is whole.
-async fn all_rows(connected: &Connected, path: &str, outage: Duration, write: &mut Write<'_>) -> Result<(), Failure> {
+async fn all_rows(
+    connected: &SourceClient,
+    path: &str,
+    outage: Duration,
+    write: &mut Write<'_>,
+) -> Result<(), Failure> {
     let client = &connected.client;
     let usage = |message: String| Failure::new(FailureClass::Rejected, message);
     let relative = Url::parse("http://localhost/").and_then(|base| base.join(path));
-    let relative = relative.map_err(|error| usage(format!("`{path}` is no path: {error}")))?;
+    let relative = relative.map_err(|error| usage(format!("`{path}` is not a path: {error}")))?;
     // Whoever asks has made sure that it is one name.
     let collection = relative.path().trim_matches('/').trim_end_matches(".json").to_owned();
-    let version = patiently(connected, outage, || client.system_info()).await?.version;
+    let version = retry_request(connected, outage, || client.system_info()).await?.version;
     let (mut fields, mut filters, mut extra) = (None, Vec::new(), Vec::new());
     for (name, value) in relative.query_pairs() {
         match name.as_ref() {
@@ -150,7 +155,7 @@ async fn all_rows(connected: &Connected, path: &str, outage: Duration, write: &m
             Ok((lines, if is_paged { walk.behind(walked, &collection)?.0 } else { Cursor::End }))
         };
         let lines;
-        (lines, cursor) = repeated(connected, outage, || None, attempt).await?;
+        (lines, cursor) = retry_transient(connected, outage, || None, attempt).await?;
         if write(&lines).is_break() || cursor == Cursor::End {
             return Ok(());
         }
@@ -266,15 +271,15 @@ pub(crate) fn plan(
     stop: watch::Receiver<Option<StopReason>>,
 ) -> Result<PlanSummary, Failure> {
     actix::System::new().block_on(async {
-        let extracts = job.extracts.iter().map(|wanted| extract(wanted).map_err(|refusal| refusal.into_failure()));
+        let extracts = job.extracts.iter().map(|wanted| extract(wanted).map_err(|error| error.into_failure()));
         let extracts = extracts.collect::<Result<Vec<_>, _>>()?;
         let connected = connected(job, credentials)?;
         let source = connected.source(extracts, job.limits.in_flight, Default::default());
         let planned = async {
             let (outage, last_answer) = (job.limits.outage, || connected.last_answer());
-            let identity = &repeated(&connected, outage, last_answer, || source.identify()).await?;
+            let identity = &retry_transient(&connected, outage, last_answer, || source.identify()).await?;
             let source = &source;
-            repeated(&connected, outage, last_answer, || async move {
+            retry_transient(&connected, outage, last_answer, || async move {
                 let mut summary = PlanSummary::default();
                 source.plan(identity, PlanBuilder::new(&mut summary)).await?;
                 Ok(summary)
@@ -299,7 +304,7 @@ pub(crate) fn check(job: &Job, credentials: &Credentials) -> Vec<Finding> {
             Err(failure) => return bad("source", failure),
         };
         let client = &connected.client;
-        let info = match patiently(&connected, job.limits.outage, || client.system_info()).await {
+        let info = match retry_request(&connected, job.limits.outage, || client.system_info()).await {
             Ok(info) => info,
             Err(failure) if failure.class == FailureClass::Denied => return bad("login", failure),
             Err(failure) => return bad("source", failure),
@@ -322,7 +327,7 @@ pub(crate) fn check(job: &Job, credentials: &Credentials) -> Vec<Finding> {
         }
         let now_utc = TimeZone::UTC.to_datetime(Timestamp::now());
         findings.extend(info.server_date.as_ref().and_then(|date| clock(date, now_utc)));
-        match patiently(&connected, job.limits.outage, || client.me()).await {
+        match retry_request(&connected, job.limits.outage, || client.me()).await {
             Ok(me) => {
                 let name = me.username.clone().or(me.id.clone()).unwrap_or_else(|| "somebody".to_owned());
                 findings.push(Finding::ok("login", format!("logged in as {name}")));
@@ -347,7 +352,7 @@ pub(crate) fn check(job: &Job, credentials: &Credentials) -> Vec<Finding> {
                     _ => Finding::ok(
                         "roots",
                         format!(
-                            "{} to record at, {} to view",
+                            "{} for data capture, {} for data view",
                             me.organisation_units.len(),
                             me.data_view_organisation_units.len()
                         ),
@@ -381,18 +386,18 @@ fn clock(server_date: &str, now_utc: DateTime) -> Option<Finding> {
 }
 
 /// A client for the job's source.
-fn connected(job: &Job, credentials: &Credentials) -> Result<Connected, Failure> {
-    Connected::with_limits(&job.source.url, job.source.ca_file.as_deref(), &job.limits, credentials, false)
+fn connected(job: &Job, credentials: &Credentials) -> Result<SourceClient, Failure> {
+    SourceClient::with_limits(&job.source.url, job.source.ca_file.as_deref(), &job.limits, credentials, false)
 }
 
 /// Sends a request until it succeeds, fails for good, or the source has been gone for `outage`.
-async fn patiently<T, F>(connected: &Connected, outage: Duration, request: impl Fn() -> F) -> Result<T, Failure>
+async fn retry_request<T, F>(connected: &SourceClient, outage: Duration, request: impl Fn() -> F) -> Result<T, Failure>
 where
     F: Future<Output = Result<T, Error>>,
 {
     // Nothing has succeeded before it does: an answer that fails it, like a 404 without JSON, ends no outage.
     let last_success = || None;
-    repeated(connected, outage, last_success, || async {
+    retry_transient(connected, outage, last_success, || async {
         let contact = connected.contact();
         request().await.map_err(|error| classify(&error, contact))
     })
@@ -401,8 +406,8 @@ where
 
 /// Tries until it succeeds, fails for good, or the source has been gone for `outage`, counted from `last_success` where that
 /// is later than the beginning.
-async fn repeated<T, F>(
-    connected: &Connected,
+async fn retry_transient<T, F>(
+    connected: &SourceClient,
     outage: Duration,
     last_success: impl Fn() -> Option<Instant>,
     attempt: impl Fn() -> F,
@@ -410,7 +415,7 @@ async fn repeated<T, F>(
 where
     F: Future<Output = Result<T, Failure>>,
 {
-    let patience = RetryPolicy { retries: 0, outage, seed: u64::from(std::process::id()) };
+    let policy = RetryPolicy::new(0, outage, u64::from(std::process::id()));
     let began = Instant::now();
     let waits = RefCell::new(WaitTeller::default());
     let tell = |Wait { failure, delay, patience_left, .. }: Wait<'_>| {
@@ -421,12 +426,12 @@ where
         }
     };
     let attempt = || told_while_silent(connected, attempt());
-    patience::patiently(patience, Some(connected.limiter()), last_success, || connected.last_trouble(), tell, attempt)
+    retry_until_outage(policy, Some(connected.limiter()), last_success, || connected.last_trouble(), tell, attempt)
         .await
 }
 
 /// Does `work`, and says so while the source says nothing for long.
-async fn told_while_silent<T>(connected: &Connected, work: impl Future<Output = T>) -> T {
+async fn told_while_silent<T>(connected: &SourceClient, work: impl Future<Output = T>) -> T {
     let began = Instant::now();
     let mut told_at = SILENCE_TOLD_AFTER;
     tokio::pin!(work);

@@ -5,7 +5,7 @@
 //! from a generator that cannot be seeded, reaches at most from zero to *twice* its interval, and is applied after the
 //! cap (90 s for a cap of 60). The drawing is done here instead.
 //!
-//! That crate is no longer maintained (RUSTSEC-2025-0012, crates.md A4). This is the only file that knows it: to replace
+//! That crate is no longer maintained (RUSTSEC-2025-0012). This is the only file that knows it: to replace
 //! it, change `Backoff::bound`.
 
 use std::time::Duration;
@@ -37,21 +37,6 @@ impl Backoff {
     /// Waits that are the same for the same seed.
     #[must_use]
     pub fn new(seed: u64) -> Self {
-        Backoff::from_random(SmallRng::seed_from_u64(seed))
-    }
-
-    /// Waits that go on where something that failed `attempts` times stopped, for instance before a restart.
-    #[must_use]
-    pub fn resumed(seed: u64, attempts: u32) -> Self {
-        let mut backoff = Backoff::new(seed.wrapping_add(u64::from(attempts)));
-        // More steps than it takes to reach the longest wait change nothing.
-        for _ in 0..attempts.min(32) {
-            backoff.bound();
-        }
-        backoff
-    }
-
-    fn from_random(random: SmallRng) -> Self {
         let bounds: ExponentialBackoff = ExponentialBackoffBuilder::new()
             .with_initial_interval(WAIT_FIRST)
             .with_multiplier(GROWTH)
@@ -59,7 +44,7 @@ impl Backoff {
             .with_randomization_factor(0.0)
             .with_max_elapsed_time(None)
             .build();
-        Backoff { bounds, random }
+        Backoff { bounds, random: SmallRng::seed_from_u64(seed) }
     }
 
     /// How long to wait after one more failure: what the server asked for, or longer.
@@ -118,12 +103,6 @@ mod tests {
         for _ in 0..20 {
             assert!(backoff.next(Some(Duration::from_millis(250))) >= Duration::from_millis(250));
         }
-    }
-
-    #[test]
-    fn what_failed_three_times_before_a_restart_goes_on_with_the_fourth_bound() {
-        assert_eq!(Backoff::resumed(1, 3).bound().as_millis(), 4000);
-        assert_eq!(Backoff::resumed(1, u32::MAX).bound(), WAIT_MAX);
     }
 
     proptest! {

@@ -331,7 +331,7 @@ impl SledStore {
                     format::VERSION
                 ),
             )
-            .with_next(format!("go on with the newer program, or remove `{dir}` to have it rebuilt from the spool")),
+            .with_next(format!("resume with the newer program, or remove `{dir}` to have it rebuilt from the spool")),
         }
     }
 
@@ -376,7 +376,7 @@ fn io_failure(action: &str, path: &Path, error: &io::Error) -> Failure {
     let failure = Failure::local(format!("cannot {action} `{}`: {error}", path.display()));
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            failure.with_next("free some space, then run the same command: it goes on where it stopped")
+            failure.with_next("free some space, then run the same command: it resumes where it stopped")
         }
         _ => failure,
     }
@@ -491,11 +491,12 @@ impl Synced {
         if !found.is_dir() && found.permissions().mode() & 0o077 != 0 {
             file.set_permissions(fs::Permissions::from_mode(0o600))?;
         }
-        // The length comes with the data; the rest of what is known of a file never changes.
-        if is_new {
-            file.sync_all()?
+        // A file's length comes with its data, and nothing else of it ever changes. Not so the names in a folder: ext4 leaves
+        // them out of an fdatasync.
+        if is_new || found.is_dir() {
+            file.sync_all()?;
         } else {
-            file.sync_data()?
+            file.sync_data()?;
         }
         let settled = u64::try_from(stamp.changed.0).is_ok_and(|at| at + SETTLED_AFTER.as_secs() < now.as_secs());
         if settled || is_new {
@@ -592,7 +593,7 @@ fn read_pages(db: &Db, key: &[u8]) -> Result<Vec<PageRef>, String> {
     let read = || {
         let value = db.get(key).map_err(load::from_sled)?;
         let value = value.ok_or_else(|| DecodeError::Damaged("pages are missing".to_owned()))?;
-        load::decode_pages(key, &value).map(Iterator::collect)
+        load::decode_pages(key, &value)
     };
     match catch_panic(read) {
         Ok(Ok(pages)) => Ok(pages),

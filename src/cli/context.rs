@@ -17,7 +17,7 @@ use harvester_actors::{
 use super::{Global, LogFormat, Progress, state_dir};
 use crate::{
     exit_code::{self, exit_code},
-    job::{Credentials, Job, JobError, Mistakes, secret::process_environment},
+    job::{Credentials, Diagnostics, Job, JobError, secret::process_environment},
     observe::{
         ProgressMode, Redactor, Screen,
         log::{self, LogFormat as Format},
@@ -68,11 +68,11 @@ impl CommandError {
     }
 
     /// The job file asks for what this version does not have.
-    pub(super) fn mistakes(mistakes: &Mistakes) -> Self {
+    pub(super) fn unsupported(diagnostics: &Diagnostics) -> Self {
         CommandError {
             outcome: Outcome::Invalid,
-            message: mistakes.to_string(),
-            one_line: mistakes.one_line(),
+            message: diagnostics.to_string(),
+            one_line: diagnostics.one_line(),
             next: "take it out of the job file; CHANGELOG.md says what each version can do".to_owned(),
         }
     }
@@ -104,8 +104,8 @@ fn default_next(outcome: Outcome) -> &'static str {
         Outcome::Denied => "check user name, password or token",
         Outcome::Refused => "check the url, the path and what is asked for",
         Outcome::Storage => "free space, or check the folder's permissions",
-        Outcome::Damaged => "begin anew with --restart",
-        Outcome::Changed => "undo the change, or begin anew with --restart",
+        Outcome::Damaged => "start over with --restart",
+        Outcome::Changed => "undo the change, or start over with --restart",
         Outcome::Bug => "report it, with the output of the same command and -v",
         Outcome::Complete
         | Outcome::Rejected
@@ -152,9 +152,9 @@ impl CommandContext {
             let place = bug.location().map(|at| format!("{}:{}", at.file(), at.line())).unwrap_or_default();
             let what = bug.payload().downcast_ref::<&'static str>().copied().unwrap_or("details are withheld");
             let line = match format {
-                Format::Text => format!("error: a bug of this program at {place}: {what}"),
+                Format::Text => format!("error: internal error at {place}: {what}"),
                 Format::Json => {
-                    serde_json::json!({ "level": "ERROR", "message": "a bug of this program", "at": place, "what": what })
+                    serde_json::json!({ "level": "ERROR", "message": "internal error", "at": place, "what": what })
                         .to_string()
                 }
             };

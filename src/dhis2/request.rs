@@ -1,8 +1,8 @@
 //! One GET request, and its answer as bytes, as JSON or as rows.
 
-use std::{fmt, future::Future};
+use std::{fmt, future::Future, time::Duration};
 
-use harvester_pacing::{Backoff, TurnOutcome};
+use harvester_pacing::{RequestOutcome, Retry, RetryAnswer, RetryPolicy};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::de::DeserializeOwned;
 
@@ -130,24 +130,30 @@ async fn with_retries<T, F: Future<Output = Result<T, Error>>>(
     client: &Client,
     mut attempt: impl FnMut() -> F,
 ) -> Result<T, Error> {
-    let mut backoff = None;
-    let mut left = client.retries;
+    // Nobody else is asked meanwhile, so the number of attempts is all there is to go by.
+    let policy = RetryPolicy {
+        attempts_max: client.retries.saturating_add(1),
+        ..RetryPolicy::new(0, Duration::MAX, rand::random())
+    };
+    let mut retry = Retry::new(policy.seed);
     loop {
-        match attempt().await {
-            Err(error) if left > 0 && error.is_transient() => {
-                left -= 1;
-                let wait = backoff.get_or_insert_with(|| Backoff::new(rand::random())).next(error.retry_after());
+        let error = match attempt().await {
+            Ok(done) => return Ok(done),
+            Err(error) => error,
+        };
+        match retry.failed(error.retry_cause(), Duration::ZERO, &policy) {
+            RetryAnswer::RetryIn(wait) => {
                 tracing::debug!(error = %error, wait_ms = wait.as_millis() as u64, "request failed; trying again");
                 tokio::time::sleep(wait).await;
             }
-            result => return result,
+            RetryAnswer::GiveUp | RetryAnswer::Outage | RetryAnswer::Exhausted => return Err(error),
         }
     }
 }
 
 /// A success, its body still on its way.
 ///
-/// Read it to its end: a response dropped earlier closes its connection, and its turn counts as abandoned.
+/// Read it to its end: a response dropped earlier closes its connection, and its permit counts as abandoned.
 #[derive(Debug)]
 pub struct Response {
     open: OpenResponse,
@@ -183,7 +189,7 @@ impl Response {
     pub async fn chunk(&mut self) -> Result<Option<&[u8]>, Error> {
         let chunk = self.open.chunk().await?;
         if matches!(chunk, Chunk::End) {
-            self.open.held.end(TurnOutcome::Answered);
+            self.open.held.end(RequestOutcome::Answered);
         }
         Ok(self.open.bytes(&chunk))
     }
@@ -194,7 +200,7 @@ impl Response {
     /// As [`Response::chunk`]; too large when it is longer than `bytes_max`.
     pub async fn bytes(mut self, bytes_max: usize) -> Result<Vec<u8>, Error> {
         let all = self.collect(bytes_max).await?;
-        self.open.held.end(TurnOutcome::Answered);
+        self.open.held.end(RequestOutcome::Answered);
         Ok(all)
     }
 
@@ -205,16 +211,16 @@ impl Response {
     pub async fn json<T: DeserializeOwned>(mut self) -> Result<T, Error> {
         let all = self.collect(self.json_bytes_max).await?;
         if all.iter().all(u8::is_ascii_whitespace) {
-            return Err(self.open.fail(Error::new(ErrorKind::EmptyBody, "the answer is a success without a body")));
+            return Err(self.open.fail(Error::new(ErrorKind::EmptyBody, "the response body is empty")));
         }
         match serde_json::from_slice(&all) {
             Ok(value) => {
-                self.open.held.end(TurnOutcome::Answered);
+                self.open.held.end(RequestOutcome::Answered);
                 Ok(value)
             }
             Err(error) => {
                 let what = if error.is_data() { "does not have the expected shape" } else { "is not valid JSON" };
-                let text = format!("the answer {what} at line {} column {}", error.line(), error.column());
+                let text = format!("the response {what} at line {} column {}", error.line(), error.column());
                 Err(self.open.fail(Error::new(ErrorKind::Garbled, text)))
             }
         }
@@ -231,7 +237,7 @@ impl Response {
             }
         };
         if too_long {
-            let text = format!("the answer is longer than {bytes_max} bytes");
+            let text = format!("the response is longer than {bytes_max} bytes");
             return Err(self.open.fail(Error::new(ErrorKind::TooLarge, text)));
         }
         Ok(all)
@@ -303,19 +309,19 @@ impl Rows {
         self.finish_with(|_| Ok(()))
     }
 
-    /// As [`Rows::finish`], with the caller's own look at the envelope; the turn's outcome follows from both.
+    /// As [`Rows::finish`], with the caller's own look at the envelope; the permit's outcome follows from both.
     pub(crate) fn finish_with(mut self, check: impl FnOnce(&Envelope) -> Result<(), Error>) -> Result<Envelope, Error> {
         if !self.ended {
             return Err(self
                 .response
                 .open
-                .fail(Error::new(ErrorKind::Cancelled, "the answer was not read to its end")));
+                .fail(Error::new(ErrorKind::Cancelled, "the response was not read to its end")));
         }
         let whole =
             self.splitter.finish().map_err(split_error).and_then(|envelope| check(&envelope).map(|()| envelope));
         match whole {
             Ok(envelope) => {
-                self.response.open.held.end(TurnOutcome::Answered);
+                self.response.open.held.end(RequestOutcome::Answered);
                 Ok(envelope)
             }
             Err(error) => Err(self.response.open.fail(error)),

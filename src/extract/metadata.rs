@@ -132,7 +132,7 @@ impl MetadataExtract {
         let optional = self.collections.is_none();
         let mut schemas = Vec::new();
         if optional || self.include_deleted {
-            schemas = source.retried(|client| async move { client.schemas().await }).await?;
+            schemas = source.with_retries(|client| async move { client.schemas().await }).await?;
         }
         let candidates = match &self.collections {
             Some(names) => {

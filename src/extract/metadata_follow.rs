@@ -224,7 +224,7 @@ async fn count(source: &SourceContext<'_>, selection: &MetadataSelection, times:
     }
     let mut highest = 0;
     for _ in 0..times {
-        let at = source.retried(|client| async move {
+        let at = source.with_retries(|client| async move {
             let filters = selection.fresh_filters();
             let endpoint = selection.endpoint.as_deref();
             let list = MetadataList { endpoint, filters: &filters, ..MetadataList::new(&selection.collection) };

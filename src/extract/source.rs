@@ -23,9 +23,10 @@ use harvester_actors::{
     partition::{Partition, Position, SourceIdentity, StreamId},
     plan::PlanBuilder,
     rate_limiter::SourceProbe,
+    retry::{RetryPolicy, retry_cause},
     source::Source,
 };
-use harvester_pacing::Backoff;
+use harvester_pacing::{Retry, RetryAnswer};
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
@@ -41,9 +42,6 @@ use super::{
 /// How often a request of the plan is repeated before the whole plan is made anew, later. A plan may need 64 of them: where
 /// one in five is refused, less would often be too little.
 const PLAN_RETRIES: u32 = 5;
-
-/// How often an answer to a request of the plan may be garbled before it is believed to be meant so.
-const PLAN_GARBLED_MAX: u32 = 3;
 
 /// How often it is asked who answers, besides at the end: a restored backup or another server behind the same url need not
 /// show as an outage.
@@ -134,29 +132,22 @@ impl<'a> SourceContext<'a> {
     }
 
     /// Makes a small request of the plan, and repeats it a few times where that may help.
-    pub(crate) async fn retried<T, F>(&self, request: impl Fn(&'a Client) -> F) -> Result<T, Failure>
+    pub(crate) async fn with_retries<T, F>(&self, request: impl Fn(&'a Client) -> F) -> Result<T, Failure>
     where
         F: Future<Output = Result<T, Error>>,
     {
-        let mut backoff = Backoff::new(seed());
-        let (mut failed, mut garbled) = (0, 0);
+        // How long the server wants to be left alone is a matter of the whole plan.
+        let policy = RetryPolicy::new(PLAN_RETRIES, Duration::ZERO, seed());
+        let mut retry = Retry::new(policy.seed);
         loop {
             let failure = match self.asked(&request).await {
                 Ok(answer) => return Ok(answer),
                 Err(failure) => failure,
             };
-            failed += 1;
-            garbled += u32::from(failure.class == FailureClass::Garbled);
-            // What is garbled again and again is meant so: a server that pages otherwise is asked for its pages all the same.
-            let may_help = match failure.class {
-                FailureClass::Transient => failed <= PLAN_RETRIES,
-                FailureClass::Garbled => garbled < PLAN_GARBLED_MAX,
-                _ => false,
-            };
-            if !may_help || failure.retry_after.is_some() {
-                return Err(failure);
+            match retry.failed(retry_cause(&failure), Duration::ZERO, &policy) {
+                RetryAnswer::RetryIn(delay) => tokio::time::sleep(delay).await,
+                RetryAnswer::GiveUp | RetryAnswer::Outage | RetryAnswer::Exhausted => return Err(failure),
             }
-            tokio::time::sleep(backoff.next(None)).await;
         }
     }
 
@@ -169,7 +160,7 @@ impl<'a> SourceContext<'a> {
         if let Some(known) = known {
             return Ok(known);
         }
-        let at = self.retried(|client| async move { client.id_at(list, place).await }).await?;
+        let at = self.with_retries(|client| async move { client.id_at(list, place).await }).await?;
         found().insert(key, at.clone());
         Ok(at)
     }
@@ -348,14 +339,16 @@ impl Source for Dhis2Source {
             let mut context = self.context();
             let none = BTreeMap::new();
             if self.watermarks.are_of_another(identity) {
-                tracing::warn!("another database answers than at the last complete run, so everything is fetched anew");
+                tracing::warn!(
+                    "another database answers than at the last complete run, so everything is fetched again"
+                );
                 context.watermarks = &none;
             } else if server_clock::was_ahead(context.watermarks, identity.server_date.as_deref())
                 && harvester_pacing::control!("watermark-bounds")
             {
                 tracing::warn!(
                     server_date = identity.server_date,
-                    "the server's clock was ahead at the last complete run, so everything is fetched anew"
+                    "the server's clock was ahead at the last complete run, so everything is fetched again"
                 );
                 context.watermarks = &none;
             }
@@ -365,7 +358,7 @@ impl Source for Dhis2Source {
             if let Some(ahead) = ahead.filter(|_| is_incremental && harvester_pacing::control!("watermark-bounds")) {
                 tracing::warn!(
                     ahead_h = ahead.as_hours(),
-                    "the server's clock is ahead of this machine's: the next incremental run does not go on from this one; \
+                    "the server's clock is ahead of this machine's: the next incremental run does not continue from this one; \
                      set the wrong clock right"
                 );
                 identity.to_mut().server_date = None;
@@ -497,7 +490,7 @@ impl OutageProbe {
             let failure = Failure::new(FailureClass::Changed, difference);
             // The first difference is the one to report.
             let _ = self.changed.set(
-                failure.with_next("check the server; run again with --restart to begin anew with it as it is now"),
+                failure.with_next("check the server; run again with --restart to start over with it as it is now"),
             );
         }
     }

@@ -139,7 +139,8 @@ impl Sorter {
         runs.sort_by_key(|run| std::cmp::Reverse(run.len()));
         while runs.len() > FAN_IN {
             let some = runs.split_off(runs.len() - FAN_IN.min(runs.len() - FAN_IN + 1));
-            let merged = merge_to_file(&dir, &cancel, some)?;
+            let out = RunWriter::new(&dir).map_err(|error| temporary(&dir, &error))?;
+            let merged = merged(some, out, &cancel, &dir)?;
             let place = runs.partition_point(|run| run.len() > merged.len());
             runs.insert(place, merged);
         }
@@ -160,26 +161,36 @@ impl Sorter {
         self.records.clear();
         self.entries.clear();
         for level in 0.. {
-            if self.levels.len() == level {
-                self.levels.push(Vec::new());
-            }
             self.levels[level].push(run);
             if self.levels[level].len() < FAN_IN {
                 break;
             }
-            run = merge_to_file(&self.dir, &self.cancel, std::mem::take(&mut self.levels[level]))?;
+            let runs = std::mem::take(&mut self.levels[level]);
+            let out = self.run_writer(level + 1).map_err(|error| temporary(&self.dir, &error))?;
+            run = merged(runs, out, &self.cancel, &self.dir)?;
         }
         Ok(())
     }
 
     /// Writes what is in memory, in the order of its index.
-    fn write(&self) -> io::Result<Run> {
-        let mut out = RunWriter::new(&self.dir)?;
+    fn write(&mut self) -> io::Result<Run> {
+        let mut out = self.run_writer(0)?;
         for entry in &self.entries {
             let (key, row) = record_at(&self.records, entry.at as usize);
             out.push(key, row)?;
         }
         out.finish()
+    }
+
+    /// Begins the next run of a level, in the file that its runs share: open files are scarcer than runs.
+    fn run_writer(&mut self, level: usize) -> io::Result<RunWriter> {
+        if self.levels.len() == level {
+            self.levels.push(Vec::new());
+        }
+        match self.levels[level].last() {
+            Some(last) => Ok(RunWriter::after(last)),
+            None => RunWriter::new(&self.dir),
+        }
     }
 }
 
@@ -192,10 +203,9 @@ fn record_at(records: &[u8], at: usize) -> (&[u8], &[u8]) {
 }
 
 /// Merges runs into one.
-fn merge_to_file(dir: &Path, cancel: &Cancel, runs: Vec<Run>) -> Result<Run, Failure> {
+fn merged(runs: Vec<Run>, mut out: RunWriter, cancel: &Cancel, dir: &Path) -> Result<Run, Failure> {
     let io = |error: io::Error| temporary(dir, &error);
     let mut merge = Merge::of(runs).map_err(io)?;
-    let mut out = RunWriter::new(dir).map_err(io)?;
     while let Some((key, row)) = merge.first().map_err(io)? {
         cancel.check()?;
         out.push(key, row).map_err(io)?;
@@ -211,6 +221,8 @@ pub(crate) fn temporary(dir: &Path, error: &io::Error) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use std::{cell::Cell, sync::Arc};
+
     use proptest::prelude::*;
 
     use super::{super::merge::READ_BYTES, *};
@@ -218,10 +230,15 @@ mod tests {
     type Rows = Vec<(Vec<u8>, Vec<u8>)>;
 
     fn sorted(rows: &Rows, run_bytes: usize) -> Rows {
+        sorted_watched(rows, run_bytes, |_| {})
+    }
+
+    fn sorted_watched(rows: &Rows, run_bytes: usize, watch: impl Fn(&Sorter)) -> Rows {
         let dir = tempfile::tempdir().unwrap();
         let mut sorter = Sorter::with_run_bytes(dir.path(), &Cancel::default(), run_bytes);
         for (key, row) in rows {
             sorter.push(key, row).unwrap();
+            watch(&sorter);
         }
         let mut out = Rows::new();
         sorter
@@ -256,7 +273,13 @@ mod tests {
             .collect();
         let mut expected = rows.clone();
         expected.sort();
-        assert_eq!(sorted(&rows, 1), expected);
+        let files = Cell::new(0);
+        let count = |sorter: &Sorter| {
+            let files_of = |runs: &Vec<Run>| runs.chunk_by(|a, b| Arc::ptr_eq(&a.file, &b.file)).count();
+            files.set(files.get().max(sorter.levels.iter().map(files_of).sum()));
+        };
+        assert_eq!(sorted_watched(&rows, 1, count), expected);
+        assert_eq!(files.get(), 3, "open at once, one for each level");
     }
 
     #[test]

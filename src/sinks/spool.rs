@@ -11,15 +11,16 @@
 //! ```
 //!
 //! A log gets its name when its whole plan is durable and those of earlier runs are removed, so there is one log at most;
-//! should a person have put a second one beside it, the one with the greatest name counts.
+//! should a second one have been put beside it, the one with the greatest name counts.
 //!
 //! An append writes at the end that is known, body first and header last; if it fails (a full disk), the known end stays
-//! and the next append writes over what was left there. A sync that fails is final: what the kernel then has of the
-//! unsynced pages, nobody knows, and a second sync would claim success.
+//! and the next append writes over what is left of it. A sync that fails is final: what the kernel then has of the
+//! unsynced pages is unknown, and a second sync would claim success.
 //!
-//! A recovery reads frames until one is not whole. If a valid header after that place says that the place had been
+//! A recovery reads frames until one is not complete. If a valid header after that place says that the place had been
 //! durable, the bytes are damaged and the spool is refused; else it is the tail that a kill or a power cut tore off, and
-//! it is cut: every frame after it was younger than the last sync.
+//! it is cut: every frame after it was younger than the last sync. The first header says so of the whole plan, so that a
+//! plan is never taken for a shorter one.
 
 use std::{
     fs::{self, File},
@@ -97,10 +98,10 @@ impl SpoolLog {
         visit: &mut dyn FnMut(SpoolEntry) -> Result<(), Failure>,
     ) -> Result<Option<Recovered>, Failure> {
         for path in self.logs_newest_first()? {
-            let Some((log, run, first)) = open_log(path)? else { continue };
-            // Its name too is durable before anybody hears of it.
+            let Some((log, header, first)) = open_log(path)? else { continue };
+            // Its name too is durable before it is handed out.
             disk::sync_dir(&self.dir).map_err(|error| io_failure("sync", &self.dir, &error))?;
-            let (log, recovered) = read_log(log, run, first, from_offset, visit)?;
+            let (log, recovered) = read_log(log, header, first, from_offset, visit)?;
             *self.lock() = Some(log);
             return Ok(Some(recovered));
         }
@@ -149,6 +150,7 @@ impl SpoolLog {
         let mut state = self.lock();
         let log = open(&mut state)?;
         let (new, path) = (log.path.clone(), self.dir.join(format!("{}.log", log.run_id)));
+        log.mark_planned().map_err(|error| io_failure("write", &new, &error))?;
         harvester_actors::crash_point!("spool.begin.written");
         log.file.sync_all().map_err(|error| io_failure("sync", &new, &error))?;
         log.durable = log.len;
@@ -199,14 +201,15 @@ impl SpoolLog {
     /// The entry at this place, checked as a whole.
     fn entry(&self, frame: FrameRange) -> Result<SpoolEntry, Failure> {
         let SpoolReader { file, path, seed, len } = self.reader()?;
-        let checked = if frame.from <= frame.to && frame.to <= len {
-            check_frame(&file, seed, frame.from, frame.to).map_err(|error| io_failure("read", &path, &error))?
-        } else {
-            None
-        };
+        let unknown = || damage(&path, frame.from, "the checkpoint knows an entry there that the spool does not have");
+        if frame.from >= frame.to || frame.to > len {
+            return Err(unknown());
+        }
+        let checked =
+            check_frame(&file, seed, frame.from, frame.to).map_err(|error| io_failure("read", &path, &error))?;
         let Some((header, meta)) = checked.filter(|(header, _)| header.frame_len() == Some(frame.to - frame.from))
         else {
-            return Err(damage(&path, frame.from, "the checkpoint knows an entry there that the spool does not have"));
+            return Err(unknown());
         };
         read_entry(&header, &meta, frame)
             .map_err(|error| damage(&path, frame.from, &format!("the entry is whole but cannot be read: {error}")))
@@ -259,7 +262,7 @@ impl SpoolLog {
         disk::sync_dir(&self.dir).map_err(|error| io_failure("sync", &self.dir, &error))
     }
 
-    /// Reads what has been appended so far.
+    /// Reads the pages that have been appended so far.
     pub(crate) fn reader(&self) -> Result<SpoolReader, Failure> {
         let mut state = self.lock();
         let log = open(&mut state)?;
@@ -324,7 +327,23 @@ impl Log {
         }
     }
 
-    /// Writes the parts of a frame, the header last; the offset after it.
+    /// Writes into the first header how far the plan goes. No process reads the log before it has its name, so this may overwrite.
+    fn mark_planned(&self) -> io::Result<()> {
+        let mut bytes = [0; HEADER_BYTES];
+        self.file.read_exact_at(&mut bytes, 0)?;
+        let invalid = || io::Error::from(io::ErrorKind::InvalidData);
+        let header = FrameHeader::decode(&bytes, self.seed, 0).map_err(|_| invalid())?;
+        let frame_len = header.frame_len().ok_or_else(invalid)?;
+        let mut meta = vec![0; header.meta_len as usize];
+        self.file.read_exact_at(&mut meta, HEADER_BYTES as u64)?;
+        let bytes = FrameHeader { durable: self.len, ..header }.encode(self.seed, 0);
+        let mut crc = FrameCrc::begin(self.seed, &bytes);
+        crc.update(&meta);
+        self.file.write_all_at(&bytes, 0)?;
+        self.file.write_all_at(&crc.trailer(frame_len), frame_len - TRAILER_BYTES as u64)
+    }
+
+    /// Writes the parts of a frame, the header last; the end offset.
     fn write(&self, kind: FrameKind, meta: &[u8], body: &PageBody) -> io::Result<u64> {
         let from = self.len;
         let too_long = || io::Error::new(io::ErrorKind::InvalidInput, "the entry is too long");
@@ -402,8 +421,8 @@ fn open_log(path: PathBuf) -> Result<Option<(Log, RunHeader, FrameRange)>, Failu
     }
     let mut bytes = [0; HEADER_BYTES];
     file.read_exact_at(&mut bytes, 0).map_err(io)?;
-    let header = match FrameHeader::decode(&bytes, seed, 0) {
-        Ok(header) => header,
+    let frame_header = match FrameHeader::decode(&bytes, seed, 0) {
+        Ok(frame_header) => frame_header,
         Err(HeaderError::Newer(version)) => {
             return Err(damaged(format!(
                 "`{}` was written by a newer program (format {version}, this one knows {})",
@@ -414,7 +433,7 @@ fn open_log(path: PathBuf) -> Result<Option<(Log, RunHeader, FrameRange)>, Failu
         }
         Err(HeaderError::Invalid) => return Err(damage(&path, 0, "the run's header does not fit its checksum")),
     };
-    let to = header.frame_len().unwrap_or(u64::MAX);
+    let to = frame_header.frame_len().unwrap_or(u64::MAX);
     if to > len {
         return Ok(None);
     }
@@ -422,32 +441,35 @@ fn open_log(path: PathBuf) -> Result<Option<(Log, RunHeader, FrameRange)>, Failu
     let Some((_, meta)) = whole else {
         return Err(damage(&path, 0, "the run's header does not fit its checksum"));
     };
-    let run: RunHeader = serde_json::from_slice(&meta)
+    let header: RunHeader = serde_json::from_slice(&meta)
         .map_err(|error| damage(&path, 0, &format!("the run's header cannot be read: {error}")))?;
-    if run.run_id != run_id {
+    if header.run_id != run_id {
         return Err(damage(&path, 0, "it is another run's, renamed"));
     }
-    let log = Log { file: Arc::new(file), path, run_id, seed, len: to, durable: to, lost: None };
-    Ok(Some((log, run, FrameRange { from: 0, to })))
+    let durable = frame_header.durable.max(to);
+    let log = Log { file: Arc::new(file), path, run_id, seed, len: to, durable, lost: None };
+    Ok(Some((log, header, FrameRange { from: 0, to })))
 }
 
 /// Reads the frames from `from_offset` on, and cuts a torn tail. Everything is durable before it is visited.
 fn read_log(
     mut log: Log,
-    run: RunHeader,
+    header: RunHeader,
     first: FrameRange,
     from_offset: u64,
     visit: &mut dyn FnMut(SpoolEntry) -> Result<(), Failure>,
 ) -> Result<(Log, Recovered), Failure> {
     let path = log.path.clone();
     let io = |error: io::Error| io_failure("read", &path, &error);
-    // A process that was killed left pages that only the kernel knows; whoever hears of them may write them down as
-    // durable at once.
+    // A process that was killed left pages that only the kernel knows; the caller may record them as durable at once.
     log.file.sync_all().map_err(|error| io_failure("sync", &path, &error))?;
     let len = log.file.metadata().map_err(io)?.len();
     let mut at = first.to;
+    if len < log.durable {
+        return Err(log.damage(len, &format!("it ends there, but the run's plan goes on to byte {}", log.durable)));
+    }
     if from_offset == 0 {
-        visit(SpoolEntry::Begun { header: run, frame: first })?;
+        visit(SpoolEntry::Begun { header, frame: first })?;
     } else {
         if from_offset > len {
             return Err(log.damage(len, &format!("it ends there, but {from_offset} bytes of it had been committed")));
@@ -459,6 +481,9 @@ fn read_log(
     }
     while at < len {
         let Some((header, meta)) = check_frame(&log.file, log.seed, at, len).map_err(io)? else {
+            if at < log.durable {
+                return Err(log.damage(at, "a part of the run's plan does not fit its checksum"));
+            }
             if let Some(later) = find_proof_of_damage(&log, at, len).map_err(io)? {
                 return Err(log.damage(at, &format!("the entry at byte {later} was written after it had been synced")));
             }
@@ -581,10 +606,11 @@ mod tests {
 
     const RUN: &str = "20260101T000000Z";
 
-    /// A small spool: its bytes, its entries, and how far it was durable when each was appended.
+    /// A small spool: its bytes, its entries, how far it was durable when each was appended, and how far its plan goes.
     struct Sample {
         bytes: Vec<u8>,
         entries: Vec<(SpoolEntry, FrameRange, u64)>,
+        planned: u64,
     }
 
     /// A plan of one stream with two partitions.
@@ -612,12 +638,15 @@ mod tests {
             frame.to
         };
         let append = |entries: &mut Vec<_>, page, durable| {
-            let span = spool.append(page, PartitionId(2)).unwrap();
+            let span = spool.append(page, PartitionId(3)).unwrap();
             let frame = span.frame;
             entries.push((SpoolEntry::Page(span), frame, durable));
             frame.to
         };
-        let mut durable = extend(&mut entries, two_partitions(), 0);
+        extend(&mut entries, two_partitions(), 0);
+        let late = PlanPiece { partitions: vec![child(PassId(0), "late").at(PartitionId(2))], ..PlanPiece::default() };
+        let planned = extend(&mut entries, late, 0);
+        let mut durable = planned;
         spool.commit_plan().unwrap();
         append(&mut entries, page(0, 0, &[("a", r#"{"id":"a"}"#), ("b", r#"{"id":"b"}"#)]), durable);
         durable = append(&mut entries, page(1, 0, &[]), durable);
@@ -626,7 +655,7 @@ mod tests {
         extend(&mut entries, plan(&[], &[(0, Yield::Keys, 0)]), durable);
         let children = vec![child(PassId(0), "part")];
         append(&mut entries, Page { children, ..page(0, 1, &[("d", r#"{"id":"d"}"#)]) }, durable);
-        Sample { bytes: fs::read(dir.path().join(format!("{RUN}.log"))).unwrap(), entries }
+        Sample { bytes: fs::read(dir.path().join(format!("{RUN}.log"))).unwrap(), entries, planned }
     }
 
     /// Recovers a spool of these bytes; what it visited, and what it left of the file.
@@ -644,14 +673,20 @@ mod tests {
 
     #[test]
     fn a_spool_cut_at_any_length_is_its_whole_frames_and_no_more() {
-        let Sample { bytes, entries } = sample();
+        let Sample { bytes, entries, planned } = sample();
         for cut in 0..=bytes.len() {
             let whole: Vec<_> = entries.iter().take_while(|(_, frame, _)| frame.to <= cut as u64).collect();
             let (found, visited, left) = recover(&bytes[..cut], 0);
             let expected: Vec<_> = whole.iter().map(|(entry, _, _)| entry.clone()).collect();
-            assert_eq!(visited, expected, "cut to {cut}");
+            let is_plan_cut = !whole.is_empty() && (cut as u64) < planned;
+            assert_eq!(visited, if is_plan_cut { Vec::new() } else { expected }, "cut to {cut}");
             match whole.last() {
                 None => assert_eq!(found, Ok(None), "cut to {cut}"),
+                // A plan is never taken for a shorter one.
+                Some(_) if is_plan_cut => {
+                    assert_eq!(found.unwrap_err().class, FailureClass::Damaged, "cut to {cut}");
+                    assert_eq!(left.len(), cut, "a refused spool is left as it is");
+                }
                 Some((_, frame, _)) => {
                     let cut_bytes = cut as u64 - frame.to;
                     assert_eq!(found, Ok(Some(Recovered { len: frame.to, cut_bytes })), "cut to {cut}");
@@ -670,13 +705,14 @@ mod tests {
 
     #[test]
     fn a_flipped_byte_is_damage_where_it_had_been_durable_and_else_the_end_of_the_spool() {
-        let Sample { bytes, entries } = sample();
+        let Sample { bytes, entries, planned } = sample();
         for at in 0..bytes.len() {
             let mut bytes = bytes.clone();
             bytes[at] ^= [1, 0x80, 0xFF][at % 3];
             let place = entries.iter().position(|(_, frame, _)| (at as u64) < frame.to).unwrap();
             let frame = entries[place].1;
-            let was_durable = place == 0 || entries[place + 1..].iter().any(|(_, _, durable)| *durable > frame.from);
+            let was_durable =
+                frame.from < planned || entries[place + 1..].iter().any(|(_, _, durable)| *durable > frame.from);
             let (found, visited, left) = recover(&bytes, 0);
             if was_durable {
                 assert_eq!(found.unwrap_err().class, FailureClass::Damaged, "byte {at}");
@@ -692,8 +728,21 @@ mod tests {
     }
 
     #[test]
+    fn a_plan_that_is_damaged_is_refused_although_nothing_was_appended_after_it() {
+        let Sample { bytes, planned, .. } = sample();
+        let planned = usize::try_from(planned).unwrap();
+        for at in 0..planned {
+            let mut bytes = bytes[..planned].to_vec();
+            bytes[at] ^= 0x40;
+            let (found, _, left) = recover(&bytes, 0);
+            assert_eq!(found.unwrap_err().class, FailureClass::Damaged, "byte {at}");
+            assert_eq!(left, bytes, "a refused spool is left as it is");
+        }
+    }
+
+    #[test]
     fn a_page_with_a_flipped_byte_is_never_read_as_whole() {
-        let Sample { bytes, entries } = sample();
+        let Sample { bytes, entries, .. } = sample();
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(format!("{RUN}.log"));
         fs::write(&path, &bytes).unwrap();
@@ -736,13 +785,13 @@ mod tests {
 
     #[test]
     fn pages_torn_out_of_order_by_a_power_cut_are_a_torn_tail() {
-        let Sample { mut bytes, entries } = sample();
+        let Sample { mut bytes, entries, .. } = sample();
         // Of three unsynced frames the first never reached the disk, and the others did.
-        let lost = entries[4].1;
+        let lost = entries[5].1;
         bytes[usize::try_from(lost.from).unwrap()..usize::try_from(lost.to).unwrap()].fill(0);
         let (found, visited, _) = recover(&bytes, 0);
         assert_eq!(found.unwrap().unwrap().len, lost.from);
-        assert_eq!(visited.len(), 4);
+        assert_eq!(visited.len(), 5);
         let (found, visited, _) = recover(&bytes, lost.from);
         assert_eq!(found.unwrap().unwrap().len, lost.from);
         assert_eq!(visited.len(), 0);

@@ -1,99 +1,85 @@
-//! Asks a source again and again until it answers, or has been gone for too long.
+//! Repeats what needs the source until it succeeds, or the source has been unavailable for too long.
 //!
-//! It is gone from its last answer on, not from the beginning of whatever is asked: a plan of many requests may take longer
-//! than an outage may. A request under way is no silence, however long it takes; one that waits for its turn because the
-//! breaker is open is.
+//! An outage begins with the last answer, not with the request: a plan of many requests may take longer than an outage may.
+//! A request under way is not silence, however long it takes; one that waits because the breaker is open is.
 
 use std::{future::Future, time::Duration};
 
 use actix::Addr;
-use harvester_pacing::{Backoff, breaker::OPEN_MAX};
+use harvester_pacing::{Retry, RetryAnswer, breaker::OPEN_MAX, retry::ATTEMPTS_MAX};
 use tokio::time::Instant;
 
 use crate::{
     failure::{Failure, FailureClass},
-    rate_limiter::{CurrentPace, RateLimiter},
-    retry::{GARBLED_MAX, RetryPolicy},
+    rate_limiter::{CurrentLimiter, RateLimiter},
+    retry::{RetryPolicy, retry_cause},
 };
 
 /// How often the limiter is asked whether the breaker is open.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A wait of somebody who asks patiently.
+/// A wait between two attempts.
 #[derive(Clone, Copy, Debug)]
 pub struct Wait<'a> {
     /// Why it waits.
     pub failure: &'a Failure,
-    /// How often it has been asked.
+    /// Failed attempts.
     pub attempts: u32,
-    /// How long it is until it is asked again.
+    /// Until the next attempt.
     pub delay: Duration,
-    /// How long it may take until nobody asks any more.
+    /// Until it is given up.
     pub patience_left: Duration,
 }
 
-/// Sends `ask` until it succeeds, fails for good, or the source has been gone for `patience.outage`.
+/// Repeats `attempt` until it succeeds, fails for good, or the source has been unavailable for `policy.outage`.
 ///
-/// - `limiter`: who knows whether the breaker is open;
+/// - `limiter`: knows whether the breaker is open;
 /// - `last_answer`: when the source last answered anything;
-/// - `last_trouble`: what a request last failed of, for the sentence at the end of an outage in the middle of `ask`;
-/// - `tell`: hears of each wait.
+/// - `last_trouble`: what a request last failed of, for the message at the end of an outage in the middle of an attempt;
+/// - `on_wait`: is told of each wait.
 ///
 /// # Errors
-/// The failure that is for good: not transient, or garbled more than [`GARBLED_MAX`] times, or the last one of an outage.
-pub async fn patiently<T, F>(
-    patience: RetryPolicy,
+/// The failure that is final, or the last one of an outage.
+pub async fn retry_until_outage<T, F>(
+    policy: RetryPolicy,
     limiter: Option<&Addr<RateLimiter>>,
     last_answer: impl Fn() -> Option<Instant>,
     last_trouble: impl Fn() -> Option<String>,
-    tell: impl Fn(Wait<'_>),
-    ask: impl Fn() -> F,
+    on_wait: impl Fn(Wait<'_>),
+    attempt: impl Fn() -> F,
 ) -> Result<T, Failure>
 where
     F: Future<Output = Result<T, Failure>>,
 {
+    // Never longer than the breaker waits, so that a source that is back is found as soon.
+    let policy = RetryPolicy { retries: 0, attempts_max: u32::MAX, wait_max: OPEN_MAX, ..policy };
     let began = Instant::now();
     let silence = || last_answer().filter(|answer| *answer > began).unwrap_or(began).elapsed();
-    let mut backoff = Backoff::new(patience.seed);
-    let mut garbled = 0;
+    let mut retry = Retry::new(policy.seed);
     let mut last: Option<Failure> = None;
-    for attempts in 1.. {
-        let asked = tokio::select! {
-            asked = ask() => asked,
-            () = gone(limiter, patience.outage, &silence) => {
+    loop {
+        let done = tokio::select! {
+            done = attempt() => done,
+            () = gone(limiter, policy.outage, &silence) => {
                 let cause = last_trouble().or_else(|| last.take().map(|failure| failure.message));
-                return Err(has_gone(patience.outage, cause));
+                return Err(has_gone(policy.outage, cause));
             }
         };
-        let failure = match asked {
-            Ok(answer) => return Ok(answer),
+        let failure = match done {
+            Ok(done) => return Ok(done),
             Err(failure) => failure,
         };
-        match failure.class {
-            FailureClass::Transient => {}
-            FailureClass::Garbled if garbled < GARBLED_MAX => garbled += 1,
-            _ => return Err(failure),
-        }
-        let patience_left = patience.outage.saturating_sub(silence());
-        // Whoever is asked to come back later than patience lasts, or has none left, stops here.
-        let is_over = patience_left.is_zero() || failure.retry_after.is_some_and(|wish| wish > patience_left);
-        if is_over && failure.class == FailureClass::Transient {
-            return Err(failure);
-        }
-        let mut delay = backoff.next(failure.retry_after);
-        if failure.retry_after.is_none() {
-            // Never longer than the breaker waits, and a last time when patience ends: a source that is back by then is not
-            // given up.
-            delay = delay.min(OPEN_MAX);
-            if failure.class == FailureClass::Transient {
-                delay = delay.min(patience_left);
-            }
-        }
-        tell(Wait { failure: &failure, attempts, delay, patience_left });
+        // What keeps failing although the source answers has had its chance: the failures may be the answers.
+        let silence = if retry.attempts() >= ATTEMPTS_MAX { began.elapsed() } else { silence() };
+        let delay = match retry.failed(retry_cause(&failure), silence, &policy) {
+            RetryAnswer::RetryIn(delay) => delay,
+            RetryAnswer::GiveUp | RetryAnswer::Outage | RetryAnswer::Exhausted => return Err(failure),
+        };
+        let patience_left = policy.outage.saturating_sub(silence);
+        on_wait(Wait { failure: &failure, attempts: retry.attempts(), delay, patience_left });
         last = Some(failure);
         tokio::time::sleep(delay).await;
     }
-    unreachable!("the loop above has no end")
 }
 
 /// Waits until the breaker is open and the source has been silent for `outage`.
@@ -101,7 +87,7 @@ async fn gone(limiter: Option<&Addr<RateLimiter>>, outage: Duration, silence: &i
     let Some(limiter) = limiter else { return std::future::pending().await };
     loop {
         tokio::time::sleep(LOOK_INTERVAL).await;
-        let is_open = limiter.send(CurrentPace).await.is_ok_and(|pace| pace.open_since.is_some());
+        let is_open = limiter.send(CurrentLimiter).await.is_ok_and(|pace| pace.open_since.is_some());
         if is_open && silence() >= outage {
             return;
         }
@@ -122,9 +108,14 @@ mod tests {
     use futures_core::future::LocalBoxFuture;
 
     use super::*;
-    use crate::rate_limiter::{RateLimiterSettings, SourceProbe, next_turn};
+    use crate::rate_limiter::{RateLimiterSettings, SourceProbe, next_permit};
 
-    const PATIENCE: RetryPolicy = RetryPolicy { retries: 6, outage: Duration::from_secs(60), seed: 1 };
+    /// One minute.
+    const OUTAGE: Duration = Duration::from_secs(60);
+
+    fn policy() -> RetryPolicy {
+        RetryPolicy::new(6, OUTAGE, 1)
+    }
 
     fn transient() -> Failure {
         Failure::new(FailureClass::Transient, "connection refused")
@@ -143,29 +134,30 @@ mod tests {
         tokio::time::pause();
         for seed in 0..200 {
             let began = Instant::now();
-            let patience = RetryPolicy { outage: Duration::from_secs(45), seed, ..PATIENCE };
+            let policy = RetryPolicy { outage: Duration::from_secs(45), seed, ..policy() };
             let ask = || async { if began.elapsed() < Duration::from_secs(30) { Err(transient()) } else { Ok(()) } };
-            let asked = patiently(patience, None, || None, || None, |_| {}, ask).await;
+            let asked = retry_until_outage(policy, None, || None, || None, |_| {}, ask).await;
             assert!(asked.is_ok(), "seed {seed}: given up after {:?}", began.elapsed());
         }
     }
 
     #[actix::test]
-    async fn who_waits_for_a_turn_behind_an_open_breaker_gives_up_once_the_source_has_been_gone_for_too_long() {
+    async fn a_wait_for_a_permit_behind_an_open_breaker_ends_once_the_source_has_been_gone_for_too_long() {
         tokio::time::pause();
         let settings = RateLimiterSettings { requests_per_second: 200, in_flight: 8, cold_start: false, seed: 1 };
         let limiter = RateLimiter::new(settings, Arc::new(NeverBack)).start();
         let began = Instant::now();
         let waits = Cell::new(0);
-        let asked = patiently(
-            PATIENCE,
+        let asked = retry_until_outage(
+            policy(),
             Some(&limiter),
             || None,
             || None,
             |_| waits.set(waits.get() + 1),
             || async {
-                let turn = next_turn(&limiter, false).await.unwrap();
-                turn.end(harvester_pacing::TurnOutcome::Overloaded { retry_after: None }, Duration::from_millis(1));
+                let permit = next_permit(&limiter, false).await.unwrap();
+                permit
+                    .end(harvester_pacing::RequestOutcome::Overloaded { retry_after: None }, Duration::from_millis(1));
                 Err::<(), _>(transient())
             },
         );
@@ -184,8 +176,8 @@ mod tests {
         // Three minutes of a plan that gets one answer every ten seconds, and fails in between.
         let began = Instant::now();
         let answered = || Some(began + Duration::from_secs(began.elapsed().as_secs() / 10 * 10));
-        let asked = patiently(
-            PATIENCE,
+        let asked = retry_until_outage(
+            policy(),
             None,
             answered,
             || None,
@@ -197,11 +189,24 @@ mod tests {
         );
         asked.await.unwrap();
         // Nothing at all for as long as an outage may last.
-        let asked = patiently(PATIENCE, None, || None, || None, |_| {}, || async { Err::<(), _>(transient()) });
+        let asked =
+            retry_until_outage(policy(), None, || None, || None, |_| {}, || async { Err::<(), _>(transient()) });
         let began = Instant::now();
         asked.await.unwrap_err();
-        let late = began.elapsed().checked_sub(PATIENCE.outage).expect("its patience was over too early");
+        let late = began.elapsed().checked_sub(OUTAGE).expect("its patience was over too early");
         assert!(late < Duration::from_millis(10), "{late:?} late");
+    }
+
+    #[actix::test]
+    async fn a_source_that_answers_with_failures_for_ever_is_given_up_as_well() {
+        tokio::time::pause();
+        let began = Instant::now();
+        let answers = || Some(Instant::now());
+        let asked =
+            retry_until_outage(policy(), None, answers, || None, |_| {}, || async { Err::<(), _>(transient()) });
+        let asked = tokio::time::timeout(Duration::from_secs(3_600), asked).await.expect("it asks for ever");
+        assert_eq!(asked.unwrap_err(), transient());
+        assert!(began.elapsed() >= OUTAGE, "{:?}", began.elapsed());
     }
 
     #[actix::test]
@@ -209,8 +214,8 @@ mod tests {
         tokio::time::pause();
         for (class, attempts) in [(FailureClass::Rejected, 1), (FailureClass::Denied, 1), (FailureClass::Garbled, 4)] {
             let count = Cell::new(0);
-            let asked = patiently(
-                PATIENCE,
+            let asked = retry_until_outage(
+                policy(),
                 None,
                 || None,
                 || None,

@@ -146,7 +146,7 @@ fn pages_in_store(trial: &Trial<'_>, what: &str) -> Option<u64> {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let loaded = runtime.block_on(Arc::new(SledStore::open(to)).load());
     let checkpoint = loaded.unwrap_or_else(|failure| panic!("{what}: the store by itself: {failure:?}"));
-    Some(checkpoint?.partitions.values().map(|state| u64::from(state.position.seq)).sum())
+    Some(checkpoint?.totals.iter().map(|totals| totals.pages).sum())
 }
 
 #[test]
