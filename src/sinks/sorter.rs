@@ -140,7 +140,7 @@ impl Sorter {
         while runs.len() > FAN_IN {
             let some = runs.split_off(runs.len() - FAN_IN.min(runs.len() - FAN_IN + 1));
             let out = RunWriter::new(&dir).map_err(|error| temporary(&dir, &error))?;
-            let merged = merged(some, out, &cancel, &dir)?;
+            let merged = merged(&dir, &cancel, some, out)?;
             let place = runs.partition_point(|run| run.len() > merged.len());
             runs.insert(place, merged);
         }
@@ -157,7 +157,13 @@ impl Sorter {
     /// Writes what is in memory as a run.
     fn spill(&mut self) -> Result<(), Failure> {
         self.sort();
-        let mut run = self.write().map_err(|error| temporary(&self.dir, &error))?;
+        let mut out = self.run_writer(0).map_err(|error| temporary(&self.dir, &error))?;
+        let io = |error: io::Error| temporary(&self.dir, &error);
+        for entry in &self.entries {
+            let (key, row) = record_at(&self.records, entry.at as usize);
+            out.push(key, row).map_err(io)?;
+        }
+        let mut run = out.finish().map_err(io)?;
         self.records.clear();
         self.entries.clear();
         for level in 0.. {
@@ -167,19 +173,9 @@ impl Sorter {
             }
             let runs = std::mem::take(&mut self.levels[level]);
             let out = self.run_writer(level + 1).map_err(|error| temporary(&self.dir, &error))?;
-            run = merged(runs, out, &self.cancel, &self.dir)?;
+            run = merged(&self.dir, &self.cancel, runs, out)?;
         }
         Ok(())
-    }
-
-    /// Writes what is in memory, in the order of its index.
-    fn write(&mut self) -> io::Result<Run> {
-        let mut out = self.run_writer(0)?;
-        for entry in &self.entries {
-            let (key, row) = record_at(&self.records, entry.at as usize);
-            out.push(key, row)?;
-        }
-        out.finish()
     }
 
     /// Begins the next run of a level, in the file that its runs share: open files are scarcer than runs.
@@ -203,7 +199,7 @@ fn record_at(records: &[u8], at: usize) -> (&[u8], &[u8]) {
 }
 
 /// Merges runs into one.
-fn merged(runs: Vec<Run>, mut out: RunWriter, cancel: &Cancel, dir: &Path) -> Result<Run, Failure> {
+fn merged(dir: &Path, cancel: &Cancel, runs: Vec<Run>, mut out: RunWriter) -> Result<Run, Failure> {
     let io = |error: io::Error| temporary(dir, &error);
     let mut merge = Merge::of(runs).map_err(io)?;
     while let Some((key, row)) = merge.first().map_err(io)? {

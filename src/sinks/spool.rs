@@ -606,12 +606,14 @@ mod tests {
 
     const RUN: &str = "20260101T000000Z";
 
-    /// A small spool: its bytes, its entries, how far it was durable when each was appended, and how far its plan goes.
+    /// A small spool: its bytes, its entries, and how far it was durable when each was appended.
     struct Sample {
         bytes: Vec<u8>,
         entries: Vec<(SpoolEntry, FrameRange, u64)>,
-        planned: u64,
     }
+
+    /// How many entries of the sample are the plan.
+    const PLANNED: usize = 2;
 
     /// A plan of one stream with two partitions.
     fn two_partitions() -> PlanPiece {
@@ -638,15 +640,12 @@ mod tests {
             frame.to
         };
         let append = |entries: &mut Vec<_>, page, durable| {
-            let span = spool.append(page, PartitionId(3)).unwrap();
+            let span = spool.append(page, PartitionId(2)).unwrap();
             let frame = span.frame;
             entries.push((SpoolEntry::Page(span), frame, durable));
             frame.to
         };
-        extend(&mut entries, two_partitions(), 0);
-        let late = PlanPiece { partitions: vec![child(PassId(0), "late").at(PartitionId(2))], ..PlanPiece::default() };
-        let planned = extend(&mut entries, late, 0);
-        let mut durable = planned;
+        let mut durable = extend(&mut entries, two_partitions(), 0);
         spool.commit_plan().unwrap();
         append(&mut entries, page(0, 0, &[("a", r#"{"id":"a"}"#), ("b", r#"{"id":"b"}"#)]), durable);
         durable = append(&mut entries, page(1, 0, &[]), durable);
@@ -655,7 +654,7 @@ mod tests {
         extend(&mut entries, plan(&[], &[(0, Yield::Keys, 0)]), durable);
         let children = vec![child(PassId(0), "part")];
         append(&mut entries, Page { children, ..page(0, 1, &[("d", r#"{"id":"d"}"#)]) }, durable);
-        Sample { bytes: fs::read(dir.path().join(format!("{RUN}.log"))).unwrap(), entries, planned }
+        Sample { bytes: fs::read(dir.path().join(format!("{RUN}.log"))).unwrap(), entries }
     }
 
     /// Recovers a spool of these bytes; what it visited, and what it left of the file.
@@ -673,20 +672,20 @@ mod tests {
 
     #[test]
     fn a_spool_cut_at_any_length_is_its_whole_frames_and_no_more() {
-        let Sample { bytes, entries, planned } = sample();
+        let Sample { bytes, entries } = sample();
+        let (header_end, plan_end) = (entries[0].1.to, entries[PLANNED - 1].1.to);
         for cut in 0..=bytes.len() {
             let whole: Vec<_> = entries.iter().take_while(|(_, frame, _)| frame.to <= cut as u64).collect();
             let (found, visited, left) = recover(&bytes[..cut], 0);
+            if (header_end..plan_end).contains(&(cut as u64)) {
+                assert_eq!(found.unwrap_err().class, FailureClass::Damaged, "cut to {cut}: a shorter plan");
+                assert_eq!(left.len(), cut, "a refused spool is left as it is");
+                continue;
+            }
             let expected: Vec<_> = whole.iter().map(|(entry, _, _)| entry.clone()).collect();
-            let is_plan_cut = !whole.is_empty() && (cut as u64) < planned;
-            assert_eq!(visited, if is_plan_cut { Vec::new() } else { expected }, "cut to {cut}");
+            assert_eq!(visited, expected, "cut to {cut}");
             match whole.last() {
                 None => assert_eq!(found, Ok(None), "cut to {cut}"),
-                // A plan is never taken for a shorter one.
-                Some(_) if is_plan_cut => {
-                    assert_eq!(found.unwrap_err().class, FailureClass::Damaged, "cut to {cut}");
-                    assert_eq!(left.len(), cut, "a refused spool is left as it is");
-                }
                 Some((_, frame, _)) => {
                     let cut_bytes = cut as u64 - frame.to;
                     assert_eq!(found, Ok(Some(Recovered { len: frame.to, cut_bytes })), "cut to {cut}");
@@ -704,15 +703,35 @@ mod tests {
     }
 
     #[test]
+    fn a_plan_that_lost_its_end_is_damage_however_little_is_after_it() {
+        let Sample { bytes, entries } = sample();
+        let plan_end = usize::try_from(entries[PLANNED - 1].1.to).unwrap();
+        // Nothing has been fetched, and the store is empty, or knows the header only.
+        for from_offset in [0, entries[0].1.to] {
+            let (found, visited, _) = recover(&bytes[..plan_end], from_offset);
+            assert_eq!(found.unwrap().unwrap().len, plan_end as u64);
+            assert_eq!(visited.last(), Some(&entries[PLANNED - 1].0));
+            for at in (usize::try_from(entries[1].1.from).unwrap()..plan_end).step_by(5) {
+                let mut flipped = bytes[..plan_end].to_vec();
+                flipped[at] ^= 1;
+                for damaged in [&flipped, &bytes[..at]] {
+                    let (found, _, left) = recover(damaged, from_offset);
+                    assert_eq!(found.unwrap_err().class, FailureClass::Damaged, "byte {at} from {from_offset}");
+                    assert_eq!(left, damaged, "a refused spool is left as it is");
+                }
+            }
+        }
+    }
+
+    #[test]
     fn a_flipped_byte_is_damage_where_it_had_been_durable_and_else_the_end_of_the_spool() {
-        let Sample { bytes, entries, planned } = sample();
+        let Sample { bytes, entries } = sample();
         for at in 0..bytes.len() {
             let mut bytes = bytes.clone();
             bytes[at] ^= [1, 0x80, 0xFF][at % 3];
             let place = entries.iter().position(|(_, frame, _)| (at as u64) < frame.to).unwrap();
             let frame = entries[place].1;
-            let was_durable =
-                frame.from < planned || entries[place + 1..].iter().any(|(_, _, durable)| *durable > frame.from);
+            let was_durable = place == 0 || entries[place + 1..].iter().any(|(_, _, durable)| *durable > frame.from);
             let (found, visited, left) = recover(&bytes, 0);
             if was_durable {
                 assert_eq!(found.unwrap_err().class, FailureClass::Damaged, "byte {at}");
@@ -728,21 +747,8 @@ mod tests {
     }
 
     #[test]
-    fn a_plan_that_is_damaged_is_refused_although_nothing_was_appended_after_it() {
-        let Sample { bytes, planned, .. } = sample();
-        let planned = usize::try_from(planned).unwrap();
-        for at in 0..planned {
-            let mut bytes = bytes[..planned].to_vec();
-            bytes[at] ^= 0x40;
-            let (found, _, left) = recover(&bytes, 0);
-            assert_eq!(found.unwrap_err().class, FailureClass::Damaged, "byte {at}");
-            assert_eq!(left, bytes, "a refused spool is left as it is");
-        }
-    }
-
-    #[test]
     fn a_page_with_a_flipped_byte_is_never_read_as_whole() {
-        let Sample { bytes, entries, .. } = sample();
+        let Sample { bytes, entries } = sample();
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(format!("{RUN}.log"));
         fs::write(&path, &bytes).unwrap();
@@ -785,13 +791,13 @@ mod tests {
 
     #[test]
     fn pages_torn_out_of_order_by_a_power_cut_are_a_torn_tail() {
-        let Sample { mut bytes, entries, .. } = sample();
+        let Sample { mut bytes, entries } = sample();
         // Of three unsynced frames the first never reached the disk, and the others did.
-        let lost = entries[5].1;
+        let lost = entries[4].1;
         bytes[usize::try_from(lost.from).unwrap()..usize::try_from(lost.to).unwrap()].fill(0);
         let (found, visited, _) = recover(&bytes, 0);
         assert_eq!(found.unwrap().unwrap().len, lost.from);
-        assert_eq!(visited.len(), 5);
+        assert_eq!(visited.len(), 4);
         let (found, visited, _) = recover(&bytes, lost.from);
         assert_eq!(found.unwrap().unwrap().len, lost.from);
         assert_eq!(visited.len(), 0);
