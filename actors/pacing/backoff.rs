@@ -5,7 +5,7 @@
 //! from a generator that cannot be seeded, reaches at most from zero to *twice* its interval, and is applied after the
 //! cap (90 s for a cap of 60). The drawing is done here instead.
 //!
-//! That crate is no longer maintained (RUSTSEC-2025-0012, crates.md A4). This is the only file that knows it: to replace
+//! That crate is no longer maintained (RUSTSEC-2025-0012). This is the only file that knows it: to replace
 //! it, change `Backoff::bound`.
 
 use std::time::Duration;

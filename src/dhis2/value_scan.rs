@@ -93,7 +93,7 @@ impl Number {
 /// Levels of nesting that can be checked: one bit each.
 const DEPTH_MAX: u32 = u128::BITS;
 
-/// See the module.
+/// Scans one JSON value, in chunks.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ValueScan {
     expect: Expect,

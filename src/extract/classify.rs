@@ -1,6 +1,6 @@
 //! What an error of the wire means for a harvest: one match, so that a new kind does not compile undecided.
 //!
-//! Source: answers of 2.40, 2.42 and 2.43 (`recorded.rs`), and what proxies do (`dhis2-api.md` §8.2); the classes are those of `design.md` §4, Failures.
+//! Source: responses of 2.40, 2.42 and 2.43 (`recorded.rs`), and of the proxies before them.
 
 use std::error::Error as StdError;
 
