@@ -1,6 +1,6 @@
 //! A last will is a message that is sent when its holder ends, also by a panic: the one place that sends without waiting.
 //!
-//! actix's own `Supervisor` does not survive a panic of the actor it holds, and tells nobody. A guard in
+//! actix's own `Supervisor` does not survive a panic of the actor it holds, and nobody is told. A guard in
 //! the actor's future is dropped while the stack unwinds, so what it sends always arrives.
 
 use actix::{Message, Recipient};

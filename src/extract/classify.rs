@@ -1,6 +1,7 @@
 //! What an error of the wire means for a harvest: one match, so that a new kind does not compile undecided.
 //!
-//! Source: responses of 2.40, 2.42 and 2.43 (`recorded.rs`), and of the proxies before them.
+//! Source: answers of 2.40, 2.42 and 2.43 (`recorded.rs`), and what proxies do. A status, or the message of a 409, that is not
+//! named here is refused for good.
 
 use std::error::Error as StdError;
 
