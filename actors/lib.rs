@@ -11,7 +11,7 @@
 //! ```
 //!
 //! Data goes one way: partition → page → span → checkpoint → report. Only questions, their replies (which are the
-//! back-pressure) and a partition handed back run upstream.
+//! back-pressure) and a partition handed back run upstream. The whole picture, with its bounds, is `design.md` §4.
 //!
 //! What holds, and where it is proved (`proof.rs` loops over every port call):
 //! - a page is announced only once it has its place, and committed only once the spool is durable;
