@@ -25,7 +25,6 @@ use super::{
     screen::{PLAIN_INTERVAL, ProgressMode, Screen},
     waits::{Telling, Wait, WaitTeller},
 };
-use crate::exit_code::outcome_word;
 
 /// Our own crates.
 const OURS: [&str; 5] = ["dhis2_harvester", "harvester", "harvester_actors", "harvester_pacing", "dhis2"];
@@ -230,7 +229,7 @@ impl Listener for LogListener {
             }
             Event::Stopping { reason } => info!(job, reason = %reason, "stopping; pages in flight are being finished"),
             Event::RunEnded(report) => {
-                let outcome = outcome_word(report.outcome);
+                let outcome = report.outcome.as_str();
                 let rows: u64 = report.streams.values().map(|stream| stream.rows).sum();
                 let (requests, retries, seconds) = (report.requests, report.retries, report.seconds);
                 match (&report.error, report.outcome) {

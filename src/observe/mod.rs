@@ -13,6 +13,7 @@ mod show;
 pub mod status;
 mod voice;
 pub(crate) mod waits;
+pub(crate) mod words;
 
 use std::sync::Arc;
 

@@ -5,7 +5,6 @@
 //! a process, and a process does not survive a power cut.
 
 use std::{
-    collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
     process,
@@ -16,7 +15,7 @@ use std::{
 
 use harvester_actors::{
     events::{Event, Listener},
-    report::{Outcome, Report, ReportError, StreamReport},
+    report::{Outcome, Report, ReportError},
 };
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -68,37 +67,9 @@ pub struct Status {
     pub updated_at: String,
     /// How far it has come.
     pub progress: Numbers,
-    /// As in the report; `null` while the run goes on.
-    pub outcome: Option<Outcome>,
-    /// As in the report; `null` while the run goes on.
-    pub exit_code: Option<u8>,
-    /// As in the report.
-    pub resumed: bool,
-    /// As in the report.
-    pub job: String,
-    /// As in the report.
-    pub run_id: String,
-    /// As in the report.
-    pub streams: BTreeMap<String, StreamReport>,
-    /// As in the report.
-    pub requests: u64,
-    /// As in the report.
-    pub retries: u64,
-    /// As in the report.
-    pub seconds: f64,
-    /// As in the report.
-    pub peak_requests_per_second: u32,
-    /// As in the report.
-    pub error: Option<ReportError>,
-    /// As in the report.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub left_out: BTreeMap<String, String>,
-    /// As in the report.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub watermarks: BTreeMap<String, String>,
-    /// As in the report.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub warnings: Vec<String>,
+    /// The report; its verdict is `null` while the run goes on.
+    #[serde(flatten)]
+    pub report: Report<Option<Outcome>, Option<u8>>,
 }
 
 /// How far a run has come.
@@ -134,14 +105,10 @@ impl Status {
             let until = clock.checked_add(SignedDuration::try_from((*remaining)?).ok()?).ok()?;
             Some(format!("{until:.0}"))
         });
-        let report = match &progress.phase {
-            Phase::Ended(report) => Some(report.as_ref()),
-            _ => None,
-        };
-        let state = match (&progress.phase, report) {
-            (_, Some(report)) => state_of(report.outcome),
-            (Phase::Finishing(_) | Phase::Stopping(_), _) => State::Finishing,
-            _ => State::Running,
+        let state = match &progress.phase {
+            Phase::Ended(report) => state_of(report.outcome),
+            Phase::Finishing(_) | Phase::Stopping(_) => State::Finishing,
+            Phase::Starting | Phase::Running => State::Running,
         };
         Status {
             state,
@@ -162,49 +129,29 @@ impl Status {
                 remaining_seconds: progress.remaining(now).map(|remaining| remaining.as_secs_f64()),
                 last_failure: progress.last_failure.clone(),
             },
-            outcome: report.map(|report| report.outcome),
-            exit_code: report.map(|report| report.exit_code),
-            resumed: report.map_or(progress.resumed, |report| report.resumed),
-            job: job.to_owned(),
-            run_id: progress.run_id.clone(),
-            streams: report.map_or_else(|| progress.streams.clone(), |report| report.streams.clone()),
-            requests: report.map_or(progress.pace.requests, |report| report.requests),
-            retries: report.map_or(progress.retries, |report| report.retries),
-            seconds: report.map_or(now.as_secs_f64(), |report| report.seconds),
-            peak_requests_per_second: report
-                .map_or(progress.pace.peak_requests_per_second, |report| report.peak_requests_per_second),
-            error: report.and_then(|report| report.error.clone()),
-            left_out: report.map_or_else(|| progress.left_out.clone(), |report| report.left_out.clone()),
-            watermarks: report.map(|report| report.watermarks.clone()).unwrap_or_default(),
-            warnings: report.map(|report| report.warnings.clone()).unwrap_or_default(),
+            report: progress.report(job, now),
         }
     }
 
     /// The status as a report whose process is gone.
     pub fn from_report(report: Report) -> Status {
+        let (outcome, exit_code) = (report.outcome, report.exit_code);
         Status {
-            state: state_of(report.outcome),
+            state: state_of(outcome),
             waiting_for: None,
             until: None,
             pid: 0,
             pid_started: None,
             updated_at: String::new(),
             progress: Numbers::default(),
-            outcome: Some(report.outcome),
-            exit_code: Some(report.exit_code),
-            resumed: report.resumed,
-            job: report.job,
-            run_id: report.run_id,
-            streams: report.streams,
-            requests: report.requests,
-            retries: report.retries,
-            seconds: report.seconds,
-            peak_requests_per_second: report.peak_requests_per_second,
-            error: report.error,
-            left_out: report.left_out,
-            watermarks: report.watermarks,
-            warnings: report.warnings,
+            report: report.with_verdict(Some(outcome), Some(exit_code)),
         }
+    }
+
+    /// The report of a run that is over; `None` while it goes on.
+    pub fn ended(&self) -> Option<Report> {
+        let (outcome, exit_code) = self.report.outcome.zip(self.report.exit_code)?;
+        Some(self.report.clone().with_verdict(outcome, exit_code))
     }
 
     /// Reads a state folder's status. A process that is gone without a word is `Stopped`, whatever it wrote last.
@@ -218,9 +165,9 @@ impl Status {
             status.state = State::Stopped;
             status.waiting_for = None;
             status.until = None;
-            status.outcome = Some(Outcome::Interrupted);
-            status.exit_code = Some(exit_code(Outcome::Interrupted, None));
-            status.error = Some(ReportError {
+            status.report.outcome = Some(Outcome::Interrupted);
+            status.report.exit_code = Some(exit_code(Outcome::Interrupted, None));
+            status.report.error = Some(ReportError {
                 class: "stopped".to_owned(),
                 message: format!("process {} is gone without a word", status.pid),
                 next: "run the same command to go on".to_owned(),
@@ -433,7 +380,7 @@ mod tests {
         report.exit_code = 143;
         listener.on_event(&Event::RunEnded(Arc::new(report.clone())));
         let status = Status::read(folder.path()).unwrap();
-        assert_eq!((status.state, status.exit_code), (State::Stopped, Some(143)));
+        assert_eq!((status.state, status.report.exit_code), (State::Stopped, Some(143)));
         let kept: Report =
             serde_json::from_slice(&fs::read(folder.path().join(super::super::report::REPORT_FILE)).unwrap()).unwrap();
         assert_eq!(kept, report);
@@ -461,8 +408,8 @@ mod tests {
         assert_eq!(write(process::id(), started(process::id())).state, State::Running);
         // The number now belongs to another process.
         let other = write(process::id(), Some(1));
-        assert_eq!((other.state, other.exit_code), (State::Stopped, Some(130)));
-        assert!(other.error.unwrap().message.contains("gone without a word"));
+        assert_eq!((other.state, other.report.exit_code), (State::Stopped, Some(130)));
+        assert!(other.report.error.unwrap().message.contains("gone without a word"));
         assert_eq!(write(u32::MAX, Some(1)).state, State::Stopped);
     }
 

@@ -204,7 +204,7 @@ fn status(progress: &Progress, now: Duration) -> String {
         Phase::Running => waits(progress, now),
         Phase::Finishing(stream) => Some(format!("writing {stream}")),
         Phase::Stopping(reason) => Some(format!("stopping: {reason}")),
-        Phase::Ended(report) => Some(crate::exit_code::outcome_word(report.outcome).to_owned()),
+        Phase::Ended(report) => Some(report.outcome.as_str().to_owned()),
     };
     // One line: a line end would begin another message.
     let text = phase.map_or(sums.clone(), |phase| format!("{sums}, {phase}"));
