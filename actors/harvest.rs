@@ -31,7 +31,7 @@ use crate::{
     partition::{Partition, PartitionId, Pass, PassId, PlanPiece, SourceIdentity, StreamId, Yield},
     plan::{PIECE_PARTITIONS_MAX, PlanBuilder, PlanOutlet},
     planner::{CurrentOutcomes, PassAdded, Planner, PlannerParts},
-    rate_limiter::{CurrentPace, RateLimiter},
+    rate_limiter::{CurrentLimiter, RateLimiter},
     recovery,
     report::Report,
     reporter::{CurrentCounters, EventSender, Reporter},
@@ -102,7 +102,7 @@ pub async fn run(harvest: Harvest) -> Report {
     let _ = supervisor.send(Shutdown).await;
     let counters = reporter.send(CurrentCounters).await.unwrap_or_default();
     let pace = match &run.harvest.limiter {
-        Some(limiter) => limiter.send(CurrentPace).await.ok(),
+        Some(limiter) => limiter.send(CurrentLimiter).await.ok(),
         None => None,
     };
     let mut report = run.accounts.report(&run.harvest.job, ended);

@@ -3,7 +3,7 @@
 //! ```text
 //! job file ─▶ Job ─▶ Harvest ─▶ Planner ─NextPartition─▶ Fetcher ─WritePage─▶ Writer ─PageWritten─▶ Checkpointer ─▶ Reporter ─▶ report
 //!                                  ▲                      │   ▲          (owns the spool)       (owns the store)
-//!                                  │              NextTurn│   │Turn
+//!                                  │            NextPermit│   │Permit
 //!         PartitionReturned: failed┘                      ▼   │
 //!         or too heavy                                 RateLimiter (owns the budget of one origin)
 //!

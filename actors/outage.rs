@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::{
     failure::{Failure, FailureClass},
-    rate_limiter::{CurrentPace, RateLimiter},
+    rate_limiter::{CurrentLimiter, RateLimiter},
     retry::{RetryPolicy, retry_cause},
 };
 
@@ -87,7 +87,7 @@ async fn gone(limiter: Option<&Addr<RateLimiter>>, outage: Duration, silence: &i
     let Some(limiter) = limiter else { return std::future::pending().await };
     loop {
         tokio::time::sleep(LOOK_INTERVAL).await;
-        let is_open = limiter.send(CurrentPace).await.is_ok_and(|pace| pace.open_since.is_some());
+        let is_open = limiter.send(CurrentLimiter).await.is_ok_and(|pace| pace.open_since.is_some());
         if is_open && silence() >= outage {
             return;
         }
@@ -108,7 +108,7 @@ mod tests {
     use futures_core::future::LocalBoxFuture;
 
     use super::*;
-    use crate::rate_limiter::{RateLimiterSettings, SourceProbe, next_turn};
+    use crate::rate_limiter::{RateLimiterSettings, SourceProbe, next_permit};
 
     /// One minute.
     const OUTAGE: Duration = Duration::from_secs(60);
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[actix::test]
-    async fn who_waits_for_a_turn_behind_an_open_breaker_gives_up_once_the_source_has_been_gone_for_too_long() {
+    async fn a_wait_for_a_permit_behind_an_open_breaker_ends_once_the_source_has_been_gone_for_too_long() {
         tokio::time::pause();
         let settings = RateLimiterSettings { requests_per_second: 200, in_flight: 8, cold_start: false, seed: 1 };
         let limiter = RateLimiter::new(settings, Arc::new(NeverBack)).start();
@@ -155,8 +155,9 @@ mod tests {
             || None,
             |_| waits.set(waits.get() + 1),
             || async {
-                let turn = next_turn(&limiter, false).await.unwrap();
-                turn.end(harvester_pacing::TurnOutcome::Overloaded { retry_after: None }, Duration::from_millis(1));
+                let permit = next_permit(&limiter, false).await.unwrap();
+                permit
+                    .end(harvester_pacing::RequestOutcome::Overloaded { retry_after: None }, Duration::from_millis(1));
                 Err::<(), _>(transient())
             },
         );

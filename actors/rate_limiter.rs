@@ -1,23 +1,23 @@
-//! The rate limiter owns the budget of one origin: no request leaves without a turn, and turns keep every limit at once.
+//! The rate limiter owns the budget of one origin: no request leaves without a permit, and permits keep every limit at once.
 //!
 //! ```text
-//! whoever sends ──NextTurn──▶ RateLimiter ──Turn──▶ whoever sends ──TurnTold: left, ended (at the latest when dropped)──▶ RateLimiter
-//!                                  │
-//!                                  └── outage: SourceProbe, whose own request asks for NextTurn { probe: true }
+//! sender ──NextPermit──▶ RateLimiter ──Permit──▶ sender ──PermitUpdate: sent, ended (at the latest when dropped)──▶ RateLimiter
+//!                            │
+//!                            └── outage: SourceProbe, whose own request asks for NextPermit { probe: true }
 //! ```
 //!
-//! A turn is granted when the first asker in the queue has passed all gates, in this order:
+//! A permit is granted when the first waiter in the queue has passed all gates, in this order:
 //!
 //! ```text
-//! pause         nobody before a `Retry-After` is over, or in the first 1.05 s after an unclean end
+//! pause         none before a `Retry-After` is over, or in the first 1.05 s after an unclean end
 //! breaker       during an outage only the probe
 //! concurrency   as many at once as the source answers well; not for the probe
-//! pace          leaky-bucket: a few every 50 ms rather than all at once
-//! window        never more than N in 1.05 s, evenly spread; a send counts from its grant until 1.05 s after it left
+//! bucket        leaky-bucket: a few every 50 ms rather than all at once
+//! window        never more than N in 1.05 s, evenly spread; a send counts from its grant until 1.05 s after it was sent
 //! ```
 //!
-//! The asker sends at once when it gets its turn, and says how it ended. Retries, probes and polls are requests like any
-//! other. First come, first served; an asker that is gone when its turn comes takes nothing with it.
+//! The waiter sends at once when it gets its permit, and says how it ended. Retries, probes and polls are requests like any
+//! other. First come, first served; a waiter that is gone when its permit comes takes nothing with it.
 //!
 //! It owns the window, the bucket, the concurrency controller and the breaker (all in `harvester-pacing`), and shares
 //! nothing: two jobs of one origin in one process share the *actor* ([`RateLimiter::for_origin`]), each for as long as it holds
@@ -40,13 +40,15 @@ use actix::{
     prelude::*,
 };
 use futures_core::future::LocalBoxFuture;
-use harvester_pacing::{Breaker, BreakerState, COLD_START_WAIT, Concurrency, Pace, Started, TurnOutcome, Window};
+use harvester_pacing::{
+    Breaker, BreakerState, BucketSettings, COLD_START_WAIT, Concurrency, RequestOutcome, Started, Window,
+};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{events, last_will::LastWill};
 
-/// How long a probe may take, waiting for its turn included. As long as the breaker's longest opening, so that a probe that
+/// How long a probe may take, waiting for its permit included. As long as the breaker's longest opening, so that a probe that
 /// hangs in a black hole delays the next one by nothing.
 const PROBE_MAX: Duration = harvester_pacing::breaker::OPEN_MAX;
 
@@ -65,32 +67,32 @@ const RETRY_AFTER_JITTER_MAX: Duration = Duration::from_secs(2);
 ///
 /// To give up waiting, drop the future of the reply.
 #[derive(Clone, Copy, Debug, Default, Message)]
-#[rtype(result = "Result<Turn, LimiterClosed>")]
-pub struct NextTurn {
+#[rtype(result = "Result<Permit, LimiterClosed>")]
+pub struct NextPermit {
     /// Whether this is the request of a [`SourceProbe`], the only one that passes the breaker during an outage.
     pub probe: bool,
 }
 
-/// Asks how fast it goes and what is waited for.
+/// Asks for the state of the limiter.
 #[derive(Clone, Copy, Debug, Message)]
-#[rtype(result = "PaceSnapshot")]
-pub struct CurrentPace;
+#[rtype(result = "LimiterSnapshot")]
+pub struct CurrentLimiter;
 
-/// Tells what became of a turn. Sent by [`Turn`].
+/// Progress of a permit. Sent by [`Permit`].
 #[derive(Clone, Copy, Debug, Message)]
 #[rtype(result = "()")]
-pub struct TurnTold {
-    turn: u64,
-    news: News,
+pub struct PermitUpdate {
+    permit: u64,
+    event: PermitEvent,
 }
 
-/// What can become of a turn.
+/// Progress of a permit.
 #[derive(Clone, Copy, Debug)]
-enum News {
-    /// Its request left, then.
-    Left(Instant),
-    /// It ended; told once for each, at the latest when it is dropped.
-    Ended { class: u64, outcome: TurnOutcome, elapsed: Duration },
+enum PermitEvent {
+    /// The first byte of its request was sent at this time.
+    Sent(Instant),
+    /// Its request ended; sent once for each, at the latest when it is dropped.
+    Ended { class: u64, outcome: RequestOutcome, elapsed: Duration },
 }
 
 /// Another job wants to share this budget. Sent before the job gets the address.
@@ -130,10 +132,10 @@ pub struct LimiterClosed;
 ///
 /// Called by the limiter when the breaker wants to know, never twice at a time, and given up after eight seconds.
 pub trait SourceProbe: Send + Sync {
-    /// Sends something cheap, in a turn of `NextTurn { probe: true }`: an ordinary turn would wait for the end of the outage.
+    /// Sends something cheap, in a permit of `NextPermit { probe: true }`: an ordinary permit would wait for the end of the outage.
     ///
     /// `true` lets all requests go on. Whatever must be known before they do (is it still the same source?) may be asked
-    /// here too, each request in a probe's turn.
+    /// here too, each request in a probe's permit.
     fn probe(&self) -> LocalBoxFuture<'_, bool>;
 }
 
@@ -144,53 +146,53 @@ pub struct RateLimiterSettings {
     pub requests_per_second: u32,
     /// Never more requests at once than this; at least 1. The controller works below it.
     pub in_flight: u32,
-    /// Nobody knows what was sent in the last second, for instance after a kill: send nothing for 1.05 s.
+    /// It is unknown what was sent in the last second, for instance after a kill: send nothing for 1.05 s.
     pub cold_start: bool,
     /// What the jitter is drawn from. Equal seeds, equal runs.
     pub seed: u64,
 }
 
-/// Leave to send one request, now.
+/// A permit to send one request, now.
 ///
-/// Dropped without [`Turn::end`], also by a panic, it counts as abandoned: its place is free again, and its send stays in the
-/// window, since nobody knows whether it left.
-#[must_use = "a turn that is not used still counts as a request"]
-pub struct Turn {
+/// Dropped without [`Permit::end`], also by a panic, it counts as abandoned: its place is free again, and its send stays in the
+/// window, since it may have been sent.
+#[must_use = "a permit that is not used still counts as a request"]
+pub struct Permit {
     id: u64,
     class: u64,
-    will: LastWill<TurnTold>,
+    will: LastWill<PermitUpdate>,
 }
 
-/// How fast it goes, and what is waited for.
+/// State of the limiter.
 #[derive(Clone, Copy, Debug, MessageResponse)]
-pub struct PaceSnapshot {
+pub struct LimiterSnapshot {
     /// N: what no 1.05 s exceed.
     pub limit_per_second: u32,
-    /// Turns that have not ended.
+    /// Permits that have not ended.
     pub in_flight: u32,
-    /// How many turns may be out at the moment.
+    /// How many permits may be out at the moment.
     pub concurrency_limit: u32,
-    /// Askers in the queue.
+    /// Waiters in the queue.
     pub waiting: u32,
-    /// What the first of them waits for, or would if there were one; `None` when nothing is in the way, and when nobody waits
-    /// and something is out.
+    /// What blocks the first of them, or would if there were one; `None` when nothing does, and when the queue is empty while
+    /// requests are in flight.
     pub waiting_for: Option<WaitReason>,
-    /// When that ends, where anybody knows.
+    /// When that ends, if known.
     pub until: Option<Instant>,
-    /// Where the breaker stands.
+    /// State of the breaker.
     pub breaker: BreakerState,
-    /// Since when nothing but probes has left; `None` while requests do.
+    /// Since when nothing but probes was sent; `None` while requests are.
     pub open_since: Option<Instant>,
-    /// The most turns granted in any one second so far.
+    /// The most permits granted in any one second so far.
     pub peak_requests_per_second: u32,
-    /// Turns granted so far.
+    /// Permits granted so far.
     pub sent: u64,
 }
 
-/// Why the first asker has no turn yet.
+/// Why the first waiter has no permit yet.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum WaitReason {
-    /// The server asked to be left alone.
+    /// The server sent `Retry-After`.
     RetryAfter,
     /// The first 1.05 s after an unclean end.
     ColdStart,
@@ -208,29 +210,29 @@ pub enum WaitReason {
 pub struct RateLimiter {
     /// N in any 1.05 s.
     window: Window,
-    /// What spreads the sends inside the window.
+    /// Spreads the sends inside the window.
     bucket: Arc<leaky_bucket::RateLimiter>,
-    /// Whether the bucket has given leave for the next send.
-    permit: Permit,
+    /// The bucket's permit for the next send.
+    bucket_permit: BucketPermit,
     /// How many at once.
     concurrency: Concurrency,
     /// Whether at all.
     breaker: Breaker,
     /// The jobs that share the budget; first the one whose probe is asked next whether the source is back.
     sharers: VecDeque<Sharer>,
-    /// Until when the server wants to be left alone.
+    /// End of the server's `Retry-After`.
     retry_after: Option<Instant>,
     /// Until when a predecessor's requests may count.
     cold_until: Option<Instant>,
-    /// Who waits, first come first.
-    waiting: VecDeque<Asker>,
+    /// Requests for a permit, first come first.
+    waiting: VecDeque<Waiter>,
     /// Probes that wait; before all others.
-    waiting_probes: VecDeque<Asker>,
-    /// Turns that have not ended.
-    out: HashMap<u64, Out>,
-    /// Turns granted; the next one's name.
+    waiting_probes: VecDeque<Waiter>,
+    /// Permits that have not ended.
+    in_flight: HashMap<u64, InFlight>,
+    /// Permits granted; the next one's name.
     sent: u64,
-    /// When the queue is looked at next although nothing happens.
+    /// The timer that looks at the queue again.
     alarm: Option<(Instant, SpawnHandle)>,
     /// What jitter is drawn from.
     random: SmallRng,
@@ -240,7 +242,7 @@ pub struct RateLimiter {
 struct Sharer {
     id: ShareId,
     settings: RateLimiterSettings,
-    /// What finds out whether the source is back.
+    /// Finds out whether the source is back.
     probe: Arc<dyn SourceProbe>,
 }
 
@@ -252,29 +254,29 @@ impl Sharer {
     }
 }
 
-/// Somebody who waits for a turn.
-struct Asker {
-    /// Since then.
+/// A request for a permit.
+struct Waiter {
+    /// When it was made.
     asked: Instant,
-    /// Where the turn goes.
-    answer: oneshot::Sender<Result<Turn, LimiterClosed>>,
+    /// Receives the permit.
+    answer: oneshot::Sender<Result<Permit, LimiterClosed>>,
 }
 
-impl Asker {
+impl Waiter {
     /// Whether it has gone away.
     fn is_closed(&self) -> bool {
         self.answer.is_closed()
     }
 }
 
-/// A turn that has not ended.
-struct Out {
+/// A permit that has not ended.
+struct InFlight {
     started: Started,
     probe: bool,
 }
 
-/// The bucket's leave for one send. It keeps while nobody can use it.
-enum Permit {
+/// The bucket's permit for one send. It keeps until it is used.
+enum BucketPermit {
     /// Not asked for.
     None,
     /// Asked for.
@@ -295,7 +297,7 @@ impl RateLimiter {
         RateLimiter {
             window: Window::new(settings.requests_per_second),
             bucket: bucket(settings.requests_per_second),
-            permit: Permit::None,
+            bucket_permit: BucketPermit::None,
             concurrency: Concurrency::new(settings.in_flight),
             breaker: Breaker::default(),
             sharers: VecDeque::from([sharer]),
@@ -303,7 +305,7 @@ impl RateLimiter {
             cold_until: settings.cold_start.then(|| Instant::now() + COLD_START_WAIT),
             waiting: VecDeque::new(),
             waiting_probes: VecDeque::new(),
-            out: HashMap::new(),
+            in_flight: HashMap::new(),
             sent: 0,
             alarm: None,
             random: SmallRng::seed_from_u64(settings.seed),
@@ -350,18 +352,18 @@ impl RateLimiter {
         if self.window.requests_per_second() != lowest.requests_per_second.max(1) {
             self.window.change(lowest.requests_per_second);
             self.bucket = bucket(self.window.requests_per_second());
-            if let Permit::Awaited(asked) = std::mem::replace(&mut self.permit, Permit::None) {
+            if let BucketPermit::Awaited(asked) = std::mem::replace(&mut self.bucket_permit, BucketPermit::None) {
                 ctx.cancel_future(asked);
             }
         }
     }
 
-    /// Grants as many turns as the gates let through, and sees to it that somebody comes back when they let through more.
+    /// Grants as many permits as the gates let through, and sees to it that somebody comes back when they let through more.
     ///
     /// Called after everything that happens.
-    fn grant_turns(&mut self, ctx: &mut Context<Self>) {
-        self.waiting.retain(|asker| !asker.is_closed());
-        self.waiting_probes.retain(|asker| !asker.is_closed());
+    fn grant_permits(&mut self, ctx: &mut Context<Self>) {
+        self.waiting.retain(|waiter| !waiter.is_closed());
+        self.waiting_probes.retain(|waiter| !waiter.is_closed());
         loop {
             let now = Instant::now();
             let probe = !self.waiting_probes.is_empty();
@@ -369,7 +371,7 @@ impl RateLimiter {
                 return;
             }
             self.begin_probe(now, ctx);
-            match self.obstacle(now, probe) {
+            match self.blocked_by(now, probe) {
                 None => self.grant(now, probe, ctx),
                 Some((WaitReason::Pace, _)) => {
                     if !self.ask_bucket(ctx) {
@@ -386,25 +388,25 @@ impl RateLimiter {
         }
     }
 
-    /// What keeps the next asker from its turn, and until when, where that is known: the first closed gate.
-    fn obstacle(&self, now: Instant, probe: bool) -> Option<(WaitReason, Option<Instant>)> {
+    /// What blocks the next waiter, and until when, if known: the first closed gate.
+    fn blocked_by(&self, now: Instant, probe: bool) -> Option<(WaitReason, Option<Instant>)> {
         if let Some(until) = self.retry_after.filter(|until| *until > now) {
             return Some((WaitReason::RetryAfter, Some(until)));
         }
         if let Some(until) = self.cold_until.filter(|until| *until > now) {
             return Some((WaitReason::ColdStart, Some(until)));
         }
-        if !probe && !self.breaker.passes() {
+        if !probe && !self.breaker.allows() {
             let until = match self.breaker.state() {
                 BreakerState::Open { until } => Some(until),
-                BreakerState::Closed | BreakerState::Probing => None,
+                BreakerState::Closed | BreakerState::HalfOpen => None,
             };
             return Some((WaitReason::Outage, until));
         }
         if !probe && !self.concurrency.has_room() {
             return Some((WaitReason::Concurrency, None));
         }
-        if !matches!(self.permit, Permit::InHand) {
+        if !matches!(self.bucket_permit, BucketPermit::InHand) {
             return Some((WaitReason::Pace, None));
         }
         let wait = self.window.wait(now);
@@ -414,38 +416,39 @@ impl RateLimiter {
         None
     }
 
-    /// Grants the first asker its turn.
+    /// Grants the first waiter its permit.
     fn grant(&mut self, now: Instant, probe: bool, ctx: &mut Context<Self>) {
         let queue = if probe { &mut self.waiting_probes } else { &mut self.waiting };
-        let Some(asker) = queue.pop_front() else { return };
-        if asker.is_closed() {
+        let Some(waiter) = queue.pop_front() else { return };
+        if waiter.is_closed() {
             return;
         }
         let id = self.sent;
         self.sent += 1;
-        self.permit = Permit::None;
-        self.window.granted(id, asker.asked, now);
-        self.out.insert(id, Out { started: self.concurrency.started(now), probe });
-        let news = News::Ended { class: 0, outcome: TurnOutcome::Abandoned, elapsed: Duration::ZERO };
-        let turn = Turn { id, class: 0, will: LastWill::new(ctx.address().recipient(), TurnTold { turn: id, news }) };
-        // Who left at this very moment gives the turn back by dropping it.
-        let _ = asker.answer.send(Ok(turn));
+        self.bucket_permit = BucketPermit::None;
+        self.window.record_grant(id, waiter.asked, now);
+        self.in_flight.insert(id, InFlight { started: self.concurrency.started(now), probe });
+        let event = PermitEvent::Ended { class: 0, outcome: RequestOutcome::Abandoned, elapsed: Duration::ZERO };
+        let permit =
+            Permit { id, class: 0, will: LastWill::new(ctx.address().recipient(), PermitUpdate { permit: id, event }) };
+        // A receiver that is dropped at this very moment gives the permit back by dropping it.
+        let _ = waiter.answer.send(Ok(permit));
     }
 
-    /// Asks the bucket for leave; `true` when it gives it at once.
+    /// Asks the bucket for a permit; `true` when it gives it at once.
     fn ask_bucket(&mut self, ctx: &mut Context<Self>) -> bool {
-        if let Permit::Awaited(_) = self.permit {
+        if let BucketPermit::Awaited(_) = self.bucket_permit {
             return false;
         }
         if self.bucket.try_acquire(1) {
-            self.permit = Permit::InHand;
+            self.bucket_permit = BucketPermit::InHand;
             return true;
         }
         let given = Arc::clone(&self.bucket).acquire_owned(1).into_actor(self).map(|(), limiter, ctx| {
-            limiter.permit = Permit::InHand;
-            limiter.grant_turns(ctx);
+            limiter.bucket_permit = BucketPermit::InHand;
+            limiter.grant_permits(ctx);
         });
-        self.permit = Permit::Awaited(ctx.spawn(given));
+        self.bucket_permit = BucketPermit::Awaited(ctx.spawn(given));
         false
     }
 
@@ -454,7 +457,7 @@ impl RateLimiter {
         // A probe that may not be sent yet would only use up its time.
         let paused = self.retry_after.is_some_and(|until| until > now);
         let Some(probe) = self.sharers.front().map(|sharer| Arc::clone(&sharer.probe)) else { return };
-        if paused || !self.breaker.probe_begins(now) {
+        if paused || !self.breaker.try_start_probe(now) {
             return;
         }
         // A task of its own: a probe that panics is a probe that failed, not the end of the limiter.
@@ -477,7 +480,7 @@ impl RateLimiter {
             self.sharers.rotate_left(1);
         }
         self.breaker.probe_ended(now, answered);
-        self.grant_turns(ctx);
+        self.grant_permits(ctx);
     }
 
     /// Stops everybody until `wait` is over, and a little longer.
@@ -485,22 +488,22 @@ impl RateLimiter {
         let jitter = wait.mul_f64(self.random.random_range(0.0..=RETRY_AFTER_JITTER)).min(RETRY_AFTER_JITTER_MAX);
         let until = now + wait + jitter;
         if wait > Duration::ZERO && self.retry_after.is_none_or(|known| known < until) {
-            tracing::debug!(wait_s = wait.as_secs(), "the source asks to be left alone");
+            tracing::debug!(wait_s = wait.as_secs(), "the source asked clients to wait");
             self.retry_after = Some(until);
         }
     }
 
-    /// Takes note of how a turn ended.
-    fn turn_ended(&mut self, turn: u64, class: u64, outcome: TurnOutcome, elapsed: Duration) {
-        let Some(out) = self.out.remove(&turn) else { return };
+    /// Takes note of how a permit ended.
+    fn permit_ended(&mut self, permit: u64, class: u64, outcome: RequestOutcome, elapsed: Duration) {
+        let Some(out) = self.in_flight.remove(&permit) else { return };
         let now = Instant::now();
-        // Nobody said that it left, so nobody knows that it did not.
-        self.window.left(turn, now);
+        // If it was not marked as sent, it may have been all the same.
+        self.window.mark_sent(permit, now);
         if let Some(wait) = outcome.retry_after() {
             self.pause(now, wait);
         }
         // A ping tells nothing about how quick pages are; its answer comes from the probe itself.
-        let outcome = if out.probe { TurnOutcome::Abandoned } else { outcome };
+        let outcome = if out.probe { RequestOutcome::Abandoned } else { outcome };
         self.concurrency.ended(now, out.started, class, outcome, elapsed);
         if self.breaker.record(now, out.started.at(), outcome) {
             tracing::debug!("the source does not answer");
@@ -518,7 +521,7 @@ impl RateLimiter {
         }
         let alarm = ctx.run_later(until.saturating_duration_since(now), |limiter, ctx| {
             limiter.alarm = None;
-            limiter.grant_turns(ctx);
+            limiter.grant_permits(ctx);
         });
         self.alarm = Some((until, alarm));
     }
@@ -526,10 +529,14 @@ impl RateLimiter {
 
 /// The bucket that paces this limit.
 fn bucket(requests_per_second: u32) -> Arc<leaky_bucket::RateLimiter> {
-    let pace = Pace::of(requests_per_second);
-    let permits = pace.permits as usize;
-    let bucket =
-        leaky_bucket::RateLimiter::builder().refill(permits).max(permits).initial(0).interval(pace.interval).build();
+    let settings = BucketSettings::of(requests_per_second);
+    let permits = settings.permits as usize;
+    let bucket = leaky_bucket::RateLimiter::builder()
+        .refill(permits)
+        .max(permits)
+        .initial(0)
+        .interval(settings.interval)
+        .build();
     Arc::new(bucket)
 }
 
@@ -537,51 +544,51 @@ impl Actor for RateLimiter {
     type Context = Context<Self>;
 }
 
-impl Handler<NextTurn> for RateLimiter {
-    type Result = TurnToCome;
+impl Handler<NextPermit> for RateLimiter {
+    type Result = PendingPermit;
 
-    fn handle(&mut self, NextTurn { probe }: NextTurn, ctx: &mut Self::Context) -> Self::Result {
-        let (answer, turn) = oneshot::channel();
-        let asker = Asker { asked: Instant::now(), answer };
+    fn handle(&mut self, NextPermit { probe }: NextPermit, ctx: &mut Self::Context) -> Self::Result {
+        let (answer, permit) = oneshot::channel();
+        let waiter = Waiter { asked: Instant::now(), answer };
         if probe {
-            self.waiting_probes.push_back(asker)
+            self.waiting_probes.push_back(waiter)
         } else {
-            self.waiting.push_back(asker)
+            self.waiting.push_back(waiter)
         }
-        self.grant_turns(ctx);
-        TurnToCome(turn)
+        self.grant_permits(ctx);
+        PendingPermit(permit)
     }
 }
 
-impl Handler<TurnTold> for RateLimiter {
+impl Handler<PermitUpdate> for RateLimiter {
     type Result = ();
 
-    fn handle(&mut self, TurnTold { turn, news }: TurnTold, ctx: &mut Self::Context) {
-        match news {
-            News::Left(at) => self.window.left(turn, at),
-            News::Ended { class, outcome, elapsed } => self.turn_ended(turn, class, outcome, elapsed),
+    fn handle(&mut self, PermitUpdate { permit, event }: PermitUpdate, ctx: &mut Self::Context) {
+        match event {
+            PermitEvent::Sent(at) => self.window.mark_sent(permit, at),
+            PermitEvent::Ended { class, outcome, elapsed } => self.permit_ended(permit, class, outcome, elapsed),
         }
-        self.grant_turns(ctx);
+        self.grant_permits(ctx);
     }
 }
 
-impl Handler<CurrentPace> for RateLimiter {
-    type Result = PaceSnapshot;
+impl Handler<CurrentLimiter> for RateLimiter {
+    type Result = LimiterSnapshot;
 
-    fn handle(&mut self, _: CurrentPace, _: &mut Self::Context) -> Self::Result {
-        let waiting = self.waiting.iter().chain(&self.waiting_probes).filter(|asker| !asker.is_closed()).count();
-        let ordinary = self.waiting.iter().any(|asker| !asker.is_closed());
+    fn handle(&mut self, _: CurrentLimiter, _: &mut Self::Context) -> Self::Result {
+        let waiting = self.waiting.iter().chain(&self.waiting_probes).filter(|waiter| !waiter.is_closed()).count();
+        let ordinary = self.waiting.iter().any(|waiter| !waiter.is_closed());
         let only_probes = waiting > 0 && !ordinary;
         // Where nobody asks and nothing is out, whoever would ask has been told how long to stay away, and does.
-        let is_told = waiting > 0 || self.out.is_empty();
-        let obstacle = if is_told { self.obstacle(Instant::now(), only_probes) } else { None };
-        PaceSnapshot {
+        let is_told = waiting > 0 || self.in_flight.is_empty();
+        let blocked_by = if is_told { self.blocked_by(Instant::now(), only_probes) } else { None };
+        LimiterSnapshot {
             limit_per_second: self.window.requests_per_second(),
             in_flight: self.concurrency.in_flight(),
             concurrency_limit: self.concurrency.limit(),
             waiting: u32::try_from(waiting).unwrap_or(u32::MAX),
-            waiting_for: obstacle.map(|(reason, _)| reason),
-            until: obstacle.and_then(|(_, until)| until),
+            waiting_for: blocked_by.map(|(reason, _)| reason),
+            until: blocked_by.and_then(|(_, until)| until),
             breaker: self.breaker.state(),
             open_since: self.breaker.open_since(),
             peak_requests_per_second: self.window.peak_requests_per_second(),
@@ -600,7 +607,7 @@ impl Handler<ShareBudget> for RateLimiter {
         // The newest first: the connections of the others are older.
         self.sharers.push_front(sharer);
         self.keep_limits(ctx);
-        self.grant_turns(ctx);
+        self.grant_permits(ctx);
     }
 }
 
@@ -612,7 +619,7 @@ impl Handler<ShareEnded> for RateLimiter {
             self.sharers.retain(|sharer| sharer.id != ended);
         }
         self.keep_limits(ctx);
-        self.grant_turns(ctx);
+        self.grant_permits(ctx);
     }
 }
 
@@ -622,26 +629,26 @@ fn share(limiter: Addr<RateLimiter>, id: ShareId) -> Share {
     Share { limiter, _ends: ends }
 }
 
-/// The reply to [`NextTurn`]: gives up its place in the queue when the asker is gone.
-pub struct TurnToCome(oneshot::Receiver<Result<Turn, LimiterClosed>>);
+/// The reply to [`NextPermit`]: gives up its place in the queue when the waiter is gone.
+pub struct PendingPermit(oneshot::Receiver<Result<Permit, LimiterClosed>>);
 
-impl MessageResponse<RateLimiter, NextTurn> for TurnToCome {
-    fn handle(self, _: &mut Context<RateLimiter>, asker: Option<OneshotSender<Result<Turn, LimiterClosed>>>) {
-        let Some(mut asker) = asker else { return };
+impl MessageResponse<RateLimiter, NextPermit> for PendingPermit {
+    fn handle(self, _: &mut Context<RateLimiter>, waiter: Option<OneshotSender<Result<Permit, LimiterClosed>>>) {
+        let Some(mut waiter) = waiter else { return };
         actix_rt::spawn(async move {
-            // Actix itself would not look whether anybody still waits, and the turn would be granted to nobody.
-            let turn = tokio::select! {
+            // Actix itself does not check whether the receiver still waits; the permit would be lost.
+            let permit = tokio::select! {
                 biased;
-                () = asker.closed() => return,
-                turn = self.0 => turn.unwrap_or(Err(LimiterClosed)),
+                () = waiter.closed() => return,
+                permit = self.0 => permit.unwrap_or(Err(LimiterClosed)),
             };
-            // Who left at this very moment gives the turn back by dropping it.
-            let _ = asker.send(turn);
+            // A receiver that is dropped at this very moment gives the permit back by dropping it.
+            let _ = waiter.send(permit);
         });
     }
 }
 
-impl Turn {
+impl Permit {
     /// Says what kind of request this is, for instance a hash of endpoint and page size: what answers took is compared only
     /// between requests of one class.
     pub fn of_class(mut self, class: u64) -> Self {
@@ -649,39 +656,42 @@ impl Turn {
         self
     }
 
-    /// Says that the request leaves now: its first byte is being written. Without this it counts as leaving until it ends.
-    pub fn left(&self) {
-        self.will.tell(TurnTold { turn: self.id, news: News::Left(Instant::now()) });
+    /// Marks the request as sent: its first byte is being written. Without this it counts as about to be sent until it ends.
+    pub fn mark_sent(&self) {
+        self.will.tell(PermitUpdate { permit: self.id, event: PermitEvent::Sent(Instant::now()) });
     }
 
-    /// Says how the request ended.
+    /// Reports how the request ended.
     ///
-    /// - `elapsed`: what the server took for it, without the asker's own time; zero for "all the time since the turn".
-    pub fn end(mut self, outcome: TurnOutcome, elapsed: Duration) {
-        self.will.rewrite(TurnTold { turn: self.id, news: News::Ended { class: self.class, outcome, elapsed } });
+    /// - `elapsed`: what the server took for it, without the waiter's own time; zero for "all the time since the permit".
+    pub fn end(mut self, outcome: RequestOutcome, elapsed: Duration) {
+        self.will.rewrite(PermitUpdate {
+            permit: self.id,
+            event: PermitEvent::Ended { class: self.class, outcome, elapsed },
+        });
     }
 }
 
-impl fmt::Debug for Turn {
+impl fmt::Debug for Permit {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Turn").field("id", &self.id).finish_non_exhaustive()
+        formatter.debug_struct("Permit").field("id", &self.id).finish_non_exhaustive()
     }
 }
 
-/// Waits for a turn at `limiter`, and treats one that is gone like one that is going. Dropping the future gives up the wait.
+/// Waits for a permit at `limiter`, and treats one that is gone like one that is going. Dropping the future gives up the wait.
 ///
 /// # Errors
 /// [`LimiterClosed`] when the limiter's arbiter has ended or ends meanwhile.
-pub async fn next_turn(limiter: &Addr<RateLimiter>, probe: bool) -> Result<Turn, LimiterClosed> {
-    limiter.send(NextTurn { probe }).await.unwrap_or(Err(LimiterClosed))
+pub async fn next_permit(limiter: &Addr<RateLimiter>, probe: bool) -> Result<Permit, LimiterClosed> {
+    limiter.send(NextPermit { probe }).await.unwrap_or(Err(LimiterClosed))
 }
 
-impl PaceSnapshot {
+impl LimiterSnapshot {
     /// The same for people and status files. Waits of milliseconds are not told: they are how a limit works.
     #[must_use]
     pub fn to_pace(&self) -> events::Pace {
         let reason = self.waiting_for.and_then(|reason| match reason {
-            WaitReason::RetryAfter => Some("the source asked to be left alone (Retry-After)"),
+            WaitReason::RetryAfter => Some("the source asked clients to wait (Retry-After)"),
             WaitReason::ColdStart => Some("the last run did not end cleanly and may have sent requests a moment ago"),
             WaitReason::Outage => Some("the source does not answer"),
             WaitReason::Concurrency | WaitReason::Pace | WaitReason::Window => None,
@@ -710,7 +720,7 @@ mod tests {
 
     use super::*;
 
-    const OVERLOADED: TurnOutcome = TurnOutcome::Overloaded { retry_after: None };
+    const OVERLOADED: RequestOutcome = RequestOutcome::Overloaded { retry_after: None };
 
     fn ms(ms: u64) -> Duration {
         Duration::from_millis(ms)
@@ -766,73 +776,73 @@ mod tests {
         RateLimiter::new(settings, Scripted::with([])).start()
     }
 
-    async fn turn(limiter: &Addr<RateLimiter>) -> Turn {
-        next_turn(limiter, false).await.unwrap()
+    async fn permit(limiter: &Addr<RateLimiter>) -> Permit {
+        next_permit(limiter, false).await.unwrap()
     }
 
-    async fn pace(limiter: &Addr<RateLimiter>) -> PaceSnapshot {
-        limiter.send(CurrentPace).await.unwrap()
+    async fn state_of(limiter: &Addr<RateLimiter>) -> LimiterSnapshot {
+        limiter.send(CurrentLimiter).await.unwrap()
     }
 
     /// Five requests that find nobody.
     async fn outage(limiter: &Addr<RateLimiter>) {
         for _ in 0..5 {
-            turn(limiter).await.end(OVERLOADED, ms(1));
+            permit(limiter).await.end(OVERLOADED, ms(1));
         }
-        assert!(pace(limiter).await.open_since.is_some());
+        assert!(state_of(limiter).await.open_since.is_some());
     }
 
     #[actix::test]
-    async fn turns_are_granted_in_the_order_they_were_asked_for() {
+    async fn permits_are_granted_in_the_order_they_were_asked_for() {
         tokio::time::pause();
         let limiter = limiter(RateLimiterSettings { in_flight: 1, ..SETTINGS });
         let (told, mut heard) = tokio::sync::mpsc::unbounded_channel();
-        for asker in 0..20 {
+        for waiter in 0..20 {
             let (limiter, told) = (limiter.clone(), told.clone());
             actix_rt::spawn(async move {
-                let turn = turn(&limiter).await;
-                told.send(asker).unwrap();
+                let permit = permit(&limiter).await;
+                told.send(waiter).unwrap();
                 tokio::time::sleep(ms(10)).await;
-                turn.end(TurnOutcome::Answered, ms(10));
+                permit.end(RequestOutcome::Answered, ms(10));
             });
         }
-        for asker in 0..20 {
-            assert_eq!(heard.recv().await, Some(asker));
+        for waiter in 0..20 {
+            assert_eq!(heard.recv().await, Some(waiter));
         }
     }
 
     #[actix::test]
-    async fn an_asker_that_is_gone_takes_no_place_no_send_and_no_permit() {
+    async fn a_waiter_that_is_gone_takes_no_place_no_send_and_no_bucket_permit() {
         tokio::time::pause();
         let limiter = limiter(RateLimiterSettings { in_flight: 1, requests_per_second: 2, ..SETTINGS });
-        let first = turn(&limiter).await;
+        let first = permit(&limiter).await;
         for _ in 0..50 {
-            let gone = tokio::time::timeout(ms(5), turn(&limiter)).await;
+            let gone = tokio::time::timeout(ms(5), permit(&limiter)).await;
             assert!(gone.is_err());
         }
-        assert_eq!(pace(&limiter).await.waiting, 0);
-        first.end(TurnOutcome::Answered, ms(10));
+        assert_eq!(state_of(&limiter).await.waiting, 0);
+        first.end(RequestOutcome::Answered, ms(10));
         // Only the two that were granted count: two may leave within the first window.
         let began = Instant::now();
-        turn(&limiter).await.end(TurnOutcome::Answered, ms(10));
+        permit(&limiter).await.end(RequestOutcome::Answered, ms(10));
         assert!(began.elapsed() < ms(1050), "{:?}", began.elapsed());
-        assert_eq!(pace(&limiter).await.sent, 2);
+        assert_eq!(state_of(&limiter).await.sent, 2);
     }
 
     #[actix::test]
-    async fn a_turn_that_is_dropped_frees_its_place_and_stays_in_the_window() {
+    async fn a_permit_that_is_dropped_frees_its_place_and_stays_in_the_window() {
         tokio::time::pause();
         let limiter = limiter(RateLimiterSettings { in_flight: 1, ..SETTINGS });
-        drop(turn(&limiter).await);
-        let task = turn(&limiter).await;
+        drop(permit(&limiter).await);
+        let task = permit(&limiter).await;
         let died = actix_rt::spawn(async move {
             let _task = task;
             panic!("as the test wants it");
         });
         assert!(died.await.is_err());
-        let third = turn(&limiter).await;
-        third.left();
-        let pace = pace(&limiter).await;
+        let third = permit(&limiter).await;
+        third.mark_sent();
+        let pace = state_of(&limiter).await;
         assert_eq!((pace.in_flight, pace.sent, pace.peak_requests_per_second), (1, 3, 3));
         assert_eq!(pace.breaker, BreakerState::Closed);
         drop(third);
@@ -845,10 +855,10 @@ mod tests {
         let limiter = limiter(RateLimiterSettings { cold_start: true, ..SETTINGS });
         let asked = actix_rt::spawn({
             let limiter = limiter.clone();
-            async move { turn(&limiter).await }
+            async move { permit(&limiter).await }
         });
         tokio::task::yield_now().await;
-        assert_eq!(pace(&limiter).await.waiting_for, Some(WaitReason::ColdStart));
+        assert_eq!(state_of(&limiter).await.waiting_for, Some(WaitReason::ColdStart));
         drop(asked.await.unwrap());
         assert!(began.elapsed() >= COLD_START_WAIT && began.elapsed() < ms(1200), "{:?}", began.elapsed());
     }
@@ -858,23 +868,23 @@ mod tests {
         tokio::time::pause();
         for seed in 0..10 {
             let limiter = limiter(RateLimiterSettings { seed, ..SETTINGS });
-            let bystander = turn(&limiter).await;
-            turn(&limiter).await.end(TurnOutcome::Failed { retry_after: Some(s(30)) }, ms(1));
+            let bystander = permit(&limiter).await;
+            permit(&limiter).await.end(RequestOutcome::Failed { retry_after: Some(s(30)) }, ms(1));
             let said = Instant::now();
             // A shorter one does not shorten it, and a probe is no exception.
-            bystander.end(TurnOutcome::Overloaded { retry_after: Some(s(1)) }, ms(1));
-            let snapshot = pace(&limiter).await;
+            bystander.end(RequestOutcome::Overloaded { retry_after: Some(s(1)) }, ms(1));
+            let snapshot = state_of(&limiter).await;
             assert_eq!(snapshot.waiting_for, Some(WaitReason::RetryAfter), "nobody asks, nothing is out");
             let probe = actix_rt::spawn({
                 let limiter = limiter.clone();
-                async move { drop(next_turn(&limiter, true).await) }
+                async move { drop(next_permit(&limiter, true).await) }
             });
             tokio::task::yield_now().await;
-            let snapshot = pace(&limiter).await;
+            let snapshot = state_of(&limiter).await;
             assert_eq!(snapshot.waiting_for, Some(WaitReason::RetryAfter));
             let remaining = snapshot.to_pace().waiting.unwrap().remaining.unwrap();
             assert!(remaining >= s(30) && remaining <= s(32), "{remaining:?}");
-            drop(turn(&limiter).await);
+            drop(permit(&limiter).await);
             probe.await.unwrap();
             assert!(said.elapsed() >= s(30) && said.elapsed() <= s(33), "{:?}", said.elapsed());
         }
@@ -887,11 +897,11 @@ mod tests {
         let limiter = RateLimiter::new(SETTINGS, Arc::<Scripted>::clone(&probe)).start();
         outage(&limiter).await;
         let opened = Instant::now();
-        let granted = turn(&limiter).await;
+        let granted = permit(&limiter).await;
         // Probes after 1, 3 and 7 seconds.
         assert_eq!(probe.asked(), 3);
         assert!(opened.elapsed() >= ms(6900) && opened.elapsed() < ms(7200), "{:?}", opened.elapsed());
-        let snapshot = pace(&limiter).await;
+        let snapshot = state_of(&limiter).await;
         assert_eq!((snapshot.sent, snapshot.concurrency_limit), (6, 1), "gently again");
         assert_eq!(snapshot.open_since, None);
         drop(granted);
@@ -904,7 +914,7 @@ mod tests {
         let limiter = RateLimiter::new(SETTINGS, Arc::<Scripted>::clone(&probe)).start();
         outage(&limiter).await;
         let opened = Instant::now();
-        drop(turn(&limiter).await);
+        drop(permit(&limiter).await);
         assert_eq!(probe.asked(), 4);
         // 1 s, 3 s; that one hangs for 8 s, and so does the next.
         assert!(opened.elapsed() >= s(18) && opened.elapsed() < s(20), "{:?}", opened.elapsed());
@@ -914,14 +924,14 @@ mod tests {
     async fn a_probes_own_request_passes_the_breaker_and_a_full_house() {
         tokio::time::pause();
         let limiter = limiter(RateLimiterSettings { in_flight: 1, ..SETTINGS });
-        let stuck = turn(&limiter).await;
-        let granted = tokio::time::timeout(s(1), next_turn(&limiter, true)).await;
+        let stuck = permit(&limiter).await;
+        let granted = tokio::time::timeout(s(1), next_permit(&limiter, true)).await;
         drop(granted.unwrap().unwrap());
         drop(stuck);
         outage(&limiter).await;
-        let granted = tokio::time::timeout(s(1), next_turn(&limiter, true)).await;
+        let granted = tokio::time::timeout(s(1), next_permit(&limiter, true)).await;
         drop(granted.unwrap().unwrap());
-        let ordinary = tokio::time::timeout(ms(900), turn(&limiter)).await;
+        let ordinary = tokio::time::timeout(ms(900), permit(&limiter)).await;
         assert!(ordinary.is_err());
     }
 
@@ -933,7 +943,7 @@ mod tests {
         outage(&limiter).await;
         tokio::time::sleep(s(3600)).await;
         assert_eq!(probe.asked(), 0);
-        let waiting = tokio::time::timeout(ms(100), turn(&limiter)).await;
+        let waiting = tokio::time::timeout(ms(100), permit(&limiter)).await;
         assert!(waiting.is_err());
         assert_eq!(probe.asked(), 1);
     }
@@ -957,10 +967,10 @@ mod tests {
                 let (limiter, sends) = (limiter.clone(), Arc::clone(&sends));
                 actix_rt::spawn(async move {
                     for _ in 0..30 {
-                        let turn = turn(&limiter).await;
+                        let permit = permit(&limiter).await;
                         sends.lock().unwrap().push(Instant::now());
                         tokio::time::sleep(ms(5)).await;
-                        turn.end(TurnOutcome::Answered, ms(5));
+                        permit.end(RequestOutcome::Answered, ms(5));
                     }
                 })
             })
@@ -974,13 +984,13 @@ mod tests {
         }
         let took = (*sends.last().unwrap() - sends[0]).as_secs_f64();
         assert!(180.0 / took >= 0.94 * 20.0, "{took}");
-        let pace = pace(one).await;
+        let pace = state_of(one).await;
         assert_eq!((pace.limit_per_second, pace.sent, pace.peak_requests_per_second), (20, 180, 20));
         assert!(pace.concurrency_limit <= 4);
     }
 
     #[actix::test]
-    async fn a_limiter_that_is_gone_is_replaced_and_its_askers_hear_of_it() {
+    async fn a_limiter_that_is_gone_is_replaced_and_its_waiters_learn_of_it() {
         let origin = "https://gone.example.org";
         let arbiter = Arbiter::new();
         let (told, heard) = oneshot::channel();
@@ -990,23 +1000,23 @@ mod tests {
         });
         let share = heard.await.unwrap_or_else(|_| panic!("no share"));
         let first = share.limiter().clone();
-        let held = turn(&first).await;
+        let held = permit(&first).await;
         let waiting = actix_rt::spawn({
             let first = first.clone();
-            async move { next_turn(&first, false).await.map(drop) }
+            async move { next_permit(&first, false).await.map(drop) }
         });
-        while pace(&first).await.waiting == 0 {
+        while state_of(&first).await.waiting == 0 {
             tokio::task::yield_now().await;
         }
         arbiter.stop();
         arbiter.join().unwrap();
         assert_eq!(waiting.await.unwrap(), Err(LimiterClosed));
-        assert_eq!(next_turn(&first, false).await.map(drop), Err(LimiterClosed));
+        assert_eq!(next_permit(&first, false).await.map(drop), Err(LimiterClosed));
         drop(held);
 
         let second = RateLimiter::for_origin(origin, SETTINGS, Scripted::with([]));
         assert_ne!(&first, second.limiter());
-        drop(turn(second.limiter()).await);
+        drop(permit(second.limiter()).await);
     }
 
     /// Sends as fast as the limiter lets it, eight at a time, each answered after `wait`; when each send left.
@@ -1017,10 +1027,10 @@ mod tests {
                 let (limiter, left) = (limiter.clone(), Arc::clone(&left));
                 actix_rt::spawn(async move {
                     for _ in 0..sends / 8 {
-                        let turn = turn(&limiter).await;
+                        let permit = permit(&limiter).await;
                         left.lock().unwrap().push(Instant::now());
                         tokio::time::sleep(wait).await;
-                        turn.end(TurnOutcome::Answered, wait);
+                        permit.end(RequestOutcome::Answered, wait);
                     }
                 })
             })
@@ -1043,7 +1053,7 @@ mod tests {
         let mut sends = saturate(one.limiter(), 40, ms(10)).await;
         assert!(sends.windows(11).all(|ten| ten[10] - ten[0] >= ms(1050)), "the lower limit holds while both live");
         drop(three);
-        let pace_of_both = pace(one.limiter()).await;
+        let pace_of_both = state_of(one.limiter()).await;
         assert_eq!(pace_of_both.limit_per_second, 10, "the end of another one raises nothing");
         assert!(pace_of_both.concurrency_limit <= 2);
         drop(two);
@@ -1053,7 +1063,7 @@ mod tests {
         assert!(sends.windows(51).all(|fifty| fifty[50] - fifty[0] >= ms(1050)), "never above the higher one");
         assert!(400.0 / took >= 0.94 * 50.0, "{took} s");
         saturate(one.limiter(), 400, ms(100)).await;
-        let pace = pace(one.limiter()).await;
+        let pace = state_of(one.limiter()).await;
         assert_eq!(pace.limit_per_second, 50);
         assert!(pace.concurrency_limit > 2, "{}", pace.concurrency_limit);
     }
@@ -1072,7 +1082,7 @@ mod tests {
         });
         assert!(died.await.is_err());
         outage(one.limiter()).await;
-        drop(turn(one.limiter()).await);
+        drop(permit(one.limiter()).await);
         assert_eq!((of_one.asked(), of_two.asked()), (2, 0));
         assert_eq!(Arc::strong_count(&of_two), 1);
     }
@@ -1085,13 +1095,13 @@ mod tests {
         let first = RateLimiter::for_origin(origin, slow, Scripted::with([]));
         let limiter = first.limiter().clone();
         drop(first);
-        assert_eq!(pace(&limiter).await.limit_per_second, 5);
+        assert_eq!(state_of(&limiter).await.limit_per_second, 5);
         outage(&limiter).await;
         let probe = Scripted::with([Answer::Yes]);
         let fast = RateLimiter::for_origin(origin, SETTINGS, Arc::<Scripted>::clone(&probe));
         assert_eq!(fast.limiter(), &limiter);
-        drop(turn(&limiter).await);
-        assert_eq!((pace(&limiter).await.limit_per_second, probe.asked()), (1000, 1));
+        drop(permit(&limiter).await);
+        assert_eq!((state_of(&limiter).await.limit_per_second, probe.asked()), (1000, 1));
     }
 
     #[actix::test]
@@ -1100,24 +1110,24 @@ mod tests {
         let limiter = limiter(RateLimiterSettings { requests_per_second: 3, in_flight: 2, ..SETTINGS });
         let ask = || {
             let limiter = limiter.clone();
-            actix_rt::spawn(async move { turn(&limiter).await })
+            actix_rt::spawn(async move { permit(&limiter).await })
         };
         let held = [ask().await.unwrap(), ask().await.unwrap()];
         let waiting = [ask(), ask()];
         tokio::task::yield_now().await;
-        let snapshot = pace(&limiter).await;
+        let snapshot = state_of(&limiter).await;
         assert_eq!((snapshot.waiting, snapshot.waiting_for), (2, Some(WaitReason::Concurrency)));
         assert_eq!((snapshot.in_flight, snapshot.concurrency_limit, snapshot.limit_per_second), (2, 2, 3));
         assert_eq!(snapshot.to_pace().waiting, None);
         drop(held);
-        for turn in waiting {
-            drop(turn.await.unwrap());
+        for permit in waiting {
+            drop(permit.await.unwrap());
         }
         tokio::time::sleep(ms(900)).await;
         outage(&limiter).await;
         let waiting = ask();
         tokio::task::yield_now().await;
-        let snapshot = pace(&limiter).await;
+        let snapshot = state_of(&limiter).await;
         assert_eq!(snapshot.waiting_for, Some(WaitReason::Outage));
         assert_eq!(snapshot.to_pace().waiting.unwrap().reason, "the source does not answer");
         assert!(snapshot.until.unwrap() > Instant::now());

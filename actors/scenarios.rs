@@ -1,7 +1,7 @@
 //! Scenarios: the real rate limiter before a simulated server, on virtual time, with what should come of it as ranges.
 //!
 //! ```text
-//! scenarios/*.toml ──▶ askers ──NextTurn──▶ RateLimiter
+//! scenarios/*.toml ──▶ waiters ──NextPermit──▶ RateLimiter
 //!                         └──request──▶ Server (latency, jitter, knee, refusals, outage) ──▶ its own ledger ──▶ ranges
 //! ```
 //!
@@ -33,8 +33,8 @@ struct Scenario {
     in_flight: u32,
     /// Fetchers that always have work.
     #[serde(default = "in_flight")]
-    askers: u32,
-    /// Whether an asker waits as a failed partition does, or goes on with another one at once.
+    waiters: u32,
+    /// Whether a waiter waits as a failed partition does, or goes on with another one at once.
     #[serde(default)]
     backs_off: bool,
     server: ServerModel,
@@ -162,7 +162,7 @@ impl Server {
     }
 
     /// One request, from its arrival to the end of its answer.
-    async fn request(&self, probe: bool) -> TurnOutcome {
+    async fn request(&self, probe: bool) -> RequestOutcome {
         let at_s = self.now_s();
         let at_once = *self.in_flight.borrow() + 1;
         self.ledger.borrow_mut().arrivals.push((at_s, probe));
@@ -178,7 +178,7 @@ impl Server {
             tokio::time::sleep(Duration::from_secs_f64(takes_ms / 1000.0)).await;
             self.ledger.borrow_mut().refusals.push(self.now_s());
             let retry_after = model.retry_after_s.filter(|_| !out).map(Duration::from_secs);
-            return TurnOutcome::Overloaded { retry_after };
+            return RequestOutcome::Overloaded { retry_after };
         }
         self.accepted.borrow_mut().push(at_s);
         let takes_ms = self.takes_ms(at_s, at_once, probe);
@@ -188,7 +188,7 @@ impl Server {
         if !probe {
             self.ledger.borrow_mut().answers.push(self.now_s());
         }
-        TurnOutcome::Answered
+        RequestOutcome::Answered
     }
 
     fn takes_ms(&self, at_s: f64, at_once: u32, probe: bool) -> f64 {
@@ -212,8 +212,8 @@ struct Ping(tokio::sync::mpsc::UnboundedSender<oneshot::Sender<bool>>);
 
 impl SourceProbe for Ping {
     fn probe(&self) -> LocalBoxFuture<'_, bool> {
-        let (asker, answer) = oneshot::channel();
-        self.0.send(asker).unwrap();
+        let (waiter, answer) = oneshot::channel();
+        self.0.send(waiter).unwrap();
         Box::pin(async move { answer.await.unwrap_or(false) })
     }
 }
@@ -239,26 +239,26 @@ async fn run(scenario: &Scenario, seed: u64) -> Ledger {
     tasks.push(actix_rt::spawn({
         let (server, limiter) = (Rc::clone(&server), limiter.clone());
         async move {
-            while let Some(asker) = pings.recv().await {
-                let Ok(turn) = next_turn(&limiter, true).await else { return };
-                turn.left();
+            while let Some(waiter) = pings.recv().await {
+                let Ok(permit) = next_permit(&limiter, true).await else { return };
+                permit.mark_sent();
                 let outcome = server.request(true).await;
-                turn.end(outcome, Duration::ZERO);
+                permit.end(outcome, Duration::ZERO);
                 // A limiter that gave up the probe no longer listens.
-                let _ = asker.send(outcome == TurnOutcome::Answered);
+                let _ = waiter.send(outcome == RequestOutcome::Answered);
             }
         }
     }));
-    for asker in 0..scenario.askers {
+    for waiter in 0..scenario.waiters {
         let (server, limiter, backs_off) = (Rc::clone(&server), limiter.clone(), scenario.backs_off);
         tasks.push(actix_rt::spawn(async move {
-            let mut backoff = Backoff::new(seed.wrapping_mul(1000) + u64::from(asker));
-            while let Ok(turn) = next_turn(&limiter, false).await {
-                turn.left();
+            let mut backoff = Backoff::new(seed.wrapping_mul(1000) + u64::from(waiter));
+            while let Ok(permit) = next_permit(&limiter, false).await {
+                permit.mark_sent();
                 let outcome = server.request(false).await;
-                turn.end(outcome, Duration::ZERO);
+                permit.end(outcome, Duration::ZERO);
                 match outcome {
-                    TurnOutcome::Answered => backoff.reset(),
+                    RequestOutcome::Answered => backoff.reset(),
                     _ if backs_off => tokio::time::sleep(backoff.next(outcome.retry_after())).await,
                     _ => {}
                 }

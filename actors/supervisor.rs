@@ -4,7 +4,7 @@
 //!             ┌─hires──▶ Fetcher (one arbiter per core) ──FetcherExited (also as a last will)──▶ Supervisor
 //! Supervisor ─┤
 //!             ├─StopLeasing──▶ Planner ──EndRun──▶ Supervisor ◀──EndRun── Checkpointer
-//!             └─each second: CurrentPace──▶ RateLimiter, what it says──▶ Reporter
+//!             └─each second: CurrentLimiter──▶ RateLimiter, what it says──▶ Reporter
 //! ```
 //!
 //! It owns the fetchers and the fate of the run. The first reason to end is the one that is reported; a stop that a
@@ -26,7 +26,7 @@ use crate::{
     failure::{Failure, FailureClass},
     fetcher::{Fetcher, FetcherParts, ShutdownPhase},
     planner::{FetcherDied, FetcherId, Planner, StopLeasing},
-    rate_limiter::{CurrentPace, RateLimiter},
+    rate_limiter::{CurrentLimiter, RateLimiter},
     report::Outcome,
     reporter::EventSender,
     source::Source,
@@ -210,7 +210,7 @@ impl Supervisor {
     /// Tells the pace, and ends the run when the breaker has been open for longer than a source may be gone.
     fn heartbeat(&mut self, ctx: &mut Context<Self>) {
         let Some(limiter) = self.parts.limiter.clone() else { return };
-        let ask = async move { limiter.send(CurrentPace).await.ok() }.into_actor(self);
+        let ask = async move { limiter.send(CurrentLimiter).await.ok() }.into_actor(self);
         ctx.spawn(ask.map(|pace, supervisor, ctx| {
             let Some(pace) = pace else { return };
             supervisor.parts.events.emit(Event::Pace(pace.to_pace()));

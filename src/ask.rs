@@ -22,7 +22,7 @@ use tokio::{sync::watch, time::Instant};
 use url::Url;
 
 use crate::{
-    assemble::{Connected, extract},
+    assemble::{SourceClient, extract},
     exit_code::StopReason,
     extract::{Contact, Walk, WalkedPage, classify},
     job::{Credentials, Job, Limits},
@@ -76,7 +76,7 @@ pub(crate) type Write<'a> = dyn FnMut(&[u8]) -> ControlFlow<()> + 'a;
 /// As classified; a failure after the first bytes is final, since they cannot be taken back.
 pub(crate) fn get(request: GetRequest, write: &mut Write<'_>) -> Result<(), Failure> {
     actix::System::new().block_on(async move {
-        let connected = Connected::with_limits(
+        let connected = SourceClient::with_limits(
             &request.url,
             request.ca_file.as_deref(),
             &request.limits,
@@ -97,7 +97,7 @@ pub(crate) fn get(request: GetRequest, write: &mut Write<'_>) -> Result<(), Fail
 }
 
 /// One answer, as it is.
-async fn raw(connected: &Connected, path: &str, outage: Duration, write: &mut Write<'_>) -> Result<(), Failure> {
+async fn raw(connected: &SourceClient, path: &str, outage: Duration, write: &mut Write<'_>) -> Result<(), Failure> {
     let mut response = retry_request(connected, outage, || connected.client.get(path).raw().send()).await?;
     loop {
         match response.chunk().await.map_err(|error| classify(&error, Contact::Later))? {
@@ -109,11 +109,16 @@ async fn raw(connected: &Connected, path: &str, outage: Duration, write: &mut Wr
 }
 
 /// All rows of a collection, page by page. A page is handed on when it is whole.
-async fn all_rows(connected: &Connected, path: &str, outage: Duration, write: &mut Write<'_>) -> Result<(), Failure> {
+async fn all_rows(
+    connected: &SourceClient,
+    path: &str,
+    outage: Duration,
+    write: &mut Write<'_>,
+) -> Result<(), Failure> {
     let client = &connected.client;
     let usage = |message: String| Failure::new(FailureClass::Rejected, message);
     let relative = Url::parse("http://localhost/").and_then(|base| base.join(path));
-    let relative = relative.map_err(|error| usage(format!("`{path}` is no path: {error}")))?;
+    let relative = relative.map_err(|error| usage(format!("`{path}` is not a path: {error}")))?;
     // Whoever asks has made sure that it is one name.
     let collection = relative.path().trim_matches('/').trim_end_matches(".json").to_owned();
     let version = retry_request(connected, outage, || client.system_info()).await?.version;
@@ -266,7 +271,7 @@ pub(crate) fn plan(
     stop: watch::Receiver<Option<StopReason>>,
 ) -> Result<PlanSummary, Failure> {
     actix::System::new().block_on(async {
-        let extracts = job.extracts.iter().map(|wanted| extract(wanted).map_err(|refusal| refusal.into_failure()));
+        let extracts = job.extracts.iter().map(|wanted| extract(wanted).map_err(|error| error.into_failure()));
         let extracts = extracts.collect::<Result<Vec<_>, _>>()?;
         let connected = connected(job, credentials)?;
         let source = connected.source(extracts, job.limits.in_flight, Default::default());
@@ -347,7 +352,7 @@ pub(crate) fn check(job: &Job, credentials: &Credentials) -> Vec<Finding> {
                     _ => Finding::ok(
                         "roots",
                         format!(
-                            "{} to record at, {} to view",
+                            "{} for data capture, {} for data view",
                             me.organisation_units.len(),
                             me.data_view_organisation_units.len()
                         ),
@@ -381,12 +386,12 @@ fn clock(server_date: &str, now_utc: DateTime) -> Option<Finding> {
 }
 
 /// A client for the job's source.
-fn connected(job: &Job, credentials: &Credentials) -> Result<Connected, Failure> {
-    Connected::with_limits(&job.source.url, job.source.ca_file.as_deref(), &job.limits, credentials, false)
+fn connected(job: &Job, credentials: &Credentials) -> Result<SourceClient, Failure> {
+    SourceClient::with_limits(&job.source.url, job.source.ca_file.as_deref(), &job.limits, credentials, false)
 }
 
 /// Sends a request until it succeeds, fails for good, or the source has been gone for `outage`.
-async fn retry_request<T, F>(connected: &Connected, outage: Duration, request: impl Fn() -> F) -> Result<T, Failure>
+async fn retry_request<T, F>(connected: &SourceClient, outage: Duration, request: impl Fn() -> F) -> Result<T, Failure>
 where
     F: Future<Output = Result<T, Error>>,
 {
@@ -402,7 +407,7 @@ where
 /// Tries until it succeeds, fails for good, or the source has been gone for `outage`, counted from `last_success` where that
 /// is later than the beginning.
 async fn retry_transient<T, F>(
-    connected: &Connected,
+    connected: &SourceClient,
     outage: Duration,
     last_success: impl Fn() -> Option<Instant>,
     attempt: impl Fn() -> F,
@@ -426,7 +431,7 @@ where
 }
 
 /// Does `work`, and says so while the source says nothing for long.
-async fn told_while_silent<T>(connected: &Connected, work: impl Future<Output = T>) -> T {
+async fn told_while_silent<T>(connected: &SourceClient, work: impl Future<Output = T>) -> T {
     let began = Instant::now();
     let mut told_at = SILENCE_TOLD_AFTER;
     tokio::pin!(work);

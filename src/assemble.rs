@@ -1,4 +1,4 @@
-//! From a job to a harvest: picks source, sink and store, and is the only file that knows all kinds.
+//! Builds a harvest from a job: picks source, sink and store, and is the only file that knows all kinds.
 
 use std::{
     fs, io,
@@ -36,7 +36,7 @@ use crate::{
 /// How long requests of a predecessor may still count: the window of the rate limiter.
 const WINDOW_MS: i64 = 1_050;
 
-/// What `run` was asked to do.
+/// Arguments of [`run`].
 pub(crate) struct RunRequest {
     /// The job.
     pub(crate) job: Job,
@@ -44,11 +44,11 @@ pub(crate) struct RunRequest {
     pub(crate) credentials: Credentials,
     /// The folder of all jobs' state.
     pub(crate) state_dir: PathBuf,
-    /// Forget the checkpoint.
+    /// Discard the checkpoint.
     pub(crate) restart: bool,
-    /// Who shows what happens.
+    /// Receives the events of the run.
     pub(crate) listener: Arc<dyn Listener>,
-    /// Why to stop, once there is a reason.
+    /// The reason to stop, once there is one.
     pub(crate) stop: watch::Receiver<Option<StopReason>>,
 }
 
@@ -57,39 +57,39 @@ pub(crate) fn state_folder(state_dir: &Path, job: &str) -> PathBuf {
     state_dir.join(job)
 }
 
-/// Runs a job to its end, and tells the listener how it ended. Never fails: what went wrong is in the report.
+/// Runs a job to its end. Never fails: errors are in the report, which the listener receives too.
 pub(crate) fn run(request: RunRequest) -> Report {
     let listener = Arc::clone(&request.listener);
     let stop = request.stop.clone();
     let job = request.job.name.clone();
-    let mut report = match Prepared::new(&request) {
-        Ok(prepared) => actix::System::new().block_on(prepared.run(request)),
-        Err(refusal) => refusal.report(&job),
+    let mut report = match RunSetup::new(&request) {
+        Ok(setup) => actix::System::new().block_on(setup.run(request)),
+        Err(error) => error.report(&job),
     };
     report::complete(&mut report, *stop.borrow());
     listener.on_event(&Event::RunEnded(Arc::new(report.clone())));
     report
 }
 
-/// Why a run does not even begin.
-pub(crate) struct Refusal {
+/// Why a run cannot start.
+pub(crate) struct StartError {
     outcome: Outcome,
     error: ReportError,
 }
 
-impl Refusal {
+impl StartError {
     /// Something other than a failure of a port.
     fn new(outcome: Outcome, class: &str, message: String, next: impl Into<String>) -> Self {
-        Refusal { outcome, error: ReportError { class: class.to_owned(), message, next: next.into() } }
+        StartError { outcome, error: ReportError { class: class.to_owned(), message, next: next.into() } }
     }
 
     /// This machine cannot.
     fn storage(message: String) -> Self {
         let next = "check the folder's permissions and free space, or choose another with --state-dir";
-        Refusal::new(Outcome::Storage, FailureClass::Local.as_str(), message, next)
+        StartError::new(Outcome::Storage, FailureClass::Local.as_str(), message, next)
     }
 
-    /// The same where there is no run to report of.
+    /// The same for commands without a report.
     pub(crate) fn into_failure(self) -> Failure {
         let class = if self.outcome == Outcome::Storage { FailureClass::Local } else { FailureClass::Rejected };
         Failure::new(class, self.error.message).with_next(self.error.next)
@@ -101,40 +101,40 @@ impl Refusal {
     }
 }
 
-impl From<Failure> for Refusal {
+impl From<Failure> for StartError {
     fn from(failure: Failure) -> Self {
-        Refusal { outcome: outcome_of(failure.class), error: failure.into() }
+        StartError { outcome: outcome_of(failure.class), error: failure.into() }
     }
 }
 
-/// A state folder that is ours.
-struct Prepared {
+/// A run whose state directory is locked and checked.
+struct RunSetup {
     folder: PathBuf,
     record: JobRecord,
     /// The id of the run, if it is a new one.
     run_id: String,
-    /// Whether nobody knows what a predecessor sent in the last second.
+    /// Whether it is unknown what a predecessor sent in the last second.
     cold_start: bool,
     /// Held until the run has ended.
     _lock: StateLock,
 }
 
-impl Prepared {
-    /// Takes the state folder, and looks who was there before.
-    fn new(request: &RunRequest) -> Result<Self, Refusal> {
+impl RunSetup {
+    /// Locks the state directory and checks its job record.
+    fn new(request: &RunRequest) -> Result<Self, StartError> {
         let job = &request.job;
         let folder = state_folder(&request.state_dir, &job.name);
         // A folder whose name is not durable takes with it whatever is synced inside.
         sinks::create_dirs(&folder)
             .and_then(|()| sinks::sync_dir(&request.state_dir))
-            .map_err(|error| Refusal::storage(format!("cannot make `{}`: {error}", folder.display())))?;
+            .map_err(|error| StartError::storage(format!("cannot make `{}`: {error}", folder.display())))?;
         let lock = StateLock::acquire(&folder).map_err(|error| match error {
             LockError::Held { .. } => {
                 let next =
                     format!("wait for it or stop it; `harvester status {}` shows what it does", job.path.display());
-                Refusal::new(Outcome::Locked, "locked", error.to_string(), next)
+                StartError::new(Outcome::Locked, "locked", error.to_string(), next)
             }
-            LockError::Storage { .. } => Refusal::storage(error.to_string()),
+            LockError::Storage { .. } => StartError::storage(error.to_string()),
         })?;
         let before = JobRecord::load(&folder);
         let cold_start =
@@ -142,23 +142,23 @@ impl Prepared {
         let mut record = before.unwrap_or_else(|| JobRecord::new(job));
         if let Some(conflict) = record.conflict(job, &folder).filter(|_| !request.restart) {
             let class = FailureClass::Changed.as_str();
-            return Err(Refusal::new(Outcome::Changed, class, conflict.message, conflict.next));
+            return Err(StartError::new(Outcome::Changed, class, conflict.message, conflict.next));
         }
         if let Some(differences) = record.start(job, request.restart) {
             tracing::warn!(
                 differences,
-                "the job has changed since its last complete run, so everything is fetched anew"
+                "the job has changed since its last complete run, so everything is fetched again"
             );
         }
         // Durable before anything can be written under this id.
         let run_id = record.next_run_id(Timestamp::now());
         if request.restart {
-            forget(&folder)?;
+            remove_checkpoint(&folder)?;
         }
         record.save(&folder).map_err(|error| {
-            Refusal::storage(format!("cannot write `{}`: {error}", folder.join(crate::job_record::FILE).display()))
+            StartError::storage(format!("cannot write `{}`: {error}", folder.join(crate::job_record::FILE).display()))
         })?;
-        Ok(Prepared { folder, record, run_id, cold_start, _lock: lock })
+        Ok(RunSetup { folder, record, run_id, cold_start, _lock: lock })
     }
 
     /// Runs the job within its folder.
@@ -167,7 +167,7 @@ impl Prepared {
         // The share of the origin's budget ends with the run.
         let (harvest, probe, _share) = match self.harvest(request) {
             Ok(harvest) => harvest,
-            Err(refusal) => return refusal.report(&job.name),
+            Err(error) => return error.report(&job.name),
         };
         let source = Arc::clone(&harvest.source);
         let mut report = harvest::run(harvest).await;
@@ -177,14 +177,14 @@ impl Prepared {
         report
     }
 
-    /// Wires everything up.
-    fn harvest(&self, request: RunRequest) -> Result<(Harvest, Arc<OutageProbe>, Share), Refusal> {
+    /// Builds the harvest.
+    fn harvest(&self, request: RunRequest) -> Result<(Harvest, Arc<OutageProbe>, Share), StartError> {
         let job = request.job;
-        let connected = Connected::new(&job, &request.credentials, self.cold_start)?;
+        let source_client = SourceClient::new(&job, &request.credentials, self.cold_start)?;
         let extracts = job.extracts.iter().map(extract).collect::<Result<Vec<_>, _>>()?;
         let watermarks =
             Watermarks { system_id: self.record.system_id.clone(), of_streams: self.record.watermarks_for(&job) };
-        let source = connected.source(extracts, job.limits.in_flight, watermarks);
+        let source = source_client.source(extracts, job.limits.in_flight, watermarks);
         let spool = Arc::new(FileSpool::new(self.folder.join("spool")));
         let target = files_target(&job, Arc::clone(&spool));
         // What would only show when the files are published, perhaps after a night, is told now.
@@ -200,7 +200,7 @@ impl Prepared {
             spool,
             target: Arc::new(target),
             store: Arc::new(store),
-            limiter: Some(connected.share.limiter().clone()),
+            limiter: Some(source_client.share.limiter().clone()),
             listener: request.listener,
             stop: stops(request.stop),
             fetchers: job.limits.in_flight,
@@ -208,7 +208,7 @@ impl Prepared {
             retry: RetryPolicy::new(job.limits.retries, job.limits.outage, u64::from(std::process::id())),
             job: job.name,
         };
-        Ok((harvest, connected.probe, connected.share))
+        Ok((harvest, source_client.probe, source_client.share))
     }
 
     /// Writes down what the next run needs to know. A run of which that cannot be written is not complete.
@@ -219,8 +219,7 @@ impl Prepared {
         }
         if let Err(error) = self.record.save(&self.folder) {
             let file = self.folder.join(crate::job_record::FILE);
-            let message =
-                format!("what is to be remembered of this job cannot be written to `{}`: {error}", file.display());
+            let message = format!("cannot save `{}`: {error}", file.display());
             match report.outcome {
                 Outcome::Complete if harvester_pacing::control!("record-sync") => {
                     report.outcome = Outcome::Storage;
@@ -260,29 +259,29 @@ fn check_target(job: &Job, target: &FilesTarget) -> Result<(), Failure> {
         failure
     };
     target.probe_directory().map_err(elsewhere)?;
-    let streams: Vec<String> = job.extracts.iter().flat_map(job::Extract::streams).collect();
+    let streams: Vec<String> = job.extracts.iter().flat_map(job::ExtractSettings::streams).collect();
     target.check_foreign(streams.iter().map(String::as_str)).map_err(elsewhere)
 }
 
-/// A client behind the limiter of its origin.
-pub(crate) struct Connected {
+/// The client of a source, behind the limiter of its origin. Not connected yet.
+pub(crate) struct SourceClient {
     /// The job's share of the budget; what is held by the client alone is none.
     share: Share,
     /// The client.
     pub(crate) client: Client,
-    /// The same behind the gate of probes.
+    /// The same client behind the gate of probes.
     probe_client: Client,
-    /// What closes both.
+    /// Closes both gates.
     gate: SourceGate,
-    /// Who looks after the source during an outage.
+    /// Probes the source during an outage.
     probe: Arc<OutageProbe>,
 }
 
-impl Connected {
+impl SourceClient {
     /// A client for the job's source. Sends nothing.
-    fn new(job: &Job, credentials: &Credentials, cold_start: bool) -> Result<Self, Refusal> {
+    fn new(job: &Job, credentials: &Credentials, cold_start: bool) -> Result<Self, StartError> {
         Self::with_limits(&job.source.url, job.source.ca_file.as_deref(), &job.limits, credentials, cold_start)
-            .map_err(Refusal::from)
+            .map_err(StartError::from)
     }
 
     /// A client for a server. Sends nothing.
@@ -316,7 +315,7 @@ impl Connected {
         let share = RateLimiter::for_origin(client.origin(), settings, Arc::clone(&probe) as _);
         let limiter = share.limiter().clone();
         let gate = SourceGate::new();
-        Ok(Connected {
+        Ok(SourceClient {
             probe_client: client.with_gate(Arc::new(LimiterGate::new(limiter.clone(), true, &gate))),
             client: client.with_gate(Arc::new(LimiterGate::new(limiter, false, &gate))),
             share,
@@ -325,7 +324,7 @@ impl Connected {
         })
     }
 
-    /// Who owns the budget.
+    /// The owner of the budget.
     pub(crate) fn limiter(&self) -> &Addr<RateLimiter> {
         self.share.limiter()
     }
@@ -340,7 +339,7 @@ impl Connected {
         if self.last_answer().is_some() { Contact::Later } else { Contact::First }
     }
 
-    /// What a request of the plan last failed of.
+    /// The last failure of a request of the plan.
     pub(crate) fn last_trouble(&self) -> Option<String> {
         self.gate.last_trouble()
     }
@@ -366,23 +365,23 @@ fn ended_long_ago(record: &JobRecord) -> bool {
     Timestamp::now().as_millisecond() - ended.as_millisecond() > WINDOW_MS
 }
 
-/// Forgets checkpoint and spool, the checkpoint durably first: a spool without its store is rebuilt, a store without its
+/// Removes checkpoint and spool, the checkpoint durably first: a spool without its store is rebuilt, a store without its
 /// spool would be damage.
-fn forget(folder: &Path) -> Result<(), Refusal> {
+fn remove_checkpoint(folder: &Path) -> Result<(), StartError> {
     for name in ["checkpoint", "spool"] {
         let path = folder.join(name);
         let removed = match fs::remove_dir_all(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => fs::File::open(folder).and_then(|folder| folder.sync_all()),
         };
-        removed.map_err(|error| Refusal::storage(format!("cannot remove `{}`: {error}", path.display())))?;
+        removed.map_err(|error| StartError::storage(format!("cannot remove `{}`: {error}", path.display())))?;
     }
     Ok(())
 }
 
 /// The client's form of credentials.
 fn client_credentials(credentials: &Credentials) -> dhis2::Credentials {
-    let secret = |secret: &job::Secret| dhis2::Secret::new(secret.reveal());
+    let secret = |secret: &job::Secret| dhis2::Secret::new(secret.expose());
     match credentials {
         Credentials::Basic { username, password } => {
             dhis2::Credentials::Basic { username: username.clone(), password: secret(password) }
@@ -393,31 +392,37 @@ fn client_credentials(credentials: &Credentials) -> dhis2::Credentials {
 }
 
 /// The source's form of an extract.
-pub(crate) fn extract(extract: &job::Extract) -> Result<Extract, Refusal> {
+pub(crate) fn extract(extract: &job::ExtractSettings) -> Result<Extract, StartError> {
     match extract {
-        job::Extract::Metadata { collections, fields, filters, page_size, incremental, include_deleted, stream } => {
-            Ok(Extract::Metadata(MetadataExtract {
-                collections: match collections {
-                    Collections::All => None,
-                    Collections::Named(names) => Some(names.clone()),
-                },
-                fields: fields.clone(),
-                filters: filters.clone(),
-                page_size: *page_size,
-                incremental: *incremental,
-                include_deleted: *include_deleted,
-                stream: stream.clone(),
-            }))
-        }
-        // `Job::runnable` refuses these with their line; this is for whoever forgets to ask it.
-        other @ (job::Extract::DataValues { .. }
-        | job::Extract::Tracker { .. }
-        | job::Extract::Analytics { .. }
-        | job::Extract::DataStore { .. }
-        | job::Extract::SqlView { .. }
-        | job::Extract::CompleteRegistrations { .. }) => {
+        job::ExtractSettings::Metadata {
+            collections,
+            fields,
+            filters,
+            page_size,
+            incremental,
+            include_deleted,
+            stream,
+        } => Ok(Extract::Metadata(MetadataExtract {
+            collections: match collections {
+                Collections::All => None,
+                Collections::Named(names) => Some(names.clone()),
+            },
+            fields: fields.clone(),
+            filters: filters.clone(),
+            page_size: *page_size,
+            incremental: *incremental,
+            include_deleted: *include_deleted,
+            stream: stream.clone(),
+        })),
+        // `Job::check_supported` refuses these with their line; this is for callers that did not ask it.
+        other @ (job::ExtractSettings::DataValues { .. }
+        | job::ExtractSettings::Tracker { .. }
+        | job::ExtractSettings::Analytics { .. }
+        | job::ExtractSettings::DataStore { .. }
+        | job::ExtractSettings::SqlView { .. }
+        | job::ExtractSettings::CompleteRegistrations { .. }) => {
             let message = format!("kind `{}` is not available in this version", other.kind());
-            Err(Refusal::new(Outcome::Invalid, "invalid", message, "take it out of the job file"))
+            Err(StartError::new(Outcome::Invalid, "invalid", message, "take it out of the job file"))
         }
     }
 }

@@ -90,7 +90,7 @@ enum Loaded {
 /// What spool and store mean together.
 fn judge(job: &Job, spool: Option<&SpoolFile>, loaded: Loaded) -> Finding {
     let file = job.path.display();
-    let restart = format!("begin anew: harvester run {file} --restart");
+    let restart = format!("start over: harvester run {file} --restart");
     let damaged = |message: String, next: String| Finding::error(SUBJECT, Outcome::Damaged, message, next);
     let has_work = |run: &Option<String>| spool.filter(|spool| run.as_ref() != Some(&spool.run_id));
     match loaded {
@@ -120,7 +120,7 @@ fn judge(job: &Job, spool: Option<&SpoolFile>, loaded: Loaded) -> Finding {
             Finding::ok(
                 SUBJECT,
                 format!(
-                    "run {run} goes on: {} of {} and {} are there ({})",
+                    "run {run} resumes: {} of {} and {} are there ({})",
                     count(u64::from(checkpoint.finished.len())),
                     plural(u64::from(checkpoint.plan.partitions()), "partition"),
                     plural(rows, "row"),
@@ -157,7 +157,7 @@ fn judge(job: &Job, spool: Option<&SpoolFile>, loaded: Loaded) -> Finding {
     }
 }
 
-/// A store that the next run makes anew from the spool.
+/// A store that the next run rebuilds from the spool.
 fn rebuilt(spool: &SpoolFile, why: &str) -> Finding {
     Finding::warning(
         SUBJECT,
@@ -285,7 +285,7 @@ mod tests {
         other.sink.directory = "elsewhere".into();
         let lost = || Failure::new(FailureClass::Damaged, "the store is damaged: checksum");
         let table = [
-            (&job, Some(&spool), checkpoint(&job, 4_000), Outcome::Complete, "goes on: 0 of 0 partitions"),
+            (&job, Some(&spool), checkpoint(&job, 4_000), Outcome::Complete, "resumes: 0 of 0 partitions"),
             (&job, Some(&spool), checkpoint(&job, 5_000), Outcome::Damaged, "has committed 4.9 KiB"),
             (&job, None, checkpoint(&job, 1), Outcome::Damaged, "0 B are there"),
             (&other, Some(&spool), checkpoint(&job, 0), Outcome::Changed, "sink.directory was `out`, is `elsewhere`"),

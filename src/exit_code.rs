@@ -12,13 +12,13 @@ pub const USAGE: u8 = 2;
 pub const REJECTED: u8 = 3;
 /// Files differ from their manifest, or numbers do not add up.
 pub const MISMATCH: u8 = 4;
-/// The source was gone for too long; the same command goes on.
+/// The source was gone for too long; the same command resumes.
 pub const UNAVAILABLE: u8 = 5;
 /// The source refuses this user.
 pub const DENIED: u8 = 6;
 /// The source refuses this query for good, or is not a DHIS2 server.
 pub const REFUSED: u8 = 7;
-/// Stopped by `--max-seconds`; the same command goes on.
+/// Stopped by `--max-seconds`; the same command resumes.
 pub const LIMIT: u8 = 10;
 /// Another process holds the state folder.
 pub const LOCKED: u8 = 11;
@@ -30,9 +30,9 @@ pub const CHANGED: u8 = 13;
 pub const STORAGE: u8 = 14;
 /// The job file is invalid.
 pub const INVALID: u8 = 78;
-/// Stopped by Ctrl-C (128 + 2); the same command goes on.
+/// Stopped by Ctrl-C (128 + 2); the same command resumes.
 pub const SIGINT: u8 = 130;
-/// Stopped by SIGTERM (128 + 15) or SIGHUP; the same command goes on.
+/// Stopped by SIGTERM (128 + 15) or SIGHUP; the same command resumes.
 pub const SIGTERM: u8 = 143;
 
 /// Why a run is asked to stop.
@@ -91,7 +91,7 @@ pub fn exit_code(outcome: Outcome, stop: Option<StopReason>) -> u8 {
     }
 }
 
-/// Whether the same command goes on where this one stopped.
+/// Whether the same command resumes where this one stopped.
 pub fn is_resumable(outcome: Outcome) -> bool {
     match outcome {
         Outcome::Unavailable

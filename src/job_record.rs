@@ -1,6 +1,6 @@
 //! `job.json`: what one job remembers between its runs, outside of any checkpoint.
 //!
-//! Who owns the state folder (two job files of one name are a mistake), how the last process ended (after an unclean end
+//! The owner of the state folder (two job files of one name are an error), how the last process ended (after an unclean end
 //! nobody knows what it sent in its last second), the last run id, and from where incremental streams go on, as long as job
 //! and source are those that they come from. A run that fails leaves the watermarks, and what they belong to, as they were:
 //! both change when a run completes. Replaced atomically; a damaged one is as good as none, but for the watermarks, whose
@@ -24,10 +24,10 @@ use crate::{
 /// The file's name within the job's state folder.
 pub(crate) const FILE: &str = "job.json";
 
-/// How a run id is written: the start of the run, UTC.
+/// Format of a run id: the start of the run, UTC.
 const RUN_ID: &str = "%Y%m%dT%H%M%SZ";
 
-/// See the module.
+/// The record, as stored in `job.json`.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub(crate) struct JobRecord {
     /// Version of this format: 1.
@@ -53,12 +53,12 @@ pub(crate) struct JobRecord {
     pub(crate) system_id: Option<String>,
 }
 
-/// Why a job may not use a state folder.
+/// Why a job may not use a state directory.
 #[derive(Debug)]
-pub(crate) struct Conflict {
-    /// What is wrong.
+pub(crate) struct StateConflict {
+    /// The error.
     pub(crate) message: String,
-    /// What to do.
+    /// The next step.
     pub(crate) next: &'static str,
 }
 
@@ -70,14 +70,14 @@ impl JobRecord {
 
     /// Why this is not the record of `job`, if it is not: neither of its file, nor of one that is gone and said the same,
     /// which then was moved here.
-    pub(crate) fn conflict(&self, job: &Job, folder: &Path) -> Option<Conflict> {
+    pub(crate) fn conflict(&self, job: &Job, folder: &Path) -> Option<StateConflict> {
         let path = own_path(job);
         if self.path == path {
             return None;
         }
         let (name, folder, recorded, path) = (&job.name, folder.display(), self.path.display(), path.display());
         if !matches!(self.path.try_exists(), Ok(false)) {
-            return Some(Conflict {
+            return Some(StateConflict {
                 message: format!(
                     "two job files are named `{name}`: the state in `{folder}` belongs to `{recorded}`, this is `{path}`"
                 ),
@@ -85,12 +85,12 @@ impl JobRecord {
             });
         }
         let differences = differences(&self.fingerprint, &job.fingerprint());
-        (!differences.is_empty()).then(|| Conflict {
+        (!differences.is_empty()).then(|| StateConflict {
             message: format!(
-                "the state in `{folder}` belongs to `{recorded}`, which is gone, and `{path}` says something else: {}",
+                "the state in `{folder}` belongs to `{recorded}`, which was deleted, and `{path}` says something else: {}",
                 differences.join("; ")
             ),
-            next: "give it another name = \"…\", or run it with --restart to begin anew in that state",
+            next: "give it another name = \"…\", or run it with --restart to start over in that state",
         })
     }
 

@@ -34,7 +34,7 @@ fn control_end_of_body_a_cut_answer_is_never_printed_as_a_whole_one() {
             "DHIS2_PASSWORD",
         ];
         let output = trial.command(&[], &get).args(["--url", scene.server.url()]).output().unwrap();
-        assert!(!output.status.success(), "{framing:?}: half an answer was printed as a success");
+        assert!(!output.status.success(), "{framing:?}: half a response was printed as a success");
     }
 }
 

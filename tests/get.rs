@@ -164,7 +164,7 @@ fn a_check_prints_a_line_for_each_finding_with_what_to_do_and_leaves_nothing() {
             &[
                 "note  clock       the server's clock is 2",
                 "s behind this machine's",
-                "do: incremental runs go by the server's clock",
+                "next: incremental runs go by the server's clock",
             ],
         ),
         ("an old server", stand_in().version("2.25"), &["ok    version     DHIS2 2.25"]),
@@ -179,7 +179,7 @@ fn a_check_prints_a_line_for_each_finding_with_what_to_do_and_leaves_nothing() {
         }
         for line in ended.stdout.lines() {
             let is_finding = ["ok    ", "note  ", "BAD   "].iter().any(|severity| line.starts_with(severity));
-            assert!(is_finding || line.starts_with("                  do: "), "{what}: {line}");
+            assert!(is_finding || line.starts_with("                  next: "), "{what}: {line}");
         }
         let left: Vec<_> = fs::read_dir(place.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(left, ["job.toml"], "{what}");
@@ -192,7 +192,7 @@ fn a_check_prints_a_line_for_each_finding_with_what_to_do_and_leaves_nothing() {
     place.write("job.toml", &text);
     let ended = place.ends(&["check", "job.toml"]);
     ended.assert_code(0, "a user who does not see everything");
-    for words in ["note  rights      no superuser", "do: take a user with authority ALL"] {
+    for words in ["note  rights      no superuser", "next: take a user with authority ALL"] {
         assert!(ended.stdout.contains(words), "{ended:#?}");
     }
 }

@@ -115,7 +115,7 @@ fn a_stop_drains_and_says_how_to_go_on() {
         crate::support::signal(&child, signal);
         let ended = crate::support::Ended::of(child.wait_with_output().unwrap());
         ended.assert_code(code, &what);
-        assert!(ended.stderr.contains("run the same command to go on"), "{what}: {}", ended.stderr);
+        assert!(ended.stderr.contains("run the same command to resume"), "{what}: {}", ended.stderr);
         place.run().assert_code(0, "the same command");
         place.assert_exact(&stand_in, "organisationUnits", &what);
         assert_eq!(

@@ -277,5 +277,8 @@ fn a_watermark_counts_for_the_job_and_the_database_it_comes_from_and_for_no_othe
     let foreign = place.ends(&["run", "new.toml", "--json"]);
     foreign.assert_code(13, "another job of the same name");
     let said = foreign.report()["error"].to_string();
-    assert!(said.contains("which is gone") && said.contains("source.url was") && said.contains("--restart"), "{said}");
+    assert!(
+        said.contains("which was deleted") && said.contains("source.url was") && said.contains("--restart"),
+        "{said}"
+    );
 }

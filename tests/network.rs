@@ -50,7 +50,7 @@ const TROUBLES: [Trouble; 6] = [
         lasting: Duration::from_secs(9),
     },
     Trouble {
-        name: "the line goes dead in the middle of an answer",
+        name: "the line goes dead in the middle of a response",
         to_server: "",
         to_client: "quota over 6000 bytes counter drop",
         lasting: Duration::from_secs(9),

@@ -128,7 +128,7 @@ fn is_left_alone(org_units: u32, from: u64) {
     place.job(server.url(), "outage_s = 3600", UNITS);
     let (manager, child) = Manager::start(&place);
     let waits =
-        |line: &str| line.starts_with("STATUS=") && line.contains(", waits 10 min: the source asked to be left alone");
+        |line: &str| line.starts_with("STATUS=") && line.contains(", waiting 10 min: the source asked clients to wait");
     assert!(wait_until(|| manager.first(waits).is_some()), "{:?}", manager.lines());
     let since = manager.first(waits).unwrap();
     let asked_before = server.ledger().count();
@@ -149,7 +149,7 @@ fn a_server_that_is_gone_at_the_start_is_waited_for_with_words_and_food() {
     let place = Place::new();
     place.job(server.url(), "", UNITS);
     let (manager, child) = Manager::start(&place);
-    let waits = |line: &str| line.starts_with("STATUS=asking the source, waits") && line.contains("does not answer");
+    let waits = |line: &str| line.starts_with("STATUS=asking the source, waiting") && line.contains("does not answer");
     assert!(wait_until(|| manager.first(waits).is_some()), "{:?}", manager.lines());
     let since = manager.first(waits).unwrap();
     let_pass(2 * WATCHDOG);

@@ -46,7 +46,7 @@ fn it_is_told_before_during_and_after_a_run_and_after_a_kill() {
     assert_eq!(running["streams"]["organisationUnits"]["expected"], 3_000);
     let text = told(&place);
     for words in
-        ["job: running (run 2", &format!("process {}, heard from ", child.id()), " of 3 000 rows", "kill -TERM"]
+        ["job: running (run 2", &format!("process {}, last update ", child.id()), " of 3 000 rows", "kill -TERM"]
     {
         assert!(text.contains(words), "`{words}` is not in {text}");
     }
@@ -56,7 +56,7 @@ fn it_is_told_before_during_and_after_a_run_and_after_a_kill() {
     let killed = status(&place);
     assert_eq!((&killed["state"], &killed["outcome"]), (&Value::from("stopped"), &Value::from("interrupted")));
     let text = told(&place);
-    for words in ["job: stopped", "is gone without a word", "next: harvester run job.toml"] {
+    for words in ["job: stopped", "ended without a clean shutdown", "next:  harvester run job.toml"] {
         assert!(text.contains(words), "`{words}` is not in {text}");
     }
     // Neither the store nor the spool is needed for it, nor the status itself.
@@ -93,7 +93,7 @@ fn a_wait_is_told_with_its_reason_and_its_end() {
     let left = clock("until").as_second() - clock("updated_at").as_second();
     assert!((290..=301).contains(&left), "{left} s of 300 left: {waiting}");
     assert!(
-        told(&place).contains("waits: the source asked to be left alone (Retry-After), until 2"),
+        told(&place).contains("waiting: the source asked clients to wait (Retry-After), until 2"),
         "{}",
         told(&place)
     );
@@ -161,7 +161,7 @@ fn on_a_full_disk_it_is_told_what_happened_and_with_room_the_run_goes_on() {
     assert!(told["error"]["message"].as_str().unwrap().contains("No space left"), "{told}");
     let ended = with_disk(&["status", "job.toml"]);
     ended.assert_code(0, "status on a full disk");
-    assert!(ended.stdout.contains("why:  ") && ended.stdout.contains("next: harvester run job.toml"), "{ended:#?}");
+    assert!(ended.stdout.contains("error: ") && ended.stdout.contains("next:  harvester run job.toml"), "{ended:#?}");
     with_disk(&["check", "job.toml"]).assert_code(14, "check on a full disk");
 
     disk.grow("64m");

@@ -189,8 +189,8 @@ fn the_block_is_one_at_every_width_and_only_log_and_report_stay() {
         // Nothing of the block is left, the failures are told, and each line of the report stands by itself.
         assert!(!all.contains(BAR) && !all.contains(" · "), "{columns}: {all}");
         let unwrapped = all.replace('\n', "");
-        assert!(unwrapped.contains("page failed, will be asked for again"), "{columns}: {all}");
-        let report = all.lines().position(|line| line.starts_with("job: complete after ")).unwrap();
+        assert!(unwrapped.contains("page failed; will retry"), "{columns}: {all}");
+        let report = all.lines().position(|line| line.starts_with("job: complete (")).unwrap();
         let report: Vec<&str> = all.lines().skip(report).collect();
         assert!(report.iter().any(|line| line.starts_with("organisationUnits  2 000")), "{columns}: {all}");
         assert!(report.iter().any(|line| line.starts_with("next: ")), "{columns}: {all}");
@@ -227,7 +227,7 @@ fn ctrl_c_on_the_keyboard_drains_and_leaves_the_terminal_as_it_was() {
         assert!(!all.contains(BAR) && !all.contains(" · "), "{all}");
         assert!(!seen.parser.screen().hide_cursor(), "the cursor is hidden");
         if times == 1 {
-            assert!(all.contains("run the same command to go on: harvester run job.toml"), "{all}");
+            assert!(all.contains("run the same command to resume: harvester run job.toml"), "{all}");
         }
         server.set_latency(Latency::None);
         place.run().assert_code(0, "the same command");

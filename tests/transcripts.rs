@@ -21,8 +21,8 @@ const REDACTED: [(&str, &str); 11] = [
     (r"\d{8}T\d{6}Z", "YYYYMMDDThhmmssZ"),
     (r"127\.0\.0\.1:\d+", "127.0.0.1:PORT"),
     (r"/tmp/\.tmp\w{6}", "/tmp/folder_____"),
-    (r"after \d+\.\d s", "after #.# s"),
-    (r"at most \d+ within", "at most ## within"),
+    (r"\(\d+\.\d s, run", "(#.# s, run"),
+    (r"peak \d+/s", "peak ##/s"),
     (r"\d+\.\d [KMGT]iB free", "##.# GiB free"),
     // Whether the plan is made before or after the first second.
     (r", 0 rows/s, 0 of 200 requests/s", ""),

@@ -1,17 +1,17 @@
 //! The breaker stops all requests to a source that is down and lets one probe at a time find out when it is back.
 //!
 //! ```text
-//!             5 overloads in a row (more from a source that
+//!             a streak of 5 overloads (more for a source that
 //!             often refuses), or more than half of 20
 //!   closed ──────────────────────────────────────────────────▶ open ◀───────────┐
 //!     ▲                                                          │ its time is up │ no
-//!     └───────────────────── yes ──────────── probing ◀──────────┘                │
+//!     └───────────────────── yes ────────── half open ◀──────────┘                │
 //!                                                └────────────────────────────────┘
 //! ```
 //!
 //! A source, or the proxy before it, that refuses one request in five at all times makes five refusals in a row about
-//! every four thousand requests, without any outage. So the row that opens the breaker is as long as chance alone makes it once
-//! in a hundred thousand times.
+//! every four thousand requests, without any outage. So the streak that opens the breaker is as long as chance alone makes it
+//! once in a hundred thousand times.
 //!
 //! It opens for one second first, then for two, four and so on up to eight: never longer, so that a harvest goes on
 //! within ten seconds of the source's return. A probe is one ping: over a long outage that is one small request each
@@ -20,18 +20,18 @@
 //! It starts over only when an ordinary request is answered: a source whose ping works while its database does not would
 //! otherwise be tried every second.
 //!
-//! It does not count how long an outage may last; [`Breaker::open_since`] tells whoever does.
+//! It does not limit the length of an outage; callers that do use [`Breaker::open_since`].
 
 use std::{collections::VecDeque, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::TurnOutcome;
+use crate::RequestOutcome;
 
-/// That many overloads in a row open the breaker, where overloads are rare.
-pub const OVERLOADS_IN_A_ROW: u32 = 5;
+/// Streak of overloads that opens the breaker, where overloads are rare.
+pub const OVERLOAD_STREAK: u32 = 5;
 
-/// How likely the row that opens it may be by chance, given how often the source refuses.
+/// Probability that the streak that opens it comes by chance, given how often the source refuses.
 const CHANCE_MAX: f64 = 1e-5;
 
 /// After how many further outcomes an outcome has lost 63 % of its weight in how often the source refuses.
@@ -63,7 +63,7 @@ pub enum BreakerState {
         until: Instant,
     },
     /// One probe is under way, and nothing else passes.
-    Probing,
+    HalfOpen,
 }
 
 /// Counts signs of load and decides whether requests pass.
@@ -71,7 +71,7 @@ pub enum BreakerState {
 pub struct Breaker {
     state: BreakerState,
     /// Overloads since the last outcome that was none.
-    in_a_row: u32,
+    streak: u32,
     /// Outcomes before those, and the overloads among them, less what has faded.
     before: (f64, f64),
     /// The last outcomes, oldest first; `true` is an overload.
@@ -90,7 +90,7 @@ impl Default for Breaker {
     fn default() -> Self {
         Breaker {
             state: BreakerState::Closed,
-            in_a_row: 0,
+            streak: 0,
             before: (OUTCOMES_ASSUMED, 0.0),
             seen: VecDeque::with_capacity(OUTCOMES_SEEN),
             open_next: OPEN_FIRST,
@@ -107,23 +107,23 @@ impl Breaker {
     /// - `began`: when it was sent. One that began before the breaker last closed belongs to the outage and is ignored, as
     ///   is everything that ends while the breaker is not closed.
     /// - result: whether this opened it.
-    pub fn record(&mut self, now: Instant, began: Instant, outcome: TurnOutcome) -> bool {
+    pub fn record(&mut self, now: Instant, began: Instant, outcome: RequestOutcome) -> bool {
         if self.state != BreakerState::Closed || self.closed_at.is_some_and(|closed_at| began < closed_at) {
             return false;
         }
         let overloaded = match outcome {
-            TurnOutcome::Abandoned => return false,
-            TurnOutcome::Overloaded { .. } => true,
-            TurnOutcome::Answered => {
+            RequestOutcome::Abandoned => return false,
+            RequestOutcome::Overloaded { .. } => true,
+            RequestOutcome::Answered => {
                 self.open_next = OPEN_FIRST;
                 false
             }
-            TurnOutcome::Failed { .. } => false,
+            RequestOutcome::Failed { .. } => false,
         };
         if overloaded {
-            self.in_a_row += 1;
+            self.streak += 1;
         } else {
-            self.end_row();
+            self.end_streak();
         }
         if self.seen.len() == OUTCOMES_SEEN {
             self.seen.pop_front();
@@ -132,7 +132,7 @@ impl Breaker {
 
         let overloads = self.seen.iter().filter(|overloaded| **overloaded).count();
         let opens =
-            self.in_a_row >= self.row_max() || (self.seen.len() == OUTCOMES_SEEN && overloads > OVERLOADS_SEEN_MAX);
+            self.streak >= self.streak_max() || (self.seen.len() == OUTCOMES_SEEN && overloads > OVERLOADS_SEEN_MAX);
         if opens {
             self.open_since = Some(now);
             self.open(now, now);
@@ -140,20 +140,20 @@ impl Breaker {
         opens
     }
 
-    /// Whether an ordinary request may leave.
+    /// Whether an ordinary request may be sent.
     #[must_use]
-    pub fn passes(&self) -> bool {
+    pub fn allows(&self) -> bool {
         self.state == BreakerState::Closed
     }
 
-    /// Begins the probe when one is due. A `true` obliges the caller to say how it ended.
+    /// Starts the probe when one is due. After `true` the caller must report how it ended.
     ///
     /// Due is: the breaker is open, its time is up, and no probe is under way.
     #[must_use]
-    pub fn probe_begins(&mut self, now: Instant) -> bool {
+    pub fn try_start_probe(&mut self, now: Instant) -> bool {
         match self.state {
             BreakerState::Open { until } if until <= now => {
-                self.state = BreakerState::Probing;
+                self.state = BreakerState::HalfOpen;
                 self.probe_began = Some(now);
                 true
             }
@@ -165,11 +165,11 @@ impl Breaker {
     ///
     /// Without a probe under way it does nothing.
     pub fn probe_ended(&mut self, now: Instant, answered: bool) {
-        let BreakerState::Probing = self.state else { return };
+        let BreakerState::HalfOpen = self.state else { return };
         let began = self.probe_began.take().unwrap_or(now);
         if answered {
             self.state = BreakerState::Closed;
-            self.in_a_row = 0;
+            self.streak = 0;
             self.seen.clear();
             self.open_since = None;
             self.closed_at = Some(now);
@@ -178,7 +178,7 @@ impl Breaker {
         }
     }
 
-    /// Where it stands.
+    /// State of the breaker.
     #[must_use]
     pub fn state(&self) -> BreakerState {
         self.state
@@ -190,20 +190,20 @@ impl Breaker {
         self.open_since
     }
 
-    /// Takes an outcome that ends a row of overloads, and the row with it, into how often the source refuses.
-    fn end_row(&mut self) {
-        let overloads = f64::from(std::mem::take(&mut self.in_a_row));
+    /// Ends a streak, and counts it and the outcome that ended it in the source's share of overloads.
+    fn end_streak(&mut self) {
+        let overloads = f64::from(std::mem::take(&mut self.streak));
         let (outcomes_before, overloads_before) = self.before;
         let fade = (-(overloads + 1.0) / FADE_OUTCOMES).exp();
         self.before = (outcomes_before * fade + overloads + 1.0, overloads_before * fade + overloads);
     }
 
-    /// How many overloads in a row are no chance any more.
-    fn row_max(&self) -> u32 {
+    /// Length of a streak that is not chance any more.
+    fn streak_max(&self) -> u32 {
         let (outcomes, overloads) = self.before;
         let chance = CHANCE_MAX.ln() / (overloads / outcomes).ln();
         // A share of 0 makes it 0; the other rule opens the breaker before the share comes near 1.
-        OVERLOADS_IN_A_ROW.max(chance.ceil().min(f64::from(u16::MAX)) as u32)
+        OVERLOAD_STREAK.max(chance.ceil().min(f64::from(u16::MAX)) as u32)
     }
 
     fn open(&mut self, now: Instant, from: Instant) {
@@ -218,8 +218,8 @@ mod tests {
 
     use super::*;
 
-    const OVERLOADED: TurnOutcome = TurnOutcome::Overloaded { retry_after: None };
-    const FAILED: TurnOutcome = TurnOutcome::Failed { retry_after: None };
+    const OVERLOADED: RequestOutcome = RequestOutcome::Overloaded { retry_after: None };
+    const FAILED: RequestOutcome = RequestOutcome::Failed { retry_after: None };
 
     fn s(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
@@ -230,9 +230,9 @@ mod tests {
         for letter in outcomes.chars() {
             let outcome = match letter {
                 'o' => OVERLOADED,
-                'a' => TurnOutcome::Answered,
+                'a' => RequestOutcome::Answered,
                 'f' => FAILED,
-                _ => TurnOutcome::Abandoned,
+                _ => RequestOutcome::Abandoned,
             };
             breaker.record(now, now, outcome);
         }
@@ -256,7 +256,7 @@ mod tests {
         ] {
             let mut breaker = Breaker::default();
             record_all(&mut breaker, Instant::now(), outcomes);
-            assert_eq!(!breaker.passes(), opens, "{outcomes}");
+            assert_eq!(!breaker.allows(), opens, "{outcomes}");
         }
     }
 
@@ -265,12 +265,12 @@ mod tests {
         for (usual, row) in [("a", 5), ("aaaaaaaaaaaaaaaaaaao", 5), ("aaaao", 8), ("ffffffffffffffffffo", 5)] {
             let mut breaker = Breaker::default();
             record_all(&mut breaker, Instant::now(), &usual.repeat(1_000 / usual.len()));
-            // The usual ends in an overload or not; the row is counted from a request that is answered.
+            // The usual ends in an overload or not; the streak is counted from a request that is answered.
             record_all(&mut breaker, Instant::now(), "a");
             record_all(&mut breaker, Instant::now(), &"o".repeat(row - 1));
-            assert!(breaker.passes(), "{usual}: {}", breaker.row_max());
+            assert!(breaker.allows(), "{usual}: {}", breaker.streak_max());
             record_all(&mut breaker, Instant::now(), "o");
-            assert!(!breaker.passes(), "{usual}: {}", breaker.row_max());
+            assert!(!breaker.allows(), "{usual}: {}", breaker.streak_max());
         }
     }
 
@@ -281,9 +281,9 @@ mod tests {
         for _ in 0..5 {
             record_all(&mut breaker, now, &"a".repeat(100));
             record_all(&mut breaker, now, "ooooo");
-            assert!(!breaker.passes());
+            assert!(!breaker.allows());
             let BreakerState::Open { until } = breaker.state() else { panic!("open") };
-            assert!(breaker.probe_begins(until));
+            assert!(breaker.try_start_probe(until));
             breaker.probe_ended(now, true);
         }
     }
@@ -292,14 +292,14 @@ mod tests {
     fn only_one_probe_begins_and_only_when_its_time_has_come() {
         let start = Instant::now();
         let mut breaker = Breaker::default();
-        assert!(!breaker.probe_begins(start));
+        assert!(!breaker.try_start_probe(start));
         record_all(&mut breaker, start, "ooooo");
-        assert!(!breaker.probe_begins(start + Duration::from_millis(999)));
-        assert!(breaker.probe_begins(start + s(1)));
-        assert!(!breaker.probe_begins(start + s(1)), "one at a time");
-        assert!(!breaker.passes());
+        assert!(!breaker.try_start_probe(start + Duration::from_millis(999)));
+        assert!(breaker.try_start_probe(start + s(1)));
+        assert!(!breaker.try_start_probe(start + s(1)), "one at a time");
+        assert!(!breaker.allows());
         breaker.probe_ended(start + s(2), true);
-        assert!(breaker.passes());
+        assert!(breaker.allows());
         assert_eq!(breaker.open_since(), None);
     }
 
@@ -311,7 +311,7 @@ mod tests {
         let mut began = Vec::new();
         for tenth in 0..500 {
             let now = start + Duration::from_millis(100) * tenth;
-            if breaker.probe_begins(now) {
+            if breaker.try_start_probe(now) {
                 began.push((now - start).as_secs());
                 // Each runs into a time limit of one second: the next is due all the same.
                 breaker.probe_ended(now + s(1), false);
@@ -331,7 +331,7 @@ mod tests {
             let BreakerState::Open { until } = breaker.state() else { panic!("open") };
             waits.push((until - now).as_secs());
             now = until;
-            assert!(breaker.probe_begins(now));
+            assert!(breaker.try_start_probe(now));
             breaker.probe_ended(now, true);
         }
         assert_eq!(waits, [1, 2, 4, 8, 8]);
@@ -344,14 +344,14 @@ mod tests {
         let start = Instant::now();
         let mut breaker = Breaker::default();
         record_all(&mut breaker, start, "ooooo");
-        assert!(breaker.probe_begins(start + s(1)));
+        assert!(breaker.try_start_probe(start + s(1)));
         breaker.probe_ended(start + s(1), true);
         for _ in 0..8 {
             assert!(!breaker.record(start + s(600), start, OVERLOADED));
         }
-        assert!(breaker.passes());
+        assert!(breaker.allows());
         record_all(&mut breaker, start + s(600), "ooooo");
-        assert!(!breaker.passes());
+        assert!(!breaker.allows());
     }
 
     proptest! {
@@ -365,7 +365,7 @@ mod tests {
                 now += Duration::from_millis(wait_ms);
                 let letter = ["o", "o", "o", "o", "a", "f"][usize::from(outcome)];
                 record_all(&mut breaker, now, letter);
-                if breaker.probe_begins(now) {
+                if breaker.try_start_probe(now) {
                     breaker.probe_ended(now + Duration::from_millis(wait_ms), answered);
                     now += Duration::from_millis(wait_ms);
                 }
@@ -375,7 +375,7 @@ mod tests {
                         prop_assert!(until <= now + OPEN_MAX);
                         prop_assert!(breaker.open_since().is_some());
                     }
-                    BreakerState::Probing => prop_assert!(false, "every probe was ended"),
+                    BreakerState::HalfOpen => prop_assert!(false, "every probe was ended"),
                 }
             }
         }

@@ -13,65 +13,66 @@
 //!    limit comes down to where the longer wait began: L × (wait at fewer ÷ wait at L). To grow, no such doubt may be left:
 //!    the last step must have brought most of what it should.
 //!    Only fresh answers are compared that way, since work itself grows lighter and heavier. Where stale ones raise a
-//!    suspicion, or a wait has grown by more than a queue explains, or nothing is known any more, a short look at three quarters of the limit makes fresh ones; so a knee that appears, moves
-//!    or goes away is found. At the defaults a look is due about every 250 answers and costs about 1 % of the speed.
+//!    suspicion, or a wait has grown by more than a queue explains, or nothing is known any more, a short latency probe at three quarters of the limit makes fresh ones; so a knee that
+//!    appears, moves or goes away is found. At the defaults a probe is due about every 250 answers and costs about 1 % of the
+//!    speed.
 //!
 //! What a request is decides how long it takes, more than load does (deep pages, big org units). So answers are compared
 //! within one `class` only, on a logarithmic scale, and a difference counts only beyond its standard error. Answers from
 //! times when the limit was not reached teach nothing: the few quick requests of a start are no measure for pages.
 //!
-//! It knows nothing of rates, of the breaker, or of who waits.
+//! It knows nothing of rates, of the breaker, or of the queue.
 //!
 //! Sources of the rules: Vector's adaptive concurrency (grow only when the limit was in use, learn times only from
-//! successes), Netflix' concurrency-limits (in use = half); why not theirs as they are: faults.md §4. The numbers come
-//! from `actors/scenarios/`.
+//! successes), Netflix' concurrency-limits (in use = half); theirs as they are do not pass `actors/scenarios/`, from which the numbers
+//! come.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::TurnOutcome;
+use crate::RequestOutcome;
 
 /// How many requests at once the controller starts with: gentle, and enough to see whether two hinder each other.
 pub const LIMIT_START: u32 = 2;
 
-/// What one overload leaves of the limit.
+/// Part of the limit that one overload leaves.
 const CUT_RATIO: f64 = 0.7;
 
-/// What a look leaves of the limit.
-const LOOK_RATIO: f64 = 0.75;
+/// Part of the limit at which a latency probe runs.
+const PROBE_RATIO: f64 = 0.75;
 
-/// After how many further answers a reading has lost 63 % of its weight.
+/// Number of further answers after which a mean has lost 63 % of its weight.
 ///
-/// Smaller finds a knee that appears sooner and looks more often.
+/// Smaller finds a knee that appears sooner and probes more often.
 const FADE_ANSWERS: f64 = 192.0;
 
-/// How many answers a reading of waits weighs at most. Smaller follows a change sooner and is fooled more easily.
+/// Most answers that a mean of latencies weighs. Smaller follows a change sooner and is fooled more easily.
 const WEIGHT_MAX: f64 = 16.0;
 
-/// How many ends a reading of overloads weighs at most: more, since each of them is only a yes or a no.
-const STRAIN_WEIGHT_MAX: f64 = 48.0;
+/// Most outcomes that a mean of overloads weighs: more, since each of them is only a yes or a no.
+const SHARE_WEIGHT_MAX: f64 = 48.0;
 
-/// From which weight on a reading counts: fewer answers are an anecdote.
+/// Weight from which a mean counts: fewer answers are an anecdote.
 const WEIGHT_MIN: f64 = 2.5;
 
-/// From which weight on a reading need not be renewed.
+/// Weight from which a mean need not be renewed.
 const WEIGHT_KNOWN: f64 = 1.5;
 
-/// For how many rounds a reading counts as fresh after it was last renewed.
+/// Rounds for which a mean counts as fresh after it was last renewed.
 const FRESH_ROUNDS: u64 = 4;
 
-/// How many answers must lie between two looks that a mere suspicion calls for.
-const LOOK_AGAIN_ANSWERS: u32 = 64;
+/// Least number of answers between two probes that a mere suspicion calls for.
+const PROBE_AGAIN_ANSWERS: u32 = 64;
 
 /// From which weight on a share of overloads at fewer in flight counts.
-const STRAIN_WEIGHT_MIN: f64 = 8.0;
+const SHARE_WEIGHT_MIN: f64 = 8.0;
 
 /// How many standard errors a difference of waits must exceed to count.
 const DOUBT: f64 = 1.75;
 
 /// The same for a difference of shares of overloads.
-const STRAIN_DOUBT: f64 = 2.0;
+const SHARE_DOUBT: f64 = 2.0;
 
 /// A knee below this part of the limit is worth coming down for. At 1, chance alone would keep the limit off its ceiling.
 const WORTH: f64 = 0.88;
@@ -90,13 +91,13 @@ const SPREAD_ASSUMED: (f64, f64) = (0.04, 4.0);
 /// How many classes are remembered; the one not seen for longest makes room.
 const CLASSES_MAX: usize = 16;
 
-/// What the controller noted when a request began; to be given back when it ends.
+/// What the controller recorded when a request began; passed back when it ends.
 #[derive(Clone, Copy, Debug)]
 pub struct Started {
     at: Instant,
     load: f64,
     full: u64,
-    looks: u32,
+    probes: u32,
     /// How many were out then, this one included.
     level: f64,
 }
@@ -134,39 +135,39 @@ pub struct Concurrency {
     clean: bool,
     /// When the limit last came down: what began before that does not bring it down again.
     cut_at: Option<Instant>,
-    /// What answers took, by class; the class seen last is last.
-    waits: Vec<(u64, Waits)>,
+    /// Latencies by class; the class seen last is last.
+    latencies: Vec<(u64, LatencyStats)>,
     /// Shares of overloads, by number in flight at the start: refusals are quicker than answers, and would otherwise be
     /// counted at more in flight than the answers they are compared with.
-    strain: Vec<Reading>,
-    look: Option<Look>,
-    /// How often a look began or ended: what was out meanwhile belongs to neither side.
-    looks: u32,
-    /// Answers since the last look.
-    since_look: u32,
+    overload_share: Vec<DecayingMean>,
+    probe: Option<LatencyProbe>,
+    /// Number of times a probe began or ended: requests in flight meanwhile belong to neither side.
+    probes: u32,
+    /// Answers since the last probe.
+    since_probe: u32,
 }
 
-/// A short stay below the limit, to learn what answers take there.
+/// A short stay below the limit, to measure latencies there.
 #[derive(Clone, Copy, Debug)]
-struct Look {
+struct LatencyProbe {
     limit: u32,
-    /// How many more answers from there are wanted.
+    /// Further answers wanted from there.
     wanted: u32,
-    /// How many more answers of any kind it may take.
+    /// Further answers of any kind that it may take.
     patience: u32,
 }
 
-/// The mean of something at about one number in flight.
+/// The mean of a value at about one number in flight, the newest weighing most.
 #[derive(Clone, Copy, Debug, Default)]
-struct Reading {
+struct DecayingMean {
     /// When it was last renewed, counted in answers.
     renewed: u64,
     /// How many answers it stands for, less what has faded.
     weight: f64,
     /// The mean number in flight.
     level: f64,
-    /// The mean of the thing.
-    mean: f64,
+    /// The mean.
+    value: f64,
 }
 
 /// How many in flight would do.
@@ -177,11 +178,11 @@ struct Knee {
     other_work: bool,
 }
 
-/// What answers of one class took.
+/// Latencies of one class of requests.
 #[derive(Clone, Debug, Default)]
-struct Waits {
+struct LatencyStats {
     /// The logarithm of seconds, by number in flight.
-    readings: Vec<Reading>,
+    means: Vec<DecayingMean>,
     /// How many answers there have been.
     answers: u64,
     /// How answers at one number in flight differ: a variance, and how many answers it stands for.
@@ -205,18 +206,18 @@ impl Concurrency {
             reached: false,
             clean: true,
             cut_at: None,
-            waits: Vec::new(),
-            strain: Vec::new(),
-            look: None,
-            looks: 0,
-            since_look: LOOK_AGAIN_ANSWERS,
+            latencies: Vec::new(),
+            overload_share: Vec::new(),
+            probe: None,
+            probes: 0,
+            since_probe: PROBE_AGAIN_ANSWERS,
         }
     }
 
     /// How many requests may be out at the moment.
     #[must_use]
     pub fn limit(&self) -> u32 {
-        self.look.map_or(self.limit, |look| look.limit)
+        self.probe.map_or(self.limit, |probe| probe.limit)
     }
 
     /// How many requests are out.
@@ -237,7 +238,7 @@ impl Concurrency {
         self.count_load(now);
         self.in_flight += 1;
         let level = f64::from(self.in_flight);
-        let started = Started { at: now, load: self.load, full: self.full, looks: self.looks, level };
+        let started = Started { at: now, load: self.load, full: self.full, probes: self.probes, level };
         if self.in_flight >= self.limit() {
             self.full += 1;
             self.reached = true;
@@ -247,9 +248,9 @@ impl Concurrency {
 
     /// Notes how a request ended and adapts the limit.
     ///
-    /// - `class`: what kind of request it was; only equal ones are compared. 0 where nobody knows.
+    /// - `class`: what kind of request it was; only equal ones are compared. 0 if unknown.
     /// - `elapsed`: what the server took; zero for "as long as it was out".
-    pub fn ended(&mut self, now: Instant, started: Started, class: u64, outcome: TurnOutcome, elapsed: Duration) {
+    pub fn ended(&mut self, now: Instant, started: Started, class: u64, outcome: RequestOutcome, elapsed: Duration) {
         self.count_load(now);
         let out = now.saturating_duration_since(started.at);
         let level = if out.is_zero() {
@@ -259,19 +260,19 @@ impl Concurrency {
         };
         self.in_flight = self.in_flight.saturating_sub(1);
         match outcome {
-            TurnOutcome::Answered => {
-                note(&mut self.strain, STRAIN_WEIGHT_MAX, started.level, 0.0);
+            RequestOutcome::Answered => {
+                note(&mut self.overload_share, SHARE_WEIGHT_MAX, started.level, 0.0);
                 let elapsed = if elapsed.is_zero() { out } else { elapsed };
-                if self.full > started.full && self.looks == started.looks {
-                    self.waits_of(class).note(level, elapsed);
+                if self.full > started.full && self.probes == started.probes {
+                    self.latencies_of(class).note(level, elapsed);
                 }
                 self.answered(now, started, class, level);
             }
-            TurnOutcome::Overloaded { .. } => {
-                note(&mut self.strain, STRAIN_WEIGHT_MAX, started.level, 1.0);
+            RequestOutcome::Overloaded { .. } => {
+                note(&mut self.overload_share, SHARE_WEIGHT_MAX, started.level, 1.0);
                 self.overloaded(now, started);
             }
-            TurnOutcome::Failed { .. } | TurnOutcome::Abandoned => {}
+            RequestOutcome::Failed { .. } | RequestOutcome::Abandoned => {}
         }
     }
 
@@ -280,8 +281,8 @@ impl Concurrency {
         self.starting = true;
         self.set_limit(LIMIT_START);
         self.cut_at = Some(now);
-        self.waits.clear();
-        self.strain.clear();
+        self.latencies.clear();
+        self.overload_share.clear();
     }
 
     /// Changes the ceiling: a lower one holds at once, below a higher one the limit grows as ever. A ceiling of 0 counts as 1.
@@ -293,21 +294,21 @@ impl Concurrency {
     }
 
     fn answered(&mut self, now: Instant, started: Started, class: u64, level: f64) {
-        if let Some(look) = &mut self.look {
-            if self.looks == started.looks {
-                look.wanted = look.wanted.saturating_sub(1);
+        if let Some(probe) = &mut self.probe {
+            if self.probes == started.probes {
+                probe.wanted = probe.wanted.saturating_sub(1);
             }
-            look.patience = look.patience.saturating_sub(1);
-            if look.wanted == 0 || look.patience == 0 {
-                self.look = None;
-                self.looks += 1;
-                self.since_look = 0;
+            probe.patience = probe.patience.saturating_sub(1);
+            if probe.wanted == 0 || probe.patience == 0 {
+                self.probe = None;
+                self.probes += 1;
+                self.since_probe = 0;
                 self.begin_round();
             }
             return;
         }
 
-        self.since_look = self.since_look.saturating_add(1);
+        self.since_probe = self.since_probe.saturating_add(1);
         let limit = f64::from(self.limit);
         let at_limit = level >= limit - 0.5 && self.full > started.full;
         if at_limit && !self.began_before_the_cut(started) && self.came_down_to_a_knee(now, class, level) {
@@ -323,9 +324,9 @@ impl Concurrency {
         if self.answers < self.limit {
             return;
         }
-        let below = f64::from(self.limit_of_look());
-        if at_limit && self.limit > 1 && !self.waits_of(class).known_up_to(below) {
-            self.look_below(class);
+        let below = f64::from(self.limit_of_probe());
+        if at_limit && self.limit > 1 && !self.latencies_of(class).known_up_to(below) {
+            self.probe_below(class);
             return;
         }
         if self.reached && self.clean {
@@ -334,48 +335,48 @@ impl Concurrency {
         self.begin_round();
     }
 
-    /// Lowers the limit to a knee that fresh answers show, or looks below where they do not suffice; whether it did either.
+    /// Lowers the limit to a knee that fresh answers show, or probes below where they do not suffice; returns whether it did either.
     fn came_down_to_a_knee(&mut self, now: Instant, class: u64, level: f64) -> bool {
         let limit = f64::from(self.limit);
         let fresh = FRESH_ROUNDS * u64::from(self.limit);
-        let has_looked = self.since_look < LOOK_AGAIN_ANSWERS;
+        let has_probed = self.since_probe < PROBE_AGAIN_ANSWERS;
         let worth_it = |knee: &Knee| knee.at < limit * WORTH;
-        let waits = self.waits_of(class);
-        let known = waits.knee(level, DOUBT, fresh).filter(worth_it);
-        let suspected = waits.knee(level, DOUBT, u64::MAX).filter(worth_it);
-        if let Some(knee) = known.filter(|knee| has_looked || !knee.other_work) {
+        let latencies = self.latencies_of(class);
+        let known = latencies.knee(level, DOUBT, fresh).filter(worth_it);
+        let suspected = latencies.knee(level, DOUBT, u64::MAX).filter(worth_it);
+        if let Some(knee) = known.filter(|knee| has_probed || !knee.other_work) {
             self.starting = false;
             self.cut_at = Some(now);
             self.set_limit(knee.at.round() as u32);
             return true;
         }
-        if suspected.is_some() && !has_looked {
-            self.look_below(class);
+        if suspected.is_some() && !has_probed {
+            self.probe_below(class);
             return true;
         }
         false
     }
 
-    fn limit_of_look(&self) -> u32 {
-        ((f64::from(self.limit) * LOOK_RATIO) as u32).max(1)
+    fn limit_of_probe(&self) -> u32 {
+        ((f64::from(self.limit) * PROBE_RATIO) as u32).max(1)
     }
 
     /// Learns afresh what answers of this class take at fewer in flight.
-    fn look_below(&mut self, class: u64) {
-        let limit = self.limit_of_look();
+    fn probe_below(&mut self, class: u64) {
+        let limit = self.limit_of_probe();
         let below = f64::from(self.limit) - 0.5;
-        for reading in self.waits_of(class).readings.iter_mut().filter(|reading| reading.level < below) {
-            reading.weight = 0.0;
+        for mean in self.latencies_of(class).means.iter_mut().filter(|mean| mean.level < below) {
+            mean.weight = 0.0;
         }
         self.starting = false;
-        self.looks += 1;
-        self.look = Some(Look { limit, wanted: limit.max(3), patience: self.limit * 4 });
+        self.probes += 1;
+        self.probe = Some(LatencyProbe { limit, wanted: limit.max(3), patience: self.limit * 4 });
         self.begin_round();
     }
 
     fn overloaded(&mut self, now: Instant, started: Started) {
         self.starting = false;
-        if self.more_strained_than_below(started.level) == Some(false) {
+        if self.more_overloads_than_below(started.level) == Some(false) {
             return;
         }
         self.clean = false;
@@ -388,27 +389,28 @@ impl Concurrency {
     }
 
     /// Whether the share of overloads at `level` is larger than at fewer in flight; `None` while too little is known.
-    fn more_strained_than_below(&self, level: f64) -> Option<bool> {
-        let here = near(&self.strain, level)?;
-        let below = merged(self.strain.iter().filter(|below| below.level < here.level - 0.5));
-        if below.weight < STRAIN_WEIGHT_MIN {
+    fn more_overloads_than_below(&self, level: f64) -> Option<bool> {
+        let here = near(&self.overload_share, level)?;
+        let below = merged(self.overload_share.iter().filter(|below| below.level < here.level - 0.5));
+        if below.weight < SHARE_WEIGHT_MIN {
             return None;
         }
-        let share = merged([&below, here]).mean;
+        let share = merged([&below, here]).value;
         let error = (share * (1.0 - share) * (1.0 / here.weight + 1.0 / below.weight)).sqrt();
-        Some(here.mean - below.mean > STRAIN_DOUBT * error)
+        Some(here.value - below.value > SHARE_DOUBT * error)
     }
 
     /// Adds one, unless the last step brought too little, or the next is known to.
     fn grow(&mut self, class: u64) {
         let limit = f64::from(self.limit);
         let starting = self.starting;
-        let waits = self.waits_of(class);
-        let queued = !starting && waits.knee(limit, 0.0, u64::MAX).is_some_and(|knee| knee.at < limit * WORTH_GROWING);
+        let latencies = self.latencies_of(class);
+        let queued =
+            !starting && latencies.knee(limit, 0.0, u64::MAX).is_some_and(|knee| knee.at < limit * WORTH_GROWING);
         let would_queue =
-            waits.knee(limit + 1.0, 0.0, u64::MAX).is_some_and(|knee| knee.at < (limit + 1.0) * WORTH_GROWING);
-        let would_be_refused = near(&self.strain, limit + 1.0).is_some_and(|next| next.weight >= WEIGHT_MIN)
-            && self.more_strained_than_below(limit + 1.0) == Some(true);
+            latencies.knee(limit + 1.0, 0.0, u64::MAX).is_some_and(|knee| knee.at < (limit + 1.0) * WORTH_GROWING);
+        let would_be_refused = near(&self.overload_share, limit + 1.0).is_some_and(|next| next.weight >= WEIGHT_MIN)
+            && self.more_overloads_than_below(limit + 1.0) == Some(true);
         if queued || would_queue || would_be_refused {
             self.starting = false;
         } else if self.limit < self.ceiling {
@@ -419,8 +421,8 @@ impl Concurrency {
 
     fn set_limit(&mut self, limit: u32) {
         self.limit = limit.clamp(1, self.ceiling);
-        if self.look.take().is_some() {
-            self.looks += 1;
+        if self.probe.take().is_some() {
+            self.probes += 1;
         }
         self.begin_round();
     }
@@ -441,36 +443,36 @@ impl Concurrency {
     }
 
     /// What is known about a class, which becomes the last seen.
-    fn waits_of(&mut self, class: u64) -> &mut Waits {
-        let waits = match self.waits.iter().position(|(known, _)| *known == class) {
-            Some(index) => self.waits.remove(index).1,
+    fn latencies_of(&mut self, class: u64) -> &mut LatencyStats {
+        let latencies = match self.latencies.iter().position(|(known, _)| *known == class) {
+            Some(index) => self.latencies.remove(index).1,
             None => {
-                if self.waits.len() == CLASSES_MAX {
-                    self.waits.remove(0);
+                if self.latencies.len() == CLASSES_MAX {
+                    self.latencies.remove(0);
                 }
-                Waits::default()
+                LatencyStats::default()
             }
         };
-        self.waits.push((class, waits));
-        let last = self.waits.len() - 1;
-        &mut self.waits[last].1
+        self.latencies.push((class, latencies));
+        let last = self.latencies.len() - 1;
+        &mut self.latencies[last].1
     }
 }
 
-impl Waits {
+impl LatencyStats {
     fn note(&mut self, level: f64, elapsed: Duration) {
         // A microsecond at least: the logarithm of nothing is no number.
         let wait = elapsed.as_secs_f64().max(1e-6).ln();
-        if let Some(reading) = near(&self.readings, level).filter(|reading| reading.weight >= 1.0) {
+        if let Some(mean) = near(&self.means, level).filter(|mean| mean.weight >= 1.0) {
             // A mean that the newcomer is not part of yet differs from it by more than the spread alone.
-            let off = (wait - reading.mean).powi(2) * reading.weight / (reading.weight + 1.0);
+            let off = (wait - mean.value).powi(2) * mean.weight / (mean.weight + 1.0);
             let (spread, weight) = self.spread.unwrap_or(SPREAD_ASSUMED);
             let weight = (weight + 1.0).min(4.0 * WEIGHT_MAX);
             self.spread = Some((spread + (off - spread) / weight, weight));
         }
-        note(&mut self.readings, WEIGHT_MAX, level, wait);
+        note(&mut self.means, WEIGHT_MAX, level, wait);
         self.answers += 1;
-        self.readings[place(level)].renewed = self.answers;
+        self.means[place(level)].renewed = self.answers;
     }
 
     /// How many in flight would do as well as `level`, as far as answers tell; `None` while nothing else is known.
@@ -479,19 +481,19 @@ impl Waits {
     /// then `level` times the quicker wait over the wait at `level`.
     ///
     /// - `doubt`: how many standard errors of the difference are taken for chance.
-    /// - `fresh`: how many answers ago a reading at fewer in flight was renewed at most.
+    /// - `fresh`: most answers since a mean at fewer in flight was renewed.
     fn knee(&self, level: f64, doubt: f64, fresh: u64) -> Option<Knee> {
-        let here = near(&self.readings, level).filter(|here| here.weight >= WEIGHT_MIN)?;
+        let here = near(&self.means, level).filter(|here| here.weight >= WEIGHT_MIN)?;
         let spread = self.spread.unwrap_or(SPREAD_ASSUMED).0;
-        let mut fewer = Reading::default();
+        let mut fewer = DecayingMean::default();
         let mut knee: Option<Knee> = None;
         // Compared with all below each number: while starting there are one or two answers at each only.
-        let below = self.readings.iter().filter(|reading| reading.level < here.level - 0.5);
-        for reading in below.filter(|reading| self.answers - reading.renewed <= fresh) {
-            fewer = merged([&fewer, reading]);
-            if reading.weight > 0.0 && fewer.weight >= WEIGHT_MIN {
+        let below = self.means.iter().filter(|mean| mean.level < here.level - 0.5);
+        for mean in below.filter(|mean| self.answers - mean.renewed <= fresh) {
+            fewer = merged([&fewer, mean]);
+            if mean.weight > 0.0 && fewer.weight >= WEIGHT_MIN {
                 let error = (spread * (1.0 / here.weight + 1.0 / fewer.weight)).sqrt();
-                let longer = (here.mean - fewer.mean - doubt * error).max(0.0);
+                let longer = (here.value - fewer.value - doubt * error).max(0.0);
                 let at = here.level * (-longer).exp();
                 if knee.is_none_or(|knee| at.max(fewer.level) < knee.at) {
                     // Where more in flight gets less done, fewer still is not better than what was seen to work.
@@ -504,17 +506,17 @@ impl Waits {
 
     /// Whether anything is known about `level` and below.
     fn known_up_to(&self, level: f64) -> bool {
-        merged(self.readings.iter().filter(|reading| reading.level <= level + 0.5)).weight >= WEIGHT_KNOWN
+        merged(self.means.iter().filter(|mean| mean.level <= level + 0.5)).weight >= WEIGHT_KNOWN
     }
 }
 
 /// Readings as one.
-fn merged<'a>(readings: impl IntoIterator<Item = &'a Reading>) -> Reading {
-    let mut all = Reading::default();
-    for reading in readings.into_iter().filter(|reading| reading.weight > 0.0) {
-        all.weight += reading.weight;
-        all.level += (reading.level - all.level) * reading.weight / all.weight;
-        all.mean += (reading.mean - all.mean) * reading.weight / all.weight;
+fn merged<'a>(means: impl IntoIterator<Item = &'a DecayingMean>) -> DecayingMean {
+    let mut all = DecayingMean::default();
+    for mean in means.into_iter().filter(|mean| mean.weight > 0.0) {
+        all.weight += mean.weight;
+        all.level += (mean.level - all.level) * mean.weight / all.weight;
+        all.value += (mean.value - all.value) * mean.weight / all.weight;
     }
     all
 }
@@ -524,24 +526,24 @@ fn place(level: f64) -> usize {
     if level < 8.5 { level.round() as usize } else { 8 + ((level / 8.0).ln() / 1.125_f64.ln()).round() as usize }
 }
 
-/// The reading at about `level`.
-fn near(readings: &[Reading], level: f64) -> Option<&Reading> {
-    readings.get(place(level)).filter(|reading| reading.weight > 0.0)
+/// The mean at about `level`.
+fn near(means: &[DecayingMean], level: f64) -> Option<&DecayingMean> {
+    means.get(place(level)).filter(|mean| mean.weight > 0.0)
 }
 
-/// Adds one value at `level`; all readings fade a little.
-fn note(readings: &mut Vec<Reading>, weight_max: f64, level: f64, value: f64) {
+/// Adds one value at `level`; all means fade a little.
+fn note(means: &mut Vec<DecayingMean>, weight_max: f64, level: f64, value: f64) {
     let place = place(level);
-    if readings.len() <= place {
-        readings.resize(place + 1, Reading::default());
+    if means.len() <= place {
+        means.resize(place + 1, DecayingMean::default());
     }
-    for reading in readings.iter_mut() {
-        reading.weight *= 1.0 - 1.0 / FADE_ANSWERS;
+    for mean in means.iter_mut() {
+        mean.weight *= 1.0 - 1.0 / FADE_ANSWERS;
     }
-    let reading = &mut readings[place];
-    reading.weight = (reading.weight + 1.0).min(weight_max);
-    reading.level += (level - reading.level) / reading.weight;
-    reading.mean += (value - reading.mean) / reading.weight;
+    let mean = &mut means[place];
+    mean.weight = (mean.weight + 1.0).min(weight_max);
+    mean.level += (level - mean.level) / mean.weight;
+    mean.value += (value - mean.value) / mean.weight;
 }
 
 #[cfg(test)]
@@ -550,7 +552,7 @@ mod tests {
 
     use super::*;
 
-    const OVERLOADED: TurnOutcome = TurnOutcome::Overloaded { retry_after: None };
+    const OVERLOADED: RequestOutcome = RequestOutcome::Overloaded { retry_after: None };
 
     fn ms(ms: u64) -> Duration {
         Duration::from_millis(ms)
@@ -562,7 +564,7 @@ mod tests {
         fetchers: u32,
         now: Instant,
         began: Instant,
-        out: Vec<(Instant, Started, TurnOutcome)>,
+        out: Vec<(Instant, Started, RequestOutcome)>,
         random: SmallRng,
         server: Server,
         /// Limits after each end.
@@ -572,7 +574,7 @@ mod tests {
     }
 
     /// In: how many are out, this one included; something random in 0..1. Out: how long, and how it ends.
-    impl<Server: FnMut(u32, f64) -> (Duration, TurnOutcome)> Loop<Server> {
+    impl<Server: FnMut(u32, f64) -> (Duration, RequestOutcome)> Loop<Server> {
         fn new(ceiling: u32, fetchers: u32, seed: u64, server: Server) -> Self {
             let now = Instant::now();
             Loop {
@@ -601,7 +603,7 @@ mod tests {
                 self.now = at;
                 self.controller.ended(at, started, 0, outcome, Duration::ZERO);
                 self.limits.push(self.controller.limit);
-                self.answered += u32::from(outcome == TurnOutcome::Answered);
+                self.answered += u32::from(outcome == RequestOutcome::Answered);
                 self.overloaded += u32::from(outcome == OVERLOADED);
             }
         }
@@ -616,8 +618,8 @@ mod tests {
         }
     }
 
-    fn answers(takes: Duration) -> (Duration, TurnOutcome) {
-        (takes, TurnOutcome::Answered)
+    fn answers(takes: Duration) -> (Duration, RequestOutcome) {
+        (takes, RequestOutcome::Answered)
     }
 
     /// Twice as many beyond the knee wait twice as long.
@@ -783,15 +785,15 @@ mod tests {
     }
 
     #[test]
-    fn resets_cuts_and_askers_that_left_teach_nothing() {
+    fn resets_truncations_and_abandoned_requests_teach_nothing() {
         let now = Instant::now();
         let mut controller = Concurrency { limit: 8, ..Concurrency::new(8) };
-        for outcome in [TurnOutcome::Failed { retry_after: None }, TurnOutcome::Abandoned] {
+        for outcome in [RequestOutcome::Failed { retry_after: None }, RequestOutcome::Abandoned] {
             let started = controller.started(now);
             controller.ended(now + ms(1), started, 0, outcome, ms(1));
         }
         assert_eq!((controller.limit(), controller.in_flight()), (8, 0));
-        assert!(controller.waits.is_empty());
+        assert!(controller.latencies.is_empty());
     }
 
     #[test]
@@ -824,9 +826,9 @@ mod tests {
         for class in 0..1000 {
             controller.in_flight = 7;
             let started = controller.started(now + ms(class));
-            controller.ended(now + ms(class + 1), started, class, TurnOutcome::Answered, ms(1));
+            controller.ended(now + ms(class + 1), started, class, RequestOutcome::Answered, ms(1));
         }
-        assert_eq!(controller.waits.len(), CLASSES_MAX);
+        assert_eq!(controller.latencies.len(), CLASSES_MAX);
         assert_eq!(controller.limit(), 8);
     }
 

@@ -45,7 +45,7 @@ pub const fn in_force(_: &str) -> bool {
 #[must_use]
 pub fn in_force(name: &str) -> bool {
     static OFF: std::sync::OnceLock<Option<std::ffi::OsString>> = std::sync::OnceLock::new();
-    debug_assert!(CONTROLS.contains(&name), "`{name}` is no control");
+    debug_assert!(CONTROLS.contains(&name), "`{name}` is not a control");
     OFF.get_or_init(|| std::env::var_os("HARVESTER_CONTROL")).as_deref() != Some(std::ffi::OsStr::new(name))
 }
 

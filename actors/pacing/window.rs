@@ -7,12 +7,12 @@
 //! window before. Then N were counted, and it was not granted. Nothing about delays is assumed.
 //!
 //! The 50 ms beyond a second are for the road: where delivery varies by no more than that, no second at the server holds
-//! more than N arrivals either. Measured (faults.md §4): a bucket of 200/s let 399 through in one second, this 200.
+//! more than N arrivals either. Measured: a bucket of 200/s let 399 through in one second, this window 200.
 //!
 //! Within the window sends are also spread evenly, by a schedule that does not drift: at 50 a second one every 21 ms. So
 //! every second of a busy run holds nearly the same number, and none a burst.
 //!
-//! It knows nothing of why somebody sends. Every request that leaves is recorded: retries, probes and polls too.
+//! It does not know what a request is for. Every request that leaves is recorded: retries, probes and polls too.
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -31,7 +31,7 @@ pub const COLD_START_WAIT: Duration = WINDOW;
 /// machine is late with its timers, and less than would be a burst.
 pub const SPREAD_SLACK: Duration = Duration::from_millis(50);
 
-/// When to look again while all room is taken by sends that have not left. They are heard of anyway when they do.
+/// When to check again while all room is taken by sends that have not left. They are marked anyway when they do.
 const LEAVES_SOON: Duration = Duration::from_millis(10);
 
 /// What the limit is worded in, and what [`Window::peak_requests_per_second`] counts over.
@@ -42,10 +42,10 @@ const SECOND: Duration = Duration::from_secs(1);
 pub struct Window {
     /// N: how many sends any window may hold; at least 1.
     requests_per_second: u32,
-    /// Granted, and not known to have left.
+    /// Granted, and not marked as sent.
     pending: BTreeSet<u64>,
-    /// When the last sends left, oldest first; about N of them.
-    left: VecDeque<Instant>,
+    /// When the last sends were sent, oldest first; about N of them.
+    sent: VecDeque<Instant>,
     /// When the even schedule lets the next one go.
     next: Option<Instant>,
     /// The most sends that any one second has held.
@@ -59,7 +59,7 @@ impl Window {
         Window {
             requests_per_second: requests_per_second.max(1),
             pending: BTreeSet::new(),
-            left: VecDeque::new(),
+            sent: VecDeque::new(),
             next: None,
             peak: 0,
         }
@@ -72,26 +72,25 @@ impl Window {
         if !crate::control!("exact-window") {
             return spread;
         }
-        let old = self.left.partition_point(|left| now.saturating_duration_since(*left) >= WINDOW);
-        let held = self.pending.len() + self.left.len() - old;
+        let old = self.sent.partition_point(|left| now.saturating_duration_since(*left) >= WINDOW);
+        let held = self.pending.len() + self.sent.len() - old;
         let Some(too_many) = (held + 1).checked_sub(self.requests_per_second as usize) else { return spread };
         if too_many == 0 {
             return spread;
         }
         // So many of those that left must grow old first.
-        match self.left.get(old + too_many - 1) {
+        match self.sent.get(old + too_many - 1) {
             Some(left) => spread.max((*left + WINDOW).saturating_duration_since(now)),
             None => spread.max(LEAVES_SOON),
         }
     }
 
-    /// Remembers that a send is granted, and from now on may leave at any moment.
+    /// Records a grant: from now on the send may leave at any moment.
     ///
-    /// A send that was not due is remembered all the same: the window counts what leaves, not what should.
+    /// A send that was not due is recorded all the same: the window counts what is sent, not what should be.
     ///
-    /// - `asked`: since when somebody wanted to send it. Time in which nobody asks is not caught up with; a timer that was
-    ///   late while somebody waited is.
-    pub fn granted(&mut self, send: u64, asked: Instant, now: Instant) {
+    /// - `asked`: when it was asked for. Time in which nothing is asked for is not caught up with; a late timer is.
+    pub fn record_grant(&mut self, send: u64, asked: Instant, now: Instant) {
         self.pending.insert(send);
         let gap = WINDOW / self.requests_per_second;
         let earliest = now.checked_sub(SPREAD_SLACK).unwrap_or(now);
@@ -99,28 +98,28 @@ impl Window {
         self.next = Some(due + gap);
     }
 
-    /// Remembers when a granted send left; said twice, the first counts. Of one that never left, say it when that is known.
-    pub fn left(&mut self, send: u64, at: Instant) {
+    /// Records when a granted send left; the first call counts. For one that never left, call it when that is known.
+    pub fn mark_sent(&mut self, send: u64, at: Instant) {
         if !self.pending.remove(&send) {
             return;
         }
-        // Several threads send, so the news may come in another order than the sends.
-        let place = self.left.partition_point(|left| *left <= at);
-        self.left.insert(place, at);
-        let newest = self.left.back().copied().unwrap_or(at);
-        let older = self.left.partition_point(|left| newest.duration_since(*left) >= SECOND);
-        let within = u32::try_from(self.left.len() - older).unwrap_or(u32::MAX);
+        // Several threads send, so the calls may come in another order than the sends.
+        let place = self.sent.partition_point(|left| *left <= at);
+        self.sent.insert(place, at);
+        let newest = self.sent.back().copied().unwrap_or(at);
+        let older = self.sent.partition_point(|left| newest.duration_since(*left) >= SECOND);
+        let within = u32::try_from(self.sent.len() - older).unwrap_or(u32::MAX);
         self.peak = self.peak.max(within);
-        while self.left.front().is_some_and(|left| newest.duration_since(*left) >= WINDOW) {
-            self.left.pop_front();
+        while self.sent.front().is_some_and(|left| newest.duration_since(*left) >= WINDOW) {
+            self.sent.pop_front();
         }
     }
 
-    /// Remembers a send that is granted and leaves at once.
+    /// Records a send that is granted and leaves at once.
     pub fn record(&mut self, now: Instant) {
         // No other send has this name: those of a limiter count up from 0.
-        self.granted(u64::MAX, now, now);
-        self.left(u64::MAX, now);
+        self.record_grant(u64::MAX, now, now);
+        self.mark_sent(u64::MAX, now);
     }
 
     /// Changes the limit and keeps the past: a lower one holds at once, a higher one from the next send on. A limit of 0 counts
@@ -177,8 +176,8 @@ mod tests {
                 }
                 now += wait;
             }
-            window.granted(0, asked, now);
-            window.left(0, now);
+            window.record_grant(0, asked, now);
+            window.mark_sent(0, now);
             sent.push(now);
         }
         sent
@@ -276,16 +275,16 @@ mod tests {
         let start = Instant::now();
         let mut window = Window::new(3);
         for (send, at) in [(0, 0), (1, 400), (2, 800)] {
-            window.granted(send, start, start + Duration::from_millis(at));
+            window.record_grant(send, start, start + Duration::from_millis(at));
         }
-        window.left(1, start + Duration::from_millis(401));
-        window.left(2, start + Duration::from_millis(801));
+        window.mark_sent(1, start + Duration::from_millis(401));
+        window.mark_sent(2, start + Duration::from_millis(801));
         // The first hangs in a connection; it may leave at any moment.
         let now = start + Duration::from_millis(1_200);
         assert_eq!(window.wait(now), Duration::from_millis(251));
-        window.left(0, now);
+        window.mark_sent(0, now);
         assert_eq!(window.wait(now), Duration::from_millis(251));
-        window.left(0, now + Duration::from_millis(500));
+        window.mark_sent(0, now + Duration::from_millis(500));
         assert_eq!(window.wait(now + Duration::from_millis(251)), Duration::ZERO);
     }
 
@@ -314,7 +313,7 @@ mod tests {
                 loop {
                     out.sort();
                     while let Some((at, send)) = out.first().copied().filter(|(at, _)| *at <= now) {
-                        window.left(send, at);
+                        window.mark_sent(send, at);
                         all.push(at);
                         out.remove(0);
                     }
@@ -324,7 +323,7 @@ mod tests {
                     }
                     now += wait;
                 }
-                window.granted(send as u64, now, now);
+                window.record_grant(send as u64, now, now);
                 out.push((now + Duration::from_millis(*delay), send as u64));
             }
             all.extend(out.iter().map(|(at, _)| *at));

@@ -331,7 +331,7 @@ impl SledStore {
                     format::VERSION
                 ),
             )
-            .with_next(format!("go on with the newer program, or remove `{dir}` to have it rebuilt from the spool")),
+            .with_next(format!("resume with the newer program, or remove `{dir}` to have it rebuilt from the spool")),
         }
     }
 
@@ -376,7 +376,7 @@ fn io_failure(action: &str, path: &Path, error: &io::Error) -> Failure {
     let failure = Failure::local(format!("cannot {action} `{}`: {error}", path.display()));
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            failure.with_next("free some space, then run the same command: it goes on where it stopped")
+            failure.with_next("free some space, then run the same command: it resumes where it stopped")
         }
         _ => failure,
     }

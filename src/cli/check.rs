@@ -14,7 +14,7 @@ use super::context::{CommandContext, CommandError};
 use crate::{
     ask, assemble, checkpoint_health,
     exit_code::exit_code,
-    job::{AVAILABLE, Job},
+    job::{CAPABILITIES, Job},
     observe::{Finding, Severity, numbers::bytes},
     service::open_files::OpenFiles,
     sinks,
@@ -48,9 +48,9 @@ pub(super) fn check(args: &CheckArgs, ctx: &CommandContext) -> u8 {
         Err(error) => return ctx.report_error(&error),
     };
     job.limits.outage = job.limits.outage.min(OUTAGE);
-    let mut findings = vec![Finding::ok("job", format!("{} is a right job file", args.job.display()))];
-    if let Err(mistakes) = job.runnable(&AVAILABLE) {
-        findings.push(failed("job", &CommandError::mistakes(&mistakes)));
+    let mut findings = vec![Finding::ok("job", format!("{} is a valid job file", args.job.display()))];
+    if let Err(diagnostics) = job.check_supported(&CAPABILITIES) {
+        findings.push(failed("job", &CommandError::unsupported(&diagnostics)));
     }
     for warning in &job.warnings {
         findings.push(Finding::warning("job", warning.clone(), "use https"));
@@ -191,7 +191,7 @@ fn text(findings: &[Finding]) -> String {
         };
         let _ = writeln!(text, "{severity:<4}  {:<10}  {}", finding.subject, finding.message);
         if !finding.next.is_empty() {
-            let _ = writeln!(text, "{:<16}  do: {}", "", finding.next);
+            let _ = writeln!(text, "{:<16}  next: {}", "", finding.next);
         }
         text
     })
@@ -204,7 +204,7 @@ mod tests {
     #[test]
     fn findings_read_well_and_say_what_to_do() {
         let findings = [
-            Finding::ok("job", "x.toml is a right job file"),
+            Finding::ok("job", "x.toml is a valid job file"),
             Finding::warning("clock", "the server's clock is 90 s ahead", "set the clock of one of them"),
             Finding::error("login", Outcome::Denied, "the source refuses admin (401)", "check the password"),
         ];

@@ -17,7 +17,7 @@ use harvester_actors::{
 use super::{Global, LogFormat, Progress, state_dir};
 use crate::{
     exit_code::{self, exit_code},
-    job::{Credentials, Job, JobError, Mistakes, secret::process_environment},
+    job::{Credentials, Diagnostics, Job, JobError, secret::process_environment},
     observe::{
         ProgressMode, Redactor, Screen,
         log::{self, LogFormat as Format},
@@ -69,11 +69,11 @@ impl CommandError {
     }
 
     /// The job file asks for what this version does not have.
-    pub(super) fn mistakes(mistakes: &Mistakes) -> Self {
+    pub(super) fn unsupported(diagnostics: &Diagnostics) -> Self {
         CommandError {
             outcome: Outcome::Invalid,
-            message: mistakes.to_string(),
-            one_line: mistakes.one_line(),
+            message: diagnostics.to_string(),
+            one_line: diagnostics.one_line(),
             next: "take it out of the job file; CHANGELOG.md says what each version can do".to_owned(),
         }
     }
@@ -133,9 +133,9 @@ impl CommandContext {
             let place = bug.location().map(|at| format!("{}:{}", at.file(), at.line())).unwrap_or_default();
             let what = bug.payload().downcast_ref::<&'static str>().copied().unwrap_or("details are withheld");
             let line = match format {
-                Format::Text => format!("error: a bug of this program at {place}: {what}"),
+                Format::Text => format!("error: internal error at {place}: {what}"),
                 Format::Json => {
-                    serde_json::json!({ "level": "ERROR", "message": "a bug of this program", "at": place, "what": what })
+                    serde_json::json!({ "level": "ERROR", "message": "internal error", "at": place, "what": what })
                         .to_string()
                 }
             };

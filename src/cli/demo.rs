@@ -18,7 +18,7 @@ Examples:
   harvester demo
   harvester verify harvest-demo/demo.toml
 
-Interrupt it with Ctrl-C and type it again: it goes on where it stopped.";
+Interrupt it with Ctrl-C and type it again: it resumes where it stopped.";
 
 /// What `demo` takes.
 #[derive(Args, Debug)]
@@ -116,7 +116,7 @@ fn job_text(url: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::job::{AVAILABLE, CredentialSource, Job, SecretSource};
+    use crate::job::{CAPABILITIES, CredentialSource, Job, SecretSource};
 
     #[test]
     fn the_job_of_the_demo_is_the_one_in_jobs_with_its_server_and_password() {
@@ -127,8 +127,8 @@ mod tests {
         else {
             panic!("{text}")
         };
-        assert_eq!((username.as_str(), password.reveal()), USER);
+        assert_eq!((username.as_str(), password.expose()), USER);
         assert_eq!(job.sink.directory, Path::new(FOLDER));
-        assert!(job.runnable(&AVAILABLE).is_ok());
+        assert!(job.check_supported(&CAPABILITIES).is_ok());
     }
 }

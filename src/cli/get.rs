@@ -102,8 +102,8 @@ pub(super) fn get(args: &GetArgs, ctx: &CommandContext) -> u8 {
     let before_query = path.split('?').next().unwrap_or_default();
     if args.all && before_query.trim_end_matches('/').contains('/') {
         return ctx.usage_error(
-            &format!("`{}` is no collection that --all could walk", before_query.escape_debug()),
-            "leave --all away: the answer then comes as it is",
+            &format!("`{}` is not a collection that --all can page through", before_query.escape_debug()),
+            "leave out --all: the response then comes as it is",
         );
     }
     // One question after the other.

@@ -24,7 +24,7 @@ const EXAMPLES: &str = "\
 Examples:
   harvester demo                         see it work, without a server of your own
   harvester check jobs/metadata.toml     is everything in place?
-  harvester run jobs/metadata.toml       run it, or go on where it stopped
+  harvester run jobs/metadata.toml       run it, or resume where it stopped
   harvester status jobs/metadata.toml    how is it doing?
   harvester verify jobs/metadata.toml    are the files what they should be?
 
@@ -37,7 +37,7 @@ Exit codes:
   2 usage                 7 refused for good       13 job changed         143 SIGTERM, SIGHUP
   3 some rows rejected   10 --max-seconds          14 local storage
   4 verification failed
-After 5, 6, 10, 14, 130 and 143 the same command goes on where it stopped.";
+After 5, 6, 10, 14, 130 and 143 the same command resumes where it stopped.";
 
 /// Takes data out of a DHIS2 server: nothing lost, nothing twice, never above the limit.
 #[derive(Debug, Parser)]
@@ -63,7 +63,7 @@ struct Global {
     /// Say more: partitions; twice: pages
     #[arg(short, long, global = true, action = ArgAction::Count, conflicts_with = "quiet")]
     verbose: u8,
-    /// How stderr looks
+    /// Log format on stderr
     #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text, value_name = "FORMAT")]
     log_format: LogFormat,
     /// How progress is shown; auto: a bar on a terminal, else a line every 30 s
@@ -71,7 +71,7 @@ struct Global {
     progress: Progress,
 }
 
-/// How stderr looks.
+/// Log format on stderr.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum LogFormat {
     /// For people
@@ -96,16 +96,16 @@ enum Progress {
 /// The commands.
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run a job, or go on where it stopped; after a complete run, begin a new one
+    /// Run a job, or resume it where it stopped; after a complete run, start a new one
     #[command(after_help = run::EXAMPLES)]
     Run(run::RunArgs),
     /// Show the partitions and requests a run would make; fetches no rows
     #[command(after_help = plan::EXAMPLES)]
     Plan(plan::PlanArgs),
-    /// Look whether a run would work: job file, login, version, sink, disk; one line for each, with what to do
+    /// Check job file, login, version, sink and disk; one finding per line, with the fix
     #[command(after_help = check::EXAMPLES)]
     Check(check::CheckArgs),
-    /// Show how a job is doing, also while it runs
+    /// Show a job's progress, even while it runs
     #[command(after_help = status::EXAMPLES)]
     Status(status::StatusArgs),
     /// Compare the finished files with their manifest
@@ -114,7 +114,7 @@ enum Command {
     /// Make one request, with authentication, retries and limits
     #[command(after_help = get::EXAMPLES)]
     Get(get::GetArgs),
-    /// Harvest a small server that is started for it, into ./harvest-demo
+    /// Start a small built-in DHIS2 and harvest it into ./harvest-demo
     #[command(after_help = demo::EXAMPLES)]
     Demo(demo::DemoArgs),
     /// Print the JSON Schema of the job file

@@ -13,7 +13,7 @@ use harvester_actors::report::{Outcome, Report};
 use super::context::{CommandContext, CommandError};
 use crate::{
     assemble::{self, RunRequest},
-    job::{AVAILABLE, Credentials, Job},
+    job::{CAPABILITIES, Credentials, Job},
     observe::{
         LogListener, ProgressListener, Redacting, StatusListener,
         log::LogFormat,
@@ -25,13 +25,13 @@ use crate::{
 /// Examples below the help.
 pub(super) const EXAMPLES: &str = "\
 Examples:
-  harvester run jobs/metadata.toml                     run it, or go on where it stopped
-  harvester run jobs/metadata.toml --restart           forget what is fetched so far, and begin anew
+  harvester run jobs/metadata.toml                     run it, or resume where it stopped
+  harvester run jobs/metadata.toml --restart           discard what is fetched so far, and start over
   harvester run jobs/metadata.toml --max-seconds 3600  stop after an hour, resumably (exit 10)
   harvester run jobs/metadata.toml --json | jq .outcome
 
-Ctrl-C once: pages in flight are finished and kept, and the same command goes on.
-Twice: it leaves at once; that is safe too.";
+Ctrl-C once: pages in flight are finished and kept, and the same command resumes.
+Twice: it exits at once; that is safe too.";
 
 /// How long a process that exits at once waits for its terminal.
 const LEAVE_LIMIT: Duration = Duration::from_millis(200);
@@ -41,10 +41,10 @@ const LEAVE_LIMIT: Duration = Duration::from_millis(200);
 pub(super) struct RunArgs {
     /// The job file
     job: PathBuf,
-    /// Forget the checkpoint, and begin anew
+    /// Discard the checkpoint and start over
     #[arg(long)]
     restart: bool,
-    /// Stop after so many seconds, resumably, with exit 10
+    /// Stop after N seconds with exit 10; the same command resumes
     #[arg(long, value_name = "N", value_parser = seconds)]
     max_seconds: Option<u64>,
     /// Print the report as one JSON object on stdout, whatever the exit
@@ -75,7 +75,7 @@ pub(super) fn run(args: &RunArgs, ctx: &CommandContext) -> u8 {
 /// Reads the job, sees whether this version can run it, and fetches its secret.
 pub(super) fn prepare(path: &Path, ctx: &CommandContext) -> Result<(Job, Credentials), CommandError> {
     let job = ctx.job(path)?;
-    job.runnable(&AVAILABLE).map_err(|mistakes| CommandError::mistakes(&mistakes))?;
+    job.check_supported(&CAPABILITIES).map_err(|diagnostics| CommandError::unsupported(&diagnostics))?;
     open_files::ensure(job.limits.in_flight)?;
     let (credentials, warning) = ctx.credentials(&job)?;
     for warning in job.warnings.iter().chain(&warning) {
@@ -116,13 +116,13 @@ pub(super) fn harvest(
         .with(ProgressListener::new(&job.name, ctx.screen.clone()));
     match StatusListener::new(&job.name, &assemble::state_folder(&state_dir, &job.name)) {
         Ok(status) => listeners = listeners.with(status),
-        Err(error) => tracing::warn!(%error, "cannot keep a status; the run goes on"),
+        Err(error) => tracing::warn!(%error, "cannot keep a status; the run continues"),
     }
     let watchdog = CommandContext::environment("WATCHDOG_USEC").map(|usec| usec.to_string_lossy().into_owned());
     let notify_socket = CommandContext::environment("NOTIFY_SOCKET");
     match SystemdListener::new(notify_socket.as_deref(), watchdog.as_deref(), job.limits.first_byte_timeout) {
         Ok(systemd) => listeners = listeners.with(systemd),
-        Err(error) => tracing::warn!(%error, "cannot talk to the service manager; the run goes on"),
+        Err(error) => tracing::warn!(%error, "cannot talk to the service manager; the run continues"),
     }
     let listener = Arc::new(Redacting { listener: listeners, redactor: ctx.redactor.clone() });
     let request = RunRequest { job, credentials, state_dir, restart, listener, stop: signals.stop.clone() };
@@ -132,8 +132,8 @@ pub(super) fn harvest(
     ended.map(|report| ctx.redactor.report(&report)).map_err(|_| {
         CommandError::new(
             Outcome::Bug,
-            "a bug has stopped the run",
-            "report it with the line above; the same command goes on from what is committed",
+            "an internal error stopped the run",
+            "report it with the line above; the same command resumes from what is committed",
         )
     })
 }

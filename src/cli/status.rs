@@ -113,11 +113,11 @@ fn text(status: &Status, context: &ReportContext, now: Timestamp, width: usize) 
     let _ = writeln!(text, "{}: {state}{run}", status.report.job);
     if let (State::Running | State::Finishing, Ok(updated)) = (status.state, status.updated_at.parse::<Timestamp>()) {
         let ago = Duration::try_from(now.duration_since(updated)).unwrap_or_default();
-        let _ = writeln!(text, "process {}, heard from {} ago", status.pid, about(ago));
+        let _ = writeln!(text, "process {}, last update {} ago", status.pid, about(ago));
     }
     if let Some(reason) = &status.waiting_for {
         let until = status.until.as_ref().map_or_else(String::new, |until| format!(", until {until}"));
-        let _ = writeln!(text, "waits: {reason}{until}");
+        let _ = writeln!(text, "waiting: {reason}{until}");
     }
     let numbers = &status.progress;
     let rows: u64 = status.report.streams.values().map(|stream| stream.rows).sum();
@@ -150,16 +150,14 @@ fn text(status: &Status, context: &ReportContext, now: Timestamp, width: usize) 
         };
         let _ = writeln!(text, "{retries}{last}");
     }
-    if let Some(error) = &status.report.error {
-        let _ = writeln!(text, "\nwhy:  {}", error.message);
-    } else {
-        text.push('\n');
-    }
     let next = match status.state {
         State::Running | State::Finishing => format!("wait for it, or stop it resumably: kill -TERM {}", status.pid),
         State::New | State::Stopped | State::Complete | State::Failed => format!("harvester run {file}"),
     };
-    let _ = writeln!(text, "next: {next}");
+    let _ = match &status.report.error {
+        Some(error) => writeln!(text, "\nerror: {}\nnext:  {next}", error.message),
+        None => writeln!(text, "\nnext: {next}"),
+    };
     text
 }
 

@@ -28,7 +28,7 @@ Exit 0 when every file is what manifest.json says, 4 when one differs or is anot
 pub(super) struct VerifyArgs {
     /// The job file
     job: PathBuf,
-    /// The folder, where it is not the one that the job's last run wrote to
+    /// Directory to verify [default: the last run's]
     #[arg(long, value_name = "DIR")]
     directory: Option<PathBuf>,
 }
@@ -79,8 +79,8 @@ pub(super) fn verify(args: &VerifyArgs, ctx: &CommandContext) -> u8 {
     };
     ctx.report_error(&CommandError::new(
         Outcome::Mismatch,
-        format!("{what} not as the manifest says"),
-        format!("put the files back, or fetch them anew: harvester run {}", args.job.display()),
+        format!("{what} different from the manifest"),
+        format!("put the files back, or fetch them again: harvester run {}", args.job.display()),
     ))
 }
 

@@ -6,7 +6,7 @@
 
 use std::{borrow::Cow, error::Error as StdError, fmt, time::Duration};
 
-use harvester_pacing::{RetryCause, TurnOutcome};
+use harvester_pacing::{RequestOutcome, RetryCause};
 use serde::{
     Deserialize, Deserializer as _,
     de::{IgnoredAny, MapAccess, Visitor},
@@ -366,28 +366,28 @@ impl Error {
     }
 
     /// The outcome for pace and concurrency.
-    pub(crate) fn turn_outcome(&self) -> TurnOutcome {
+    pub(crate) fn request_outcome(&self) -> RequestOutcome {
         let retry_after = self.0.retry_after;
         match self.0.kind {
             ErrorKind::Connect
             | ErrorKind::ConnectionRefused
             | ErrorKind::ConnectTimeout
             | ErrorKind::FirstByteTimeout
-            | ErrorKind::Stalled => TurnOutcome::Overloaded { retry_after },
+            | ErrorKind::Stalled => RequestOutcome::Overloaded { retry_after },
             ErrorKind::Status => match self.0.status {
-                Some(429 | 502 | 503 | 504) => TurnOutcome::Overloaded { retry_after },
+                Some(429 | 502 | 503 | 504) => RequestOutcome::Overloaded { retry_after },
                 // Without JSON a 404 is a servlet container's in which DHIS2 is not there.
-                Some(404) if self.0.server.is_none() => TurnOutcome::Failed { retry_after },
-                Some(500..) => TurnOutcome::Failed { retry_after },
-                _ => TurnOutcome::Answered,
+                Some(404) if self.0.server.is_none() => RequestOutcome::Failed { retry_after },
+                Some(500..) => RequestOutcome::Failed { retry_after },
+                _ => RequestOutcome::Answered,
             },
-            ErrorKind::Auth | ErrorKind::Redirect => TurnOutcome::Answered,
+            ErrorKind::Auth | ErrorKind::Redirect => RequestOutcome::Answered,
             ErrorKind::Cancelled
             | ErrorKind::GateClosed
             | ErrorKind::HandleClosed
             | ErrorKind::InvalidConfig
             | ErrorKind::InvalidUrl
-            | ErrorKind::OutOfFiles => TurnOutcome::Abandoned,
+            | ErrorKind::OutOfFiles => RequestOutcome::Abandoned,
             ErrorKind::UnknownHost
             | ErrorKind::DnsUnavailable
             | ErrorKind::Tls
@@ -399,7 +399,7 @@ impl Error {
             | ErrorKind::Html
             | ErrorKind::NotJson
             | ErrorKind::EmptyBody
-            | ErrorKind::Garbled => TurnOutcome::Failed { retry_after },
+            | ErrorKind::Garbled => RequestOutcome::Failed { retry_after },
         }
     }
 }

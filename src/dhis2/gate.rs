@@ -1,4 +1,4 @@
-//! The gate is where every request asks for leave, so that one budget holds for all of them.
+//! The gate grants every request its permit, so that one budget holds for all of them.
 //!
 //! In the service the gate is the rate limiter of the origin. A client alone owns one: an exact window, no more than 200
 //! requests in any 1.05 s. Repeats pass it again; nothing goes round it.
@@ -9,37 +9,37 @@ use std::{
 };
 
 use futures_core::future::LocalBoxFuture;
-pub use harvester_pacing::TurnOutcome;
+pub use harvester_pacing::RequestOutcome;
 use harvester_pacing::Window;
 use tokio::time::Instant;
 
-/// The gate grants no more turns: the run is ending.
+/// The gate grants no more permits: the run is ending.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("no more requests are let through: the run is ending")]
 pub struct GateClosed;
 
-/// Leave to send one request now.
+/// A permit to send one request now.
 ///
-/// Dropped without [`Turn::end`], it counts as abandoned.
-pub trait Turn {
-    /// Says what kind of request it is, at once when the turn is granted: what answers take is compared only within one class.
+/// Dropped without [`Permit::end`], it counts as abandoned.
+pub trait Permit {
+    /// Sets the class of the request, at once when the permit is granted: latencies are compared within one class only.
     ///
     /// - `class`: made of the kind of path, the page size and whether only ids are asked for; never 0.
     fn of_class(&mut self, _class: u64) {}
 
-    /// Says that the request leaves now: its first byte is being written. Between grant and this lie a wake-up and sometimes
-    /// a new connection. Not called for a request that never left.
-    fn left(&self) {}
+    /// Marks the request as sent: its first byte is being written. Between grant and this lie a wake-up and sometimes a new
+    /// connection. Not called for a request that is never sent.
+    fn mark_sent(&self) {}
 
-    /// Says what came of the request, and how long the server took: waiting for the head and for each piece of the
+    /// Reports the outcome of the request, and how long the server took: waiting for the head and for each piece of the
     /// body, without the time the caller spent on them.
-    fn end(self: Box<Self>, outcome: TurnOutcome, elapsed: Duration);
+    fn end(self: Box<Self>, outcome: RequestOutcome, elapsed: Duration);
 }
 
-/// Grants turns. Called once for every request that leaves, from any thread that runs an actix arbiter.
+/// Grants permits. Called once for every request that leaves, from any thread that runs an actix arbiter.
 pub trait Gate: Send + Sync {
-    /// Waits for a turn. The request is sent at once when it is granted; dropping the future gives up the wait.
-    fn turn(&self) -> LocalBoxFuture<'_, Result<Box<dyn Turn>, GateClosed>>;
+    /// Waits for a permit. The request is sent at once when it is granted; dropping the future gives up the wait.
+    fn permit(&self) -> LocalBoxFuture<'_, Result<Box<dyn Permit>, GateClosed>>;
 }
 
 /// Requests per second of a client's own gate, unless the builder sets them.
@@ -57,14 +57,14 @@ impl DefaultGate {
     }
 }
 
-struct DefaultTurn;
+struct DefaultPermit;
 
-impl Turn for DefaultTurn {
-    fn end(self: Box<Self>, _: TurnOutcome, _: Duration) {}
+impl Permit for DefaultPermit {
+    fn end(self: Box<Self>, _: RequestOutcome, _: Duration) {}
 }
 
 impl Gate for DefaultGate {
-    fn turn(&self) -> LocalBoxFuture<'_, Result<Box<dyn Turn>, GateClosed>> {
+    fn permit(&self) -> LocalBoxFuture<'_, Result<Box<dyn Permit>, GateClosed>> {
         Box::pin(async {
             loop {
                 let wait = {
@@ -74,7 +74,7 @@ impl Gate for DefaultGate {
                     let wait = window.wait(now);
                     if wait.is_zero() {
                         window.record(now);
-                        return Ok(Box::new(DefaultTurn) as Box<dyn Turn>);
+                        return Ok(Box::new(DefaultPermit) as Box<dyn Permit>);
                     }
                     wait
                 };
@@ -93,7 +93,7 @@ mod tests {
         let gate = DefaultGate::new(20);
         let mut sent = Vec::new();
         for _ in 0..100 {
-            gate.turn().await.unwrap().end(TurnOutcome::Answered, Duration::ZERO);
+            gate.permit().await.unwrap().end(RequestOutcome::Answered, Duration::ZERO);
             sent.push(Instant::now());
         }
         for pair in sent.windows(21) {

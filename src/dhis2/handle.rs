@@ -169,7 +169,7 @@ async fn send_batches(
             })
             .await?;
         if !lines.is_empty() && batches.send(Ok(Batch::Rows(lines))).await.is_err() {
-            return Err(rows.fail(Error::new(ErrorKind::Cancelled, "nobody reads the rows any more")));
+            return Err(rows.fail(Error::new(ErrorKind::Cancelled, "the reader of the rows has gone away")));
         }
         if !more {
             return rows.finish();

@@ -151,7 +151,7 @@ impl MetadataRows {
         let more = self.rows.read(on_row).await?;
         match self.page_size {
             Some(size) if self.rows.count() > u64::from(size) => {
-                let text = format!("the answer has more rows than the {size} of the page that was asked for");
+                let text = format!("the response has more rows than the {size} of the page that was asked for");
                 Err(self.rows.fail(Error::new(ErrorKind::Garbled, text)))
             }
             _ => Ok(more),
@@ -188,7 +188,7 @@ fn finish_list(rows: Rows, array: &str, page_size: Option<u32>) -> Result<Metada
     let envelope = rows.finish_with(|envelope: &Envelope| {
         let garbled = |text: String| Error::new(ErrorKind::Garbled, text);
         if !envelope.found_array() {
-            return Err(garbled(format!("the answer has no array `{array}`")));
+            return Err(garbled(format!("the response has no array `{array}`")));
         }
         pager = envelope.parse::<Paged>().map_err(crate::request::split_error)?.pager;
         Pager::check(pager, page_size)?;
@@ -460,7 +460,7 @@ mod tests {
             let error = lines(list, &client).await.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Garbled, "{body}: {error:?}");
             assert!(error.url().unwrap().contains("/api/dataElements?"));
-            assert_eq!(*gate.outcomes.lock().unwrap(), [crate::gate::TurnOutcome::Failed { retry_after: None }]);
+            assert_eq!(*gate.outcomes.lock().unwrap(), [crate::gate::RequestOutcome::Failed { retry_after: None }]);
         }
         let server = Server::saying(answer("200 OK", &["Content-Type: application/json"], "\u{feff}<x>"));
         assert_eq!(lines(&whole, &client(&server)).await.unwrap_err().kind(), ErrorKind::NotJson);

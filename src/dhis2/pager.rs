@@ -39,14 +39,16 @@ impl Pager {
         let garbled = |text: String| Err(Error::new(ErrorKind::Garbled, text));
         match (asked, pager) {
             (None, None) => Ok(()),
-            (None, Some(_)) => garbled("the answer is a page, although all rows were asked for".to_owned()),
-            (Some(size), None) => garbled(format!("the answer has no pager, although pages of {size} were asked for")),
+            (None, Some(_)) => garbled("the response is a page, although all rows were asked for".to_owned()),
+            (Some(size), None) => {
+                garbled(format!("the response has no pager, although pages of {size} were asked for"))
+            }
             (Some(size), Some(Pager { page_size: Some(given), .. })) if given == u64::from(size) => Ok(()),
             (Some(size), Some(Pager { page_size: Some(given), .. })) => {
-                garbled(format!("the answer has pages of {given}, although pages of {size} were asked for"))
+                garbled(format!("the response has pages of {given}, although pages of {size} were asked for"))
             }
             (Some(size), Some(_)) => {
-                garbled(format!("the answer does not say its page size, although pages of {size} were asked for"))
+                garbled(format!("the response does not say its page size, although pages of {size} were asked for"))
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::{fmt, future::Future, time::Duration};
 
-use harvester_pacing::{Retry, RetryAnswer, RetryPolicy, TurnOutcome};
+use harvester_pacing::{RequestOutcome, Retry, RetryAnswer, RetryPolicy};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::de::DeserializeOwned;
 
@@ -153,7 +153,7 @@ async fn with_retries<T, F: Future<Output = Result<T, Error>>>(
 
 /// A success, its body still on its way.
 ///
-/// Read it to its end: a response dropped earlier closes its connection, and its turn counts as abandoned.
+/// Read it to its end: a response dropped earlier closes its connection, and its permit counts as abandoned.
 #[derive(Debug)]
 pub struct Response {
     open: OpenResponse,
@@ -189,7 +189,7 @@ impl Response {
     pub async fn chunk(&mut self) -> Result<Option<&[u8]>, Error> {
         let chunk = self.open.chunk().await?;
         if matches!(chunk, Chunk::End) {
-            self.open.held.end(TurnOutcome::Answered);
+            self.open.held.end(RequestOutcome::Answered);
         }
         Ok(self.open.bytes(&chunk))
     }
@@ -200,7 +200,7 @@ impl Response {
     /// As [`Response::chunk`]; too large when it is longer than `bytes_max`.
     pub async fn bytes(mut self, bytes_max: usize) -> Result<Vec<u8>, Error> {
         let all = self.collect(bytes_max).await?;
-        self.open.held.end(TurnOutcome::Answered);
+        self.open.held.end(RequestOutcome::Answered);
         Ok(all)
     }
 
@@ -211,16 +211,16 @@ impl Response {
     pub async fn json<T: DeserializeOwned>(mut self) -> Result<T, Error> {
         let all = self.collect(self.json_bytes_max).await?;
         if all.iter().all(u8::is_ascii_whitespace) {
-            return Err(self.open.fail(Error::new(ErrorKind::EmptyBody, "the answer is a success without a body")));
+            return Err(self.open.fail(Error::new(ErrorKind::EmptyBody, "the response body is empty")));
         }
         match serde_json::from_slice(&all) {
             Ok(value) => {
-                self.open.held.end(TurnOutcome::Answered);
+                self.open.held.end(RequestOutcome::Answered);
                 Ok(value)
             }
             Err(error) => {
                 let what = if error.is_data() { "does not have the expected shape" } else { "is not valid JSON" };
-                let text = format!("the answer {what} at line {} column {}", error.line(), error.column());
+                let text = format!("the response {what} at line {} column {}", error.line(), error.column());
                 Err(self.open.fail(Error::new(ErrorKind::Garbled, text)))
             }
         }
@@ -237,7 +237,7 @@ impl Response {
             }
         };
         if too_long {
-            let text = format!("the answer is longer than {bytes_max} bytes");
+            let text = format!("the response is longer than {bytes_max} bytes");
             return Err(self.open.fail(Error::new(ErrorKind::TooLarge, text)));
         }
         Ok(all)
@@ -309,19 +309,19 @@ impl Rows {
         self.finish_with(|_| Ok(()))
     }
 
-    /// As [`Rows::finish`], with the caller's own look at the envelope; the turn's outcome follows from both.
+    /// As [`Rows::finish`], with the caller's own look at the envelope; the permit's outcome follows from both.
     pub(crate) fn finish_with(mut self, check: impl FnOnce(&Envelope) -> Result<(), Error>) -> Result<Envelope, Error> {
         if !self.ended {
             return Err(self
                 .response
                 .open
-                .fail(Error::new(ErrorKind::Cancelled, "the answer was not read to its end")));
+                .fail(Error::new(ErrorKind::Cancelled, "the response was not read to its end")));
         }
         let whole =
             self.splitter.finish().map_err(split_error).and_then(|envelope| check(&envelope).map(|()| envelope));
         match whole {
             Ok(envelope) => {
-                self.response.open.held.end(TurnOutcome::Answered);
+                self.response.open.held.end(RequestOutcome::Answered);
                 Ok(envelope)
             }
             Err(error) => Err(self.response.open.fail(error)),

@@ -13,7 +13,7 @@ use futures_util::future::join_all;
 
 use crate::{
     Client, Credentials, Error, ErrorKind,
-    gate::{Gate, GateClosed, Turn},
+    gate::{Gate, GateClosed, Permit},
     testing::{CountingGate, Heard, Server, Then, answer, json},
 };
 
@@ -360,11 +360,11 @@ async fn giving_up_a_login_on_trial_lets_the_next_one_try() {
 struct Barred(tokio::sync::Notify, AtomicUsize);
 
 impl Gate for Barred {
-    fn turn(&self) -> LocalBoxFuture<'_, Result<Box<dyn Turn>, GateClosed>> {
+    fn permit(&self) -> LocalBoxFuture<'_, Result<Box<dyn Permit>, GateClosed>> {
         Box::pin(async {
             self.1.fetch_add(1, SeqCst);
             self.0.notified().await;
-            CountingGate::default().turn().await
+            CountingGate::default().permit().await
         })
     }
 }

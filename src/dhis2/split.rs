@@ -177,16 +177,16 @@ impl RowFault {
 #[non_exhaustive]
 pub enum SplitError {
     /// Nothing but white space.
-    #[error("the answer is empty")]
+    #[error("the response is empty")]
     Empty,
     /// The answer does not begin as JSON does.
-    #[error("the answer is not JSON: it begins with byte 0x{first:02x}")]
+    #[error("the response is not JSON: it begins with byte 0x{first:02x}")]
     NotJson {
         /// The first byte that is not white space.
         first: u8,
     },
     /// The answer ends before its JSON does.
-    #[error("the answer ends before its JSON does, after {rows} rows")]
+    #[error("the response ends before its JSON does, after {rows} rows")]
     Truncated {
         /// Rows handed out so far.
         rows: u64,
@@ -1000,12 +1000,12 @@ mod tests {
     #[test]
     fn wrong_answers_are_told_apart() {
         for (text, wanted) in [
-            ("", "the answer is empty"),
-            (" \n ", "the answer is empty"),
-            ("<html>", "the answer is not JSON: it begins with byte 0x3c"),
-            ("null", "the answer is not JSON: it begins with byte 0x6e"),
-            (r#"{"rows":[]"#, "the answer ends before its JSON does, after 0 rows"),
-            (r#"{"rows":[{},"#, "the answer ends before its JSON does, after 1 rows"),
+            ("", "the response is empty"),
+            (" \n ", "the response is empty"),
+            ("<html>", "the response is not JSON: it begins with byte 0x3c"),
+            ("null", "the response is not JSON: it begins with byte 0x6e"),
+            (r#"{"rows":[]"#, "the response ends before its JSON does, after 0 rows"),
+            (r#"{"rows":[{},"#, "the response ends before its JSON does, after 1 rows"),
             (r#"{"rows":[{}] x}"#, "the text around the rows is not valid JSON at line 1 column 12"),
             (r#"{"rows":[]}{"rows":[]}"#, "the member of the rows appears twice"),
             (r#"{"rows":[]}{"a":1}"#, "the text around the rows is not valid JSON at line 1 column 12"),

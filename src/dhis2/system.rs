@@ -99,10 +99,10 @@ impl Client {
         let garbled = |text: &str| Error::new(ErrorKind::Garbled, text).about(&url, "");
         let redaction = self.inner.session.redaction();
         let clean = |text| redaction.clean_some(text);
-        let version = clean(raw.version).ok_or_else(|| garbled("the answer names no version: this is not DHIS2"))?;
+        let version = clean(raw.version).ok_or_else(|| garbled("the response names no version: this is not DHIS2"))?;
         let version = version
             .parse()
-            .map_err(|error| garbled("the answer names a version this program does not know").with_source(error))?;
+            .map_err(|error| garbled("the response names a version this program does not know").with_source(error))?;
         Ok(SystemInfo {
             version,
             revision: clean(raw.revision),

@@ -238,54 +238,54 @@ pub(crate) fn chunk(bytes: impl AsRef<[u8]>) -> Vec<u8> {
 /// A gate that lets everything through and notes what came of it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct CountingGate {
-    pub(crate) turns: Arc<AtomicUsize>,
+    pub(crate) permits: Arc<AtomicUsize>,
     pub(crate) left: Arc<AtomicUsize>,
-    pub(crate) outcomes: Arc<Mutex<Vec<crate::gate::TurnOutcome>>>,
+    pub(crate) outcomes: Arc<Mutex<Vec<crate::gate::RequestOutcome>>>,
     pub(crate) classes: Arc<Mutex<Vec<u64>>>,
 }
 
-struct CountedTurn {
+struct CountedPermit {
     classes: Arc<Mutex<Vec<u64>>>,
     left: Arc<AtomicUsize>,
-    outcomes: Arc<Mutex<Vec<crate::gate::TurnOutcome>>>,
+    outcomes: Arc<Mutex<Vec<crate::gate::RequestOutcome>>>,
     ended: bool,
 }
 
-impl crate::gate::Turn for CountedTurn {
+impl crate::gate::Permit for CountedPermit {
     fn of_class(&mut self, class: u64) {
         self.classes.lock().unwrap().push(class);
     }
 
-    fn left(&self) {
+    fn mark_sent(&self) {
         self.left.fetch_add(1, Ordering::SeqCst);
     }
 
-    fn end(mut self: Box<Self>, outcome: crate::gate::TurnOutcome, _: Duration) {
+    fn end(mut self: Box<Self>, outcome: crate::gate::RequestOutcome, _: Duration) {
         self.ended = true;
         self.outcomes.lock().unwrap().push(outcome);
     }
 }
 
-impl Drop for CountedTurn {
+impl Drop for CountedPermit {
     fn drop(&mut self) {
         if !self.ended {
-            self.outcomes.lock().unwrap().push(crate::gate::TurnOutcome::Abandoned);
+            self.outcomes.lock().unwrap().push(crate::gate::RequestOutcome::Abandoned);
         }
     }
 }
 
 impl crate::gate::Gate for CountingGate {
-    fn turn(
+    fn permit(
         &self,
-    ) -> futures_core::future::LocalBoxFuture<'_, Result<Box<dyn crate::gate::Turn>, crate::gate::GateClosed>> {
-        self.turns.fetch_add(1, Ordering::SeqCst);
-        let turn = CountedTurn {
+    ) -> futures_core::future::LocalBoxFuture<'_, Result<Box<dyn crate::gate::Permit>, crate::gate::GateClosed>> {
+        self.permits.fetch_add(1, Ordering::SeqCst);
+        let permit = CountedPermit {
             classes: Arc::clone(&self.classes),
             left: Arc::clone(&self.left),
             outcomes: Arc::clone(&self.outcomes),
             ended: false,
         };
-        Box::pin(async move { Ok(Box::new(turn) as Box<dyn crate::gate::Turn>) })
+        Box::pin(async move { Ok(Box::new(permit) as Box<dyn crate::gate::Permit>) })
     }
 }
 

@@ -24,7 +24,7 @@ use awc::{
 };
 use bytes::{Buf as _, Bytes};
 use futures_util::StreamExt as _;
-use harvester_pacing::TurnOutcome;
+use harvester_pacing::RequestOutcome;
 use tokio::time::Instant;
 
 use crate::{
@@ -34,7 +34,7 @@ use crate::{
     inflate::{InflateError, InflateLimits, Inflater},
     redaction::Redaction,
     uid::Uid,
-    wire::{RequestTrace, SharedTurn, TRACE},
+    wire::{RequestTrace, SharedPermit, TRACE},
 };
 
 /// Room for inflated bytes; also the longest stretch of work between two looks at the clock.
@@ -80,17 +80,17 @@ impl RequestSpec {
     }
 }
 
-/// The turn of a request that is running. Dropped without [`HeldPermit::end`], it counts as abandoned.
+/// The permit of a request that is running. Dropped without [`HeldPermit::end`], it counts as abandoned.
 pub(crate) struct HeldPermit {
-    turn: SharedTurn,
+    permit: SharedPermit,
     /// Time spent waiting for the server.
     spent: Duration,
 }
 
 impl HeldPermit {
-    pub(crate) fn end(&mut self, outcome: TurnOutcome) {
-        if let Some(turn) = self.turn.take() {
-            turn.end(outcome, self.spent);
+    pub(crate) fn end(&mut self, outcome: RequestOutcome) {
+        if let Some(permit) = self.permit.take() {
+            permit.end(outcome, self.spent);
         }
     }
 }
@@ -106,7 +106,7 @@ pub(crate) struct OpenResponse {
 }
 
 impl OpenResponse {
-    /// Waits for the next chunk of the body. Ends the turn on an error, not at the end: what the bytes mean may still be
+    /// Waits for the next chunk of the body. Ends the permit on an error, not at the end: what the bytes mean may still be
     /// wrong.
     pub(crate) async fn chunk(&mut self) -> Result<Chunk, Error> {
         let read = self.body.advance(&mut self.held.spent).await;
@@ -118,9 +118,9 @@ impl OpenResponse {
         self.body.bytes(chunk)
     }
 
-    /// Ends the turn with what the error means, and says which request it was.
+    /// Ends the permit with what the error means, and says which request it was.
     pub(crate) fn fail(&mut self, error: Error) -> Error {
-        self.held.end(error.turn_outcome());
+        self.held.end(error.request_outcome());
         error.about(&self.url, &self.request_id)
     }
 }
@@ -146,7 +146,7 @@ pub(crate) async fn send(client: &Client, spec: &RequestSpec) -> Result<OpenResp
                 return Ok(response.into_open());
             }
             Verdict::Login(failure) => {
-                response.held.end(TurnOutcome::Answered);
+                response.held.end(RequestOutcome::Answered);
                 match &auth.cookie {
                     // The session may have ended: once more, by name and password.
                     Some(cookie) if with_cookie => {
@@ -168,7 +168,7 @@ pub(crate) async fn send(client: &Client, spec: &RequestSpec) -> Result<OpenResp
                 if known && !spec.is_probe {
                     session.mark_valid(auth.generation, false);
                 }
-                response.held.end(error.turn_outcome());
+                response.held.end(error.request_outcome());
                 return Err(error.about(&response.url, &response.request_id));
             }
         }
@@ -228,19 +228,19 @@ async fn exchange(client: &Client, spec: &RequestSpec, auth: &RequestAuth<'_>) -
     let url = inner.base.url_of(&spec.path);
     let mut repeated = false;
     loop {
-        let mut turn = client.gate.turn().await.map_err(|closed| {
+        let mut permit = client.gate.permit().await.map_err(|closed| {
             Error::new(ErrorKind::GateClosed, "no more requests are let through").with_source(closed).about(&url, "")
         })?;
-        turn.of_class(spec.class());
-        let turn = SharedTurn::new(turn);
-        let mut held = HeldPermit { turn: turn.clone(), spent: Duration::ZERO };
+        permit.of_class(spec.class());
+        let permit = SharedPermit::new(permit);
+        let mut held = HeldPermit { permit: permit.clone(), spent: Duration::ZERO };
         // The wait may have been long: what is known by now?
         if let Err(refused) = inner.session.check(spec.is_probe) {
-            held.end(TurnOutcome::Abandoned);
+            held.end(RequestOutcome::Abandoned);
             return Err(refused.about(&url, ""));
         }
         let request_id = inner.next_request_id();
-        let trace = RequestTrace::new(std::sync::Arc::clone(&inner.sent), turn);
+        let trace = RequestTrace::new(std::sync::Arc::clone(&inner.sent), permit);
         let begun = Instant::now();
         let head = send_once(client, spec, auth, &request_id, &trace).await;
         held.spent = begun.elapsed();
@@ -257,11 +257,11 @@ async fn exchange(client: &Client, spec: &RequestSpec, auth: &RequestAuth<'_>) -
             {
                 // No fault of the server's: it had closed an idle connection while the request was on its way.
                 tracing::trace!(%request_id, "kept connection was closed; sending again on another");
-                held.end(TurnOutcome::Abandoned);
+                held.end(RequestOutcome::Abandoned);
                 repeated = true;
             }
             Err(error) => {
-                held.end(error.turn_outcome());
+                held.end(error.request_outcome());
                 return Err(error.about(&url, &request_id));
             }
         }
@@ -308,7 +308,7 @@ async fn send_once(
         Some(Ok(head)) => Ok(head),
         Some(Err(error)) => Err(trace.take_connect_error().unwrap_or_else(|| send_error(error, trace.is_stale()))),
         None => {
-            Err(Error::new(ErrorKind::FirstByteTimeout, format!("no answer within {:?}", limits.first_byte_timeout)))
+            Err(Error::new(ErrorKind::FirstByteTimeout, format!("no response within {:?}", limits.first_byte_timeout)))
         }
     }
 }
@@ -344,7 +344,7 @@ fn send_error(error: SendRequestError, stale: bool) -> Error {
     let broken = |error: std::io::Error| {
         let (kind, text) = match error.kind() {
             std::io::ErrorKind::UnexpectedEof if stale => {
-                (ErrorKind::Truncated, "the kept connection was closed without an answer")
+                (ErrorKind::Truncated, "the kept connection was closed without a response")
             }
             std::io::ErrorKind::UnexpectedEof => {
                 (ErrorKind::Truncated, "the connection was closed before the head was complete")
@@ -360,9 +360,9 @@ fn send_error(error: SendRequestError, stale: bool) -> Error {
             Some(kind) => broken(kind.into()),
             // actix-http's type is not to be had through awc, so it is told by its words (actix-http 3.20).
             None if parse.to_string() == "message head is too large" => {
-                Error::new(ErrorKind::TooLarge, "the head of the answer is too large")
+                Error::new(ErrorKind::TooLarge, "the head of the response is too large")
             }
-            None => Error::new(ErrorKind::Garbled, format!("the answer is not HTTP: {parse}")),
+            None => Error::new(ErrorKind::Garbled, format!("the response is not HTTP: {parse}")),
         },
         other => Error::new(ErrorKind::Connect, format!("the request could not be sent: {other}")),
     }
@@ -388,7 +388,7 @@ async fn check_head(client: &Client, spec: &RequestSpec, response: &mut Unchecke
     let head_bytes: usize = head.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
     if head_bytes > limits.head_bytes_max {
         response.trace.poison();
-        return Verdict::Bad(Error::new(ErrorKind::TooLarge, "the head of the answer is too large"));
+        return Verdict::Bad(Error::new(ErrorKind::TooLarge, "the head of the response is too large"));
     }
     let empty_by_status = status.is_informational() || matches!(status.as_u16(), 204 | 205 | 304);
     let has_length =
@@ -400,8 +400,7 @@ async fn check_head(client: &Client, spec: &RequestSpec, response: &mut Unchecke
     let login = |what: &str| Verdict::Login(AuthFailure { status: status.as_u16(), what: what.to_owned() });
     match status.as_u16() {
         200..=299 if !has_length && !empty_by_status => Verdict::Bad(
-            Error::new(ErrorKind::UnknownLength, "the answer does not say how long it is (neither length nor chunks)")
-                .with_status(status.as_u16()),
+            Error::new(ErrorKind::UnknownLength, "the response has no known length").with_status(status.as_u16()),
         ),
         100..=199 => {
             // Only 101 gets here; what follows belongs to no protocol of ours.
@@ -411,7 +410,7 @@ async fn check_head(client: &Client, spec: &RequestSpec, response: &mut Unchecke
         }
         206 => {
             response.small_body(limits.error_body_bytes_max).await;
-            let text = "the answer is a part (206), although the whole was asked for";
+            let text = "the response is a part (206), although the whole was asked for";
             Verdict::Bad(Error::new(ErrorKind::Garbled, text).with_status(status.as_u16()))
         }
         200..=299 => check_success(spec, response, limits).await,
@@ -441,7 +440,7 @@ async fn check_head(client: &Client, spec: &RequestSpec, response: &mut Unchecke
 async fn check_success(spec: &RequestSpec, response: &mut UncheckedResponse, limits: &ClientLimits) -> Verdict {
     let status = response.status().as_u16();
     if let Encoding::Unknown(name) = &response.body.encoding {
-        let text = format!("the answer is encoded as `{}`, which was not asked for", name);
+        let text = format!("the response is encoded as `{}`, which was not asked for", name);
         response.trace.poison();
         return Verdict::Bad(Error::new(ErrorKind::Encoding, text).with_status(status));
     }
@@ -454,16 +453,14 @@ async fn check_success(spec: &RequestSpec, response: &mut UncheckedResponse, lim
             return Verdict::Login(AuthFailure { status, what });
         }
         let title = title(&page, &response.redaction).map_or_else(String::new, |title| format!(", titled \"{title}\""));
-        let text = format!("the server answers with a page for people{title}");
+        let text = format!("the server returned an HTML page{title}");
         return Verdict::Bad(Error::new(ErrorKind::Html, text).with_status(status));
     }
     if spec.accept == Accept::Anything {
         return Verdict::Good;
     }
     if response.body.expected == Some(0) || matches!(status, 204 | 205) {
-        return Verdict::Bad(
-            Error::new(ErrorKind::EmptyBody, "the answer is a success without a body").with_status(status),
-        );
+        return Verdict::Bad(Error::new(ErrorKind::EmptyBody, "the response body is empty").with_status(status));
     }
     let is_json = media == "application/json" || media == "text/json" || media.ends_with("+json");
     if is_json || !harvester_pacing::control!("content-type") {
@@ -471,9 +468,9 @@ async fn check_success(spec: &RequestSpec, response: &mut UncheckedResponse, lim
     }
     response.small_body(limits.error_body_bytes_max).await;
     let text = if media.is_empty() {
-        "the answer does not say what type it has".to_owned()
+        "the response does not say what type it has".to_owned()
     } else {
-        format!("the answer is not JSON but `{}`", response.redaction.clean(&media))
+        format!("the response is not JSON but `{}`", response.redaction.clean(&media))
     };
     Verdict::Bad(Error::new(ErrorKind::NotJson, text).with_status(status))
 }
@@ -651,14 +648,14 @@ impl Body {
                         Encoding::Plain => {
                             self.given += self.input.len() as u64;
                             if self.given > self.bytes_max {
-                                let text = format!("the answer is longer than {} bytes", self.bytes_max);
+                                let text = format!("the response is longer than {} bytes", self.bytes_max);
                                 return Err(Error::new(ErrorKind::TooLarge, text));
                             }
                             return Ok(Chunk::Plain);
                         }
                         Encoding::Gzip(_) => {}
                         Encoding::Unknown(name) => {
-                            let text = format!("the answer is encoded as `{}`", name);
+                            let text = format!("the response is encoded as `{}`", name);
                             return Err(Error::new(ErrorKind::Encoding, text));
                         }
                     }
@@ -675,7 +672,7 @@ impl Body {
             && expected != self.received
             && harvester_pacing::control!("end-of-body")
         {
-            let text = format!("the answer was cut: {} of {expected} bytes came", self.received);
+            let text = format!("response truncated: {} of {expected} bytes", self.received);
             return Err(Error::new(ErrorKind::Truncated, text));
         }
         match &self.encoding {
@@ -691,7 +688,7 @@ impl Body {
         *spent += waited;
         match next {
             Err(_) => {
-                let text = format!("the answer stopped for {:?} after {} bytes", self.stall_timeout, self.received);
+                let text = format!("the response stopped for {:?} after {} bytes", self.stall_timeout, self.received);
                 Err(Error::new(ErrorKind::Stalled, text))
             }
             Ok(None) => Ok(None),
@@ -737,7 +734,7 @@ impl Rate {
         self.waited = Duration::ZERO;
         self.bytes = 0;
         if slow {
-            let text = format!("the answer comes too slowly: {bytes} bytes in {seconds:.0?}");
+            let text = format!("the response comes too slowly: {bytes} bytes in {seconds:.0?}");
             return Err(Error::new(ErrorKind::Stalled, text));
         }
         Ok(())
@@ -749,7 +746,7 @@ fn inflate_error(error: InflateError) -> Error {
         InflateError::NotGzip | InflateError::Damaged(_) | InflateError::Truncated => ErrorKind::Encoding,
         InflateError::TooLarge { .. } | InflateError::Bomb { .. } => ErrorKind::TooLarge,
     };
-    Error::new(kind, format!("the answer cannot be used: {error}"))
+    Error::new(kind, format!("the response cannot be used: {error}"))
 }
 
 fn body_error(error: PayloadError, received: u64) -> Error {
@@ -760,7 +757,7 @@ fn body_error(error: PayloadError, received: u64) -> Error {
     };
     match io.kind() {
         std::io::ErrorKind::UnexpectedEof => {
-            Error::new(ErrorKind::Truncated, format!("the answer was cut after {received} bytes"))
+            Error::new(ErrorKind::Truncated, format!("response truncated after {received} bytes"))
         }
         std::io::ErrorKind::InvalidInput | std::io::ErrorKind::InvalidData => {
             Error::new(ErrorKind::Garbled, format!("the transfer is damaged after {received} bytes"))

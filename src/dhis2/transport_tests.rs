@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use harvester_pacing::TurnOutcome::{self, Abandoned, Answered, Failed, Overloaded};
+use harvester_pacing::RequestOutcome::{self, Abandoned, Answered, Failed, Overloaded};
 
 use super::*;
 use crate::{
     ClientBuilder, Credentials,
-    gate::{Gate, GateClosed, Turn},
+    gate::{Gate, GateClosed, Permit},
     testing::{CountingGate, Server, Then, answer, chunk, gzip, gzipped, head, json},
 };
 
@@ -370,7 +370,7 @@ async fn a_request_on_a_kept_connection_that_was_closed_is_sent_once_more_throug
         read(&client).await.unwrap();
         read(&client).await.unwrap();
         assert_eq!((server.heard().len(), server.connections()), (3, 2));
-        assert_eq!((gate.turns.load(std::sync::atomic::Ordering::SeqCst), client.requests_sent()), (3, 3));
+        assert_eq!((gate.permits.load(std::sync::atomic::Ordering::SeqCst), client.requests_sent()), (3, 3));
         assert_eq!(*gate.outcomes.lock().unwrap(), [Answered, Abandoned, Answered]);
         let heard = server.heard();
         assert_ne!(heard[1].header("x-request-id"), heard[2].header("x-request-id"));
@@ -474,7 +474,7 @@ async fn a_refusal_keeps_what_the_server_said() {
     assert_eq!(outcomes[..2], [Answered, Overloaded { retry_after: seven }]);
     assert_eq!(
         outcomes[3..],
-        [none, Failed { retry_after: None }, Failed { retry_after: None }, Answered, Answered] as [TurnOutcome; 5]
+        [none, Failed { retry_after: None }, Failed { retry_after: None }, Answered, Answered] as [RequestOutcome; 5]
     );
 }
 
@@ -577,7 +577,7 @@ async fn a_dropped_answer_counts_as_abandoned_and_closes_its_connection() {
 }
 
 #[actix_rt::test]
-async fn a_turn_lasts_until_the_body_has_been_read() {
+async fn a_permit_lasts_until_the_body_has_been_read() {
     let server = Server::saying(json("[1]"));
     let (client, gate) = client(&server);
     let mut response = client.get("x").send().await.unwrap();
@@ -600,7 +600,7 @@ async fn a_caller_that_stops_at_a_row_is_told_so_and_the_server_is_not_blamed() 
 }
 
 #[actix_rt::test]
-async fn every_turn_hears_what_kind_of_request_it_is_for() {
+async fn every_permit_is_told_the_class_of_its_request() {
     let server = Server::saying(json("[]"));
     let (client, gate) = client(&server);
     let alike = [
@@ -641,7 +641,7 @@ async fn every_turn_hears_what_kind_of_request_it_is_for() {
 async fn a_closed_gate_lets_nothing_out() {
     struct Closed;
     impl Gate for Closed {
-        fn turn(&self) -> futures_core::future::LocalBoxFuture<'_, Result<Box<dyn Turn>, GateClosed>> {
+        fn permit(&self) -> futures_core::future::LocalBoxFuture<'_, Result<Box<dyn Permit>, GateClosed>> {
             Box::pin(async { Err(GateClosed) })
         }
     }

@@ -39,7 +39,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::{
     error::{Error, ErrorKind},
-    gate::Turn,
+    gate::Permit,
     interim::InterimFilter,
     redaction::said,
     trust::is_its_own_authority,
@@ -59,22 +59,22 @@ pub(crate) struct Endpoint {
     pub(crate) connect_timeout: Duration,
 }
 
-/// The turn of a request, shared by its transport, which ends it, and its connection, which reports the first byte sent.
+/// The permit of a request, shared by its transport, which ends it, and its connection, which reports the first byte sent.
 #[derive(Clone)]
-pub(crate) struct SharedTurn(Rc<RefCell<Option<Box<dyn Turn>>>>);
+pub(crate) struct SharedPermit(Rc<RefCell<Option<Box<dyn Permit>>>>);
 
-impl SharedTurn {
-    pub(crate) fn new(turn: Box<dyn Turn>) -> Self {
-        SharedTurn(Rc::new(RefCell::new(Some(turn))))
+impl SharedPermit {
+    pub(crate) fn new(permit: Box<dyn Permit>) -> Self {
+        SharedPermit(Rc::new(RefCell::new(Some(permit))))
     }
 
-    pub(crate) fn take(&self) -> Option<Box<dyn Turn>> {
+    pub(crate) fn take(&self) -> Option<Box<dyn Permit>> {
         self.0.borrow_mut().take()
     }
 
-    fn left(&self) {
-        if let Some(turn) = self.0.borrow().as_ref() {
-            turn.left();
+    fn mark_sent(&self) {
+        if let Some(permit) = self.0.borrow().as_ref() {
+            permit.mark_sent();
         }
     }
 }
@@ -97,11 +97,11 @@ pub(crate) struct RequestTrace {
     /// Counts requests that left.
     sent: Arc<AtomicU64>,
     /// Notified of the first byte sent.
-    turn: SharedTurn,
+    permit: SharedPermit,
 }
 
 impl RequestTrace {
-    pub(crate) fn new(sent: Arc<AtomicU64>, turn: SharedTurn) -> Rc<Self> {
+    pub(crate) fn new(sent: Arc<AtomicU64>, permit: SharedPermit) -> Rc<Self> {
         Rc::new(RequestTrace {
             connect_error: RefCell::default(),
             connecting: Cell::default(),
@@ -111,7 +111,7 @@ impl RequestTrace {
             read_before: Cell::default(),
             has_left: Cell::default(),
             sent,
-            turn,
+            permit,
         })
     }
 
@@ -151,7 +151,7 @@ impl RequestTrace {
     fn leave(&self) {
         if !self.has_left.replace(true) {
             self.sent.fetch_add(1, Ordering::Relaxed);
-            self.turn.left();
+            self.permit.mark_sent();
         }
     }
 
@@ -395,17 +395,17 @@ async fn resolve(endpoint: &Endpoint) -> Result<VecDeque<SocketAddr>, Error> {
         let same = first.front().is_none_or(|head: &SocketAddr| head.is_ipv4() == address.is_ipv4());
         if same { first.push_back(address) } else { second.push_back(address) }
     }
-    let mut turns = VecDeque::with_capacity(first.len() + second.len());
+    let mut permits = VecDeque::with_capacity(first.len() + second.len());
     loop {
         match (first.pop_front(), second.pop_front()) {
             (None, None) => break,
-            (one, other) => turns.extend(one.into_iter().chain(other)),
+            (one, other) => permits.extend(one.into_iter().chain(other)),
         }
     }
-    if turns.is_empty() {
+    if permits.is_empty() {
         return Err(Error::new(ErrorKind::UnknownHost, format!("host `{}` has no address", endpoint.host)));
     }
-    Ok(turns)
+    Ok(permits)
 }
 
 async fn connect_any(mut addresses: VecDeque<SocketAddr>) -> io::Result<TcpStream> {
@@ -455,7 +455,7 @@ fn connect_error(endpoint: &Endpoint, error: io::Error) -> Error {
     }
     match error.kind() {
         io::ErrorKind::ConnectionRefused => {
-            Error::new(ErrorKind::ConnectionRefused, format!("nobody listens at {name}")).with_source(error)
+            Error::new(ErrorKind::ConnectionRefused, format!("connection refused by {name}")).with_source(error)
         }
         io::ErrorKind::TimedOut => {
             Error::new(ErrorKind::ConnectTimeout, format!("no connection to {name}")).with_source(error)

@@ -94,7 +94,7 @@ pub(crate) fn classify(error: &Error, contact: Contact) -> Failure {
         && let Ok(until) = jiff::Timestamp::now().checked_add(wait)
     {
         failure =
-            failure.with_next(format!("the server asks to be left alone until {until:.0}; run the same command then"));
+            failure.with_next(format!("the server asked clients to wait until {until:.0}; run the same command then"));
     }
     if class != Transient {
         failure

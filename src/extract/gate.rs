@@ -1,4 +1,4 @@
-//! The gate through which every request of the client leaves: a turn of the origin's rate limiter.
+//! The client's gate: permits of the origin's rate limiter.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -6,11 +6,11 @@ use std::{
 };
 
 use actix::Addr;
-use dhis2::gate::{Gate, GateClosed, Turn, TurnOutcome};
+use dhis2::gate::{Gate, GateClosed, Permit, RequestOutcome};
 use futures_util::future::LocalBoxFuture;
 use harvester_actors::{
     failure::Failure,
-    rate_limiter::{self, RateLimiter, next_turn},
+    rate_limiter::{self, RateLimiter, next_permit},
 };
 use tokio::{sync::watch, time::Instant};
 
@@ -28,7 +28,7 @@ impl SourceGate {
         SourceGate { closed: watch::Sender::new(false), last_answer: Arc::default(), last_trouble: Arc::default() }
     }
 
-    /// Lets nothing through any more; who waits for a turn fails at once.
+    /// Lets nothing through any more; waits for a permit fail at once.
     pub(crate) fn close(&self) {
         self.closed.send_replace(true);
     }
@@ -74,43 +74,43 @@ impl LimiterGate {
     }
 }
 
-/// One turn of the limiter.
-struct LimiterTurn {
-    turn: rate_limiter::Turn,
+/// One permit of the limiter.
+struct LimiterPermit {
+    permit: rate_limiter::Permit,
     last_answer: Arc<Mutex<Option<Instant>>>,
     /// What kind of request it is for.
     class: u64,
 }
 
-impl Turn for LimiterTurn {
+impl Permit for LimiterPermit {
     fn of_class(&mut self, class: u64) {
         self.class = class;
     }
 
-    fn left(&self) {
-        self.turn.left();
+    fn mark_sent(&self) {
+        self.permit.mark_sent();
     }
 
-    fn end(self: Box<Self>, outcome: TurnOutcome, elapsed: Duration) {
-        if outcome == TurnOutcome::Answered {
+    fn end(self: Box<Self>, outcome: RequestOutcome, elapsed: Duration) {
+        if outcome == RequestOutcome::Answered {
             *self.last_answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         }
-        self.turn.of_class(self.class).end(outcome, elapsed);
+        self.permit.of_class(self.class).end(outcome, elapsed);
     }
 }
 
 impl Gate for LimiterGate {
-    fn turn(&self) -> LocalBoxFuture<'_, Result<Box<dyn Turn>, GateClosed>> {
+    fn permit(&self) -> LocalBoxFuture<'_, Result<Box<dyn Permit>, GateClosed>> {
         let mut closed = self.closed.clone();
         Box::pin(async move {
             tokio::select! {
                 biased;
                 // A gate whose owner is gone is closed as well.
                 _ = closed.wait_for(|closed| *closed) => Err(GateClosed),
-                turn = next_turn(&self.limiter, self.probe) => match turn {
-                    Ok(turn) => {
-                        let turn = LimiterTurn { turn, class: 0, last_answer: Arc::clone(&self.last_answer) };
-                        Ok(Box::new(turn) as Box<dyn Turn>)
+                permit = next_permit(&self.limiter, self.probe) => match permit {
+                    Ok(permit) => {
+                        let permit = LimiterPermit { permit, class: 0, last_answer: Arc::clone(&self.last_answer) };
+                        Ok(Box::new(permit) as Box<dyn Permit>)
                     }
                     Err(_) => Err(GateClosed),
                 },

@@ -111,8 +111,10 @@ impl Walk {
                 Walk { last: Some(last), left: total.map(|total| total.saturating_sub(rows)), stalled }.to_cursor()
             }
             None => {
-                let message = format!("no row of a page of {key} shows its id, so nobody knows where to go on");
-                return Err(Failure::new(FailureClass::Rejected, message).with_next("take `id` into the fields"));
+                let message = format!("no row of a page of {key} shows its id, so the next page cannot be requested");
+                return Err(
+                    Failure::new(FailureClass::Rejected, message).with_next("take `id` into the fields of the job")
+                );
             }
         };
         Ok((next, if control!("pager-count") { miscounted } else { 0 }))

@@ -507,7 +507,7 @@ async fn what_servers_and_proxies_say_has_the_class_that_is_written_here() {
 async fn a_gate_that_is_closed_is_no_outage() {
     struct Closed;
     impl dhis2::gate::Gate for Closed {
-        fn turn(&self) -> LocalBoxFuture<'_, Result<Box<dyn dhis2::gate::Turn>, dhis2::gate::GateClosed>> {
+        fn permit(&self) -> LocalBoxFuture<'_, Result<Box<dyn dhis2::gate::Permit>, dhis2::gate::GateClosed>> {
             Box::pin(async { Err(dhis2::gate::GateClosed) })
         }
     }

@@ -339,14 +339,16 @@ impl Source for Dhis2Source {
             let mut context = self.context();
             let none = BTreeMap::new();
             if self.watermarks.are_of_another(identity) {
-                tracing::warn!("another database answers than at the last complete run, so everything is fetched anew");
+                tracing::warn!(
+                    "another database answers than at the last complete run, so everything is fetched again"
+                );
                 context.watermarks = &none;
             } else if server_clock::was_ahead(context.watermarks, identity.server_date.as_deref())
                 && harvester_pacing::control!("watermark-bounds")
             {
                 tracing::warn!(
                     server_date = identity.server_date,
-                    "the server's clock was ahead at the last complete run, so everything is fetched anew"
+                    "the server's clock was ahead at the last complete run, so everything is fetched again"
                 );
                 context.watermarks = &none;
             }
@@ -356,7 +358,7 @@ impl Source for Dhis2Source {
             if let Some(ahead) = ahead.filter(|_| is_incremental && harvester_pacing::control!("watermark-bounds")) {
                 tracing::warn!(
                     ahead_h = ahead.as_hours(),
-                    "the server's clock is ahead of this machine's: the next incremental run does not go on from this one; \
+                    "the server's clock is ahead of this machine's: the next incremental run does not continue from this one; \
                      set the wrong clock right"
                 );
                 identity.to_mut().server_date = None;
@@ -488,7 +490,7 @@ impl OutageProbe {
             let failure = Failure::new(FailureClass::Changed, difference);
             // The first difference is the one to report.
             let _ = self.changed.set(
-                failure.with_next("check the server; run again with --restart to begin anew with it as it is now"),
+                failure.with_next("check the server; run again with --restart to start over with it as it is now"),
             );
         }
     }

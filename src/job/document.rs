@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use toml::de::{DeTable, DeValue};
 
-use super::mistake::Mistake;
+use super::diagnostic::Diagnostic;
 
 /// Values may nest this deep; a job needs four levels.
 const DEPTH_MAX: u32 = 32;
@@ -14,13 +14,13 @@ const DEPTH_MAX: u32 = 32;
 /// A value and where it stands, in bytes of the text.
 #[derive(Clone, Debug)]
 pub(crate) struct Node {
-    /// Where.
+    /// Span in bytes of the text.
     pub(crate) span: Range<usize>,
-    /// What.
+    /// The value.
     pub(crate) value: Value,
 }
 
-/// What a value can be.
+/// A value of TOML or JSON.
 #[derive(Clone, Debug)]
 pub(crate) enum Value {
     /// Text.
@@ -46,7 +46,7 @@ pub(crate) enum Value {
 pub(crate) struct Entry {
     /// The key.
     pub(crate) key: String,
-    /// Where the key stands.
+    /// Span of the key.
     pub(crate) key_span: Range<usize>,
     /// Its value.
     pub(crate) node: Node,
@@ -66,7 +66,7 @@ impl Node {
         self.entry(key).map(|entry| &entry.node)
     }
 
-    /// What it is, with its article.
+    /// Name of the type, with its article.
     pub(crate) fn kind(&self) -> &'static str {
         match &self.value {
             Value::Text(_) => "text",
@@ -84,8 +84,8 @@ impl Node {
 /// Reads TOML.
 ///
 /// # Errors
-/// All mistakes of syntax that the parser finds, at least one.
-pub(crate) fn read_toml(text: &str) -> Result<Node, Vec<Mistake>> {
+/// All syntax errors that the parser finds, at least one.
+pub(crate) fn read_toml(text: &str) -> Result<Node, Vec<Diagnostic>> {
     let (document, errors) = DeTable::parse_recoverable(text);
     if errors.is_empty() {
         return Ok(Node { span: 0..0, value: toml_table(document.get_ref()) });
@@ -94,7 +94,7 @@ pub(crate) fn read_toml(text: &str) -> Result<Node, Vec<Mistake>> {
         .iter()
         .map(|error| {
             let end = text.len();
-            Mistake::new(error.span().unwrap_or(end..end), format!("not TOML: {}", error.message()))
+            Diagnostic::new(error.span().unwrap_or(end..end), format!("not TOML: {}", error.message()))
         })
         .collect())
 }
@@ -132,8 +132,8 @@ fn toml_node(span: Range<usize>, value: &DeValue<'_>) -> Node {
 /// Reads JSON.
 ///
 /// # Errors
-/// The first mistake of syntax, or all keys that stand twice in one table.
-pub(crate) fn read_json(text: &str) -> Result<Node, Vec<Mistake>> {
+/// The first syntax error, or all keys that are listed twice in one table.
+pub(crate) fn read_json(text: &str) -> Result<Node, Vec<Diagnostic>> {
     // serde_json knows the grammar; the reader below only has to know where things stand.
     if let Err(error) = serde_json::from_str::<serde::de::IgnoredAny>(text) {
         let line_start: usize = text.split_inclusive('\n').take(error.line().saturating_sub(1)).map(str::len).sum();
@@ -143,14 +143,14 @@ pub(crate) fn read_json(text: &str) -> Result<Node, Vec<Mistake>> {
         }
         let message = error.to_string();
         let message = message.split(" at line ").next().unwrap_or_default();
-        return Err(vec![Mistake::new(at..at + 1, format!("not JSON: {message}"))]);
+        return Err(vec![Diagnostic::new(at..at + 1, format!("not JSON: {message}"))]);
     }
-    let mut reader = JsonReader { text, at: 0, mistakes: Vec::new() };
+    let mut reader = JsonReader { text, at: 0, diagnostics: Vec::new() };
     let node = reader.node(0);
     match node {
-        Some(node) if reader.mistakes.is_empty() => Ok(node),
-        Some(_) => Err(reader.mistakes),
-        None => Err(vec![Mistake::new(
+        Some(node) if reader.diagnostics.is_empty() => Ok(node),
+        Some(_) => Err(reader.diagnostics),
+        None => Err(vec![Diagnostic::new(
             reader.at..reader.at + 1,
             format!("a job file nests at most {DEPTH_MAX} levels deep"),
         )]),
@@ -164,7 +164,7 @@ struct JsonReader<'a> {
     /// The next byte.
     at: usize,
     /// Keys that stand twice.
-    mistakes: Vec<Mistake>,
+    diagnostics: Vec<Diagnostic>,
 }
 
 impl JsonReader<'_> {
@@ -229,7 +229,8 @@ impl JsonReader<'_> {
             let node = self.node(depth + 1)?;
             self.skip(b',');
             if entries.iter().any(|entry| entry.key == key) {
-                self.mistakes.push(Mistake::new(key_span.clone(), format!("`{key}` stands here a second time")));
+                self.diagnostics
+                    .push(Diagnostic::new(key_span.clone(), format!("`{key}` is listed here a second time")));
             }
             entries.push(Entry { key, key_span, node });
         }
@@ -264,7 +265,7 @@ impl JsonReader<'_> {
 mod tests {
     use super::*;
 
-    /// The tree without its places.
+    /// The tree without its spans.
     fn shape(node: &Node) -> String {
         match &node.value {
             Value::Table(entries) => {

@@ -1,6 +1,6 @@
 //! The job file as written, version 1: every table, key, range and default, once.
 //!
-//! The reader (`check.rs`), the meaning (`meaning.rs`) and the JSON Schema (`schema.rs`) are all made from these
+//! The checks (`check.rs`), the semantics (`semantics.rs`) and the JSON Schema (`schema.rs`) are all made from these
 //! tables, so that none of them can know a key that another does not.
 
 /// Version of the job file that this program reads.
@@ -11,41 +11,41 @@ pub(crate) const VERSION: i64 = 1;
 pub(crate) struct Key {
     /// As written.
     pub(crate) name: &'static str,
-    /// What it takes.
-    pub(crate) shape: Shape,
-    /// Whether it must be there.
-    pub(crate) need: Need,
+    /// Type of its value.
+    pub(crate) value_type: ValueType,
+    /// Whether it is required.
+    pub(crate) presence: Presence,
     /// What it means, for the schema: one sentence, with its direction where it has one.
     pub(crate) doc: &'static str,
 }
 
-/// Whether a key must be there.
+/// Whether a key is required.
 #[derive(Debug)]
-pub(crate) enum Need {
-    /// It must.
+pub(crate) enum Presence {
+    /// It is.
     Required,
     /// It has this default, as JSON.
     Default(&'static str),
-    /// What happens without it is said in the key's `doc`.
+    /// The key's `doc` says what happens without it.
     Optional,
 }
 
-/// What a key takes.
+/// Type of a key's value.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Shape {
-    /// Text of a form.
-    Text(Form),
+pub(crate) enum ValueType {
+    /// Text of a format.
+    Text(TextFormat),
     /// One of these words; the second list names words that are understood but not available in this version.
     Word(&'static [&'static str], &'static [&'static str]),
-    /// A whole number, both ends included.
-    Whole(i64, i64),
+    /// An integer, both ends included.
+    Integer(i64, i64),
     /// True or false.
     Boolean,
     /// A day, `2024-12-31`.
     Date,
-    /// A list of texts of a form, each at most once. The flag says whether it may be empty.
-    Texts(Form, bool),
-    /// Where a secret comes from.
+    /// A list of texts of a format, each at most once. The flag says whether it may be empty.
+    Texts(TextFormat, bool),
+    /// Source of a secret.
     Secret,
     /// Names and texts.
     Map,
@@ -55,9 +55,9 @@ pub(crate) enum Shape {
     Extracts,
 }
 
-/// The form of a text.
+/// Format of a text.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Form {
+pub(crate) enum TextFormat {
     /// Anything but nothing.
     Any,
     /// A job's name.
@@ -84,10 +84,10 @@ pub(crate) enum Form {
     Filter,
 }
 
-impl Form {
-    /// Whether the form is what `text` has; otherwise what would be right.
+impl TextFormat {
+    /// Checks `text`; the error says what is expected.
     ///
-    /// Urls, fields and directories are looked at more closely where their meaning is made.
+    /// Urls, fields and directories are checked more closely in `semantics.rs`.
     pub(crate) fn check(self, text: &str) -> Result<(), String> {
         if text.trim().is_empty() {
             return Err("must not be empty".to_owned());
@@ -96,46 +96,50 @@ impl Form {
             return Err("must not have a line end or another control character in it".to_owned());
         }
         match self {
-            Form::JobName if !is_job_name(text) => {
+            TextFormat::JobName if !is_job_name(text) => {
                 Err("begins with a letter or digit, goes on with letters, digits, `.`, `_`, `-`, and has at most 64 \
                      characters"
                     .to_owned())
             }
-            Form::Stream if text.starts_with('.') || text.contains('/') || text.len() > 100 => {
+            TextFormat::Stream if text.starts_with('.') || text.contains('/') || text.len() > 100 => {
                 Err("names a file: no `/`, no leading `.`, at most 100 bytes".to_owned())
             }
-            Form::Uid if !is_uid(text) => Err("is a letter and ten letters or digits, like `ImspTQPwCqd`".to_owned()),
-            Form::UidOrAll if text != "*" && !is_uid(text) => {
+            TextFormat::Uid if !is_uid(text) => {
+                Err("is a letter and ten letters or digits, like `ImspTQPwCqd`".to_owned())
+            }
+            TextFormat::UidOrAll if text != "*" && !is_uid(text) => {
                 Err("is a letter and ten letters or digits, like `ImspTQPwCqd`; `*` alone means all".to_owned())
             }
-            Form::CollectionOrAll if text != "*" && !is_collection(text) => {
+            TextFormat::CollectionOrAll if text != "*" && !is_collection(text) => {
                 Err("is a collection as /api/schemas names it, like `organisationUnits`; `*` alone means all"
                     .to_owned())
             }
-            Form::Filter if !text.contains(':') || text.starts_with(':') => {
+            TextFormat::Filter if !text.contains(':') || text.starts_with(':') => {
                 Err("reads property:operator:value, like `name:like:clinic`".to_owned())
             }
             _ => Ok(()),
         }
     }
 
-    /// The form as a regular expression, for the schema; `None` where any text will do or words are needed.
+    /// The format as a regular expression, for the schema; `None` where any text will do or words are needed.
     pub(crate) fn pattern(self) -> Option<&'static str> {
         match self {
-            Form::JobName => Some("^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"),
-            Form::Url => Some("^https?://[^@?#]+$"),
-            Form::Stream => Some("^[^./][^/]{0,99}$"),
-            Form::Uid => Some("^[A-Za-z][A-Za-z0-9]{10}$"),
-            Form::UidOrAll => Some("^(\\*|[A-Za-z][A-Za-z0-9]{10})$"),
-            Form::CollectionOrAll => Some("^(\\*|[A-Za-z][A-Za-z0-9]*)$"),
-            Form::Filter => Some("^[^:]+:.+$"),
-            Form::Any | Form::Path | Form::Directory | Form::AnyOrAll | Form::Fields => None,
+            TextFormat::JobName => Some("^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"),
+            TextFormat::Url => Some("^https?://[^@?#]+$"),
+            TextFormat::Stream => Some("^[^./][^/]{0,99}$"),
+            TextFormat::Uid => Some("^[A-Za-z][A-Za-z0-9]{10}$"),
+            TextFormat::UidOrAll => Some("^(\\*|[A-Za-z][A-Za-z0-9]{10})$"),
+            TextFormat::CollectionOrAll => Some("^(\\*|[A-Za-z][A-Za-z0-9]*)$"),
+            TextFormat::Filter => Some("^[^:]+:.+$"),
+            TextFormat::Any | TextFormat::Path | TextFormat::Directory | TextFormat::AnyOrAll | TextFormat::Fields => {
+                None
+            }
         }
     }
 
     /// Whether `*` means all.
-    pub(crate) fn knows_all(self) -> bool {
-        matches!(self, Form::UidOrAll | Form::CollectionOrAll | Form::AnyOrAll)
+    pub(crate) fn allows_wildcard(self) -> bool {
+        matches!(self, TextFormat::UidOrAll | TextFormat::CollectionOrAll | TextFormat::AnyOrAll)
     }
 }
 
@@ -170,7 +174,7 @@ pub(crate) struct Table {
 pub(crate) struct Kind {
     /// The word behind `kind =`.
     pub(crate) name: &'static str,
-    /// What it fetches.
+    /// The data it fetches.
     pub(crate) doc: &'static str,
     /// Its keys, besides `kind` and those that every kind takes.
     pub(crate) keys: &'static [Key],
@@ -187,24 +191,24 @@ impl Kind {
 }
 
 /// Shortens the tables below.
-const fn key(name: &'static str, shape: Shape, need: Need, doc: &'static str) -> Key {
-    Key { name, shape, need, doc }
+const fn key(name: &'static str, value_type: ValueType, presence: Presence, doc: &'static str) -> Key {
+    Key { name, value_type, presence, doc }
 }
 
-use Form as F;
-use Need::{Default, Optional, Required};
-use Shape as S;
+use Presence::{Default, Optional, Required};
+use TextFormat as F;
+use ValueType as V;
 
 /// The whole file.
 pub(crate) static FILE: Table = Table {
     name: "",
     keys: &[
-        key("version", S::Whole(VERSION, i64::MAX), Required, "Version of this format: 1."),
-        key("name", S::Text(F::JobName), Optional, "Name of the job; the file's stem without it."),
-        key("source", S::Table(&SOURCE), Required, "Where the data comes from."),
-        key("limits", S::Table(&LIMITS), Optional, "How hard the source may be worked; every key has a default."),
-        key("extract", S::Extracts, Required, "What is fetched: one or more."),
-        key("sink", S::Table(&SINK), Required, "Where the data goes."),
+        key("version", V::Integer(VERSION, i64::MAX), Required, "Version of this format: 1."),
+        key("name", V::Text(F::JobName), Optional, "Name of the job; the file's stem without it."),
+        key("source", V::Table(&SOURCE), Required, "Where the data comes from."),
+        key("limits", V::Table(&LIMITS), Optional, "Limits on the load put on the source; every key has a default."),
+        key("extract", V::Extracts, Required, "What is fetched: one or more."),
+        key("sink", V::Table(&SINK), Required, "Where the data goes."),
     ],
 };
 
@@ -212,17 +216,22 @@ pub(crate) static FILE: Table = Table {
 pub(crate) static SOURCE: Table = Table {
     name: "source",
     keys: &[
-        key("url", S::Text(F::Url), Required, "The server, with or without a context path, with or without /api."),
-        key("username", S::Text(F::Any), Optional, "User name; goes with `password`."),
-        key("password", S::Secret, Optional, "Where the password comes from; goes with `username`."),
+        key("url", V::Text(F::Url), Required, "The server, with or without a context path, with or without /api."),
+        key("username", V::Text(F::Any), Optional, "User name; goes with `password`."),
+        key("password", V::Secret, Optional, "Where the password comes from; goes with `username`."),
         key(
             "token",
-            S::Secret,
+            V::Secret,
             Optional,
             "Where a personal access token comes from, instead of username and password.",
         ),
-        key("bearer", S::Secret, Optional, "Where an OAuth2 or JWT bearer token comes from, instead of the others."),
-        key("ca_file", S::Text(F::Path), Optional, "PEM file of certificates to trust besides the system's roots."),
+        key("bearer", V::Secret, Optional, "Where an OAuth2 or JWT bearer token comes from, instead of the others."),
+        key(
+            "ca_file",
+            V::Text(F::Path),
+            Optional,
+            "PEM file of certificates to trust in addition to the system's roots.",
+        ),
     ],
 };
 
@@ -232,35 +241,35 @@ pub(crate) static LIMITS: Table = Table {
     keys: &[
         key(
             "requests_per_second",
-            S::Whole(1, 10_000),
+            V::Integer(1, 10_000),
             Default("200"),
             "Requests within any one second, at most; retries and probes count. Smaller is kinder.",
         ),
         key(
             "in_flight",
-            S::Whole(1, 64),
+            V::Integer(1, 64),
             Default("8"),
             "Requests at once, at most; the controller works below it. Smaller is kinder and uses less memory.",
         ),
-        key("connect_timeout_s", S::Whole(1, 3600), Default("10"), "Seconds a connection may take to come about."),
+        key("connect_timeout_s", V::Integer(1, 3600), Default("10"), "Seconds a connection may take to come about."),
         key(
             "first_byte_timeout_s",
-            S::Whole(1, 86_400),
+            V::Integer(1, 86_400),
             Default("600"),
             "Seconds the server may think before it answers; there is no limit on the whole transfer.",
         ),
         key(
             "stall_timeout_s",
-            S::Whole(1, 86_400),
+            V::Integer(1, 86_400),
             Default("120"),
             "Seconds of silence once an answer has begun; below 1 KiB/s over 60 s counts as silence too.",
         ),
-        key("retries", S::Whole(0, 29), Default("6"), "Further attempts at a page before it may be given up."),
+        key("retries", V::Integer(0, 29), Default("6"), "Further attempts at a page before it may be given up."),
         key(
             "outage_s",
-            S::Whole(0, 2_592_000),
+            V::Integer(0, 2_592_000),
             Default("600"),
-            "Seconds the source may be gone before the run gives up, resumably, with exit 5.",
+            "Seconds the source may be unavailable before the run gives up, resumably, with exit 5.",
         ),
     ],
 };
@@ -269,73 +278,73 @@ pub(crate) static LIMITS: Table = Table {
 pub(crate) static SINK: Table = Table {
     name: "sink",
     keys: &[
-        key("kind", S::Word(&["files"], &["postgres", "dhis2"]), Required, "What kind of place it is."),
+        key("kind", V::Word(&["files"], &["postgres", "dhis2"]), Required, "What kind of place it is."),
         key(
             "directory",
-            S::Text(F::Directory),
+            V::Text(F::Directory),
             Required,
             "Folder for the files, relative to the working directory; {run} is the start of the run.",
         ),
-        key("format", S::Word(&["ndjson"], &["csv", "parquet"]), Default("\"ndjson\""), "Format of the files."),
-        key("compression", S::Word(&["none"], &["gzip", "zstd"]), Default("\"none\""), "Compression of the files."),
-        key("files", S::Boolean, Default("false"), "Whether to fetch the file resources that rows refer to as well."),
+        key("format", V::Word(&["ndjson"], &["csv", "parquet"]), Default("\"ndjson\""), "Format of the files."),
+        key("compression", V::Word(&["none"], &["gzip", "zstd"]), Default("\"none\""), "Compression of the files."),
+        key("files", V::Boolean, Default("false"), "Whether to fetch the file resources that rows refer to as well."),
     ],
 };
 
-/// What every kind of extract takes.
+/// Keys of every kind of extract.
 pub(crate) static EVERY_KIND: &[Key] = &[
     key(
         "stream",
-        S::Text(F::Stream),
+        V::Text(F::Stream),
         Optional,
         "Name of the file without its suffix; the kind's own name without it. Needed when two extracts would share a name.",
     ),
     key(
         "mode",
-        S::Word(&["full", "incremental"], &[]),
+        V::Word(&["full", "incremental"], &[]),
         Default("\"full\""),
         "Whether to fetch all rows, or those changed since the last complete run (needs {run} in sink.directory).",
     ),
-    key("include_deleted", S::Boolean, Default("false"), "Whether to fetch deletions where the API tells them."),
+    key("include_deleted", V::Boolean, Default("false"), "Whether to fetch deletions where the API tells them."),
 ];
 
-/// What every paged kind takes.
+/// Key of every paged kind.
 pub(crate) static PAGE_SIZE: Key = key(
     "page_size",
-    S::Whole(1, 100_000),
+    V::Integer(1, 100_000),
     Default("1000"),
-    "Rows a page, halved by itself when a page proves too heavy. Larger means fewer requests and more work for each.",
+    "Rows per page, halved by itself when a page proves too heavy. Larger means fewer requests and more work for each.",
 );
 
 /// `org_units`
 const ORG_UNITS: Key = key(
     "org_units",
-    S::Texts(F::Uid, false),
+    V::Texts(F::Uid, false),
     Optional,
     "Roots of the subtrees to fetch, descendants included; the user's own roots without it.",
 );
 /// `data_sets`
-const DATA_SETS: Key = key("data_sets", S::Texts(F::UidOrAll, false), Required, "Data sets; [\"*\"] for all.");
+const DATA_SETS: Key = key("data_sets", V::Texts(F::UidOrAll, false), Required, "Data sets; [\"*\"] for all.");
 /// `start`
-const START: Key = key("start", S::Date, Required, "First day; only whole periods inside start..=end are fetched.");
+const START: Key = key("start", V::Date, Required, "First day; only whole periods inside start..=end are fetched.");
 /// `end`
-const END: Key = key("end", S::Date, Required, "Last day, included.");
+const END: Key = key("end", V::Date, Required, "Last day, included.");
 /// `program`
-const PROGRAM: Key = key("program", S::Text(F::Uid), Required, "The program.");
+const PROGRAM: Key = key("program", V::Text(F::Uid), Required, "The program.");
 /// `fields` of tracker kinds
 const TRACKER_FIELDS: Key = key(
     "fields",
-    S::Text(F::Any),
+    V::Text(F::Any),
     Optional,
     "Fields as the API takes them; all that can be imported again without it.",
 );
 /// `nested`
 const NESTED: Key =
-    key("nested", S::Boolean, Default("false"), "Whether objects keep what belongs to them inside of them.");
+    key("nested", V::Boolean, Default("false"), "Whether objects keep what belongs to them inside of them.");
 /// `dimensions`
 const DIMENSIONS: Key = key(
     "dimensions",
-    S::Texts(F::Any, false),
+    V::Texts(F::Any, false),
     Required,
     "Dimensions as the API takes them: [\"dx:fbfJHSPpUQD\", \"pe:LAST_12_MONTHS\", \"ou:LEVEL-2;ImspTQPwCqd\"].",
 );
@@ -349,12 +358,12 @@ pub(crate) static KINDS: &[Kind] = &[
         keys: &[
             key(
                 "collections",
-                S::Texts(F::CollectionOrAll, false),
+                V::Texts(F::CollectionOrAll, false),
                 Required,
                 "Collections; [\"*\"] for every one that /api/schemas offers.",
             ),
-            key("fields", S::Text(F::Fields), Default("\":owner\""), "Fields as the API takes them; `id` is needed."),
-            key("filters", S::Texts(F::Filter, true), Default("[]"), "Filters as the API takes them; all must hold."),
+            key("fields", V::Text(F::Fields), Default("\":owner\""), "Fields as the API takes them; `id` is needed."),
+            key("filters", V::Texts(F::Filter, true), Default("[]"), "Filters as the API takes them; all must hold."),
         ],
     },
     Kind {
@@ -368,13 +377,13 @@ pub(crate) static KINDS: &[Kind] = &[
             END,
             key(
                 "split_level",
-                S::Whole(1, 30),
+                V::Integer(1, 30),
                 Optional,
                 "Organisation unit level at which subtrees become partitions; chosen by size without it.",
             ),
             key(
                 "confirm",
-                S::Word(&["empty", "all", "none"], &[]),
+                V::Word(&["empty", "all", "none"], &[]),
                 Default("\"empty\""),
                 "Which slices are asked for again: suspiciously empty ones, all until two readings agree, or none.",
             ),
@@ -389,7 +398,7 @@ pub(crate) static KINDS: &[Kind] = &[
             ORG_UNITS,
             key(
                 "program_stages",
-                S::Texts(F::Uid, true),
+                V::Texts(F::Uid, true),
                 Default("[]"),
                 "Program stages; all of the program if empty.",
             ),
@@ -408,8 +417,8 @@ pub(crate) static KINDS: &[Kind] = &[
         doc: "Tracked entities of a program, or of a type.",
         paged: true,
         keys: &[
-            key("program", S::Text(F::Uid), Optional, "The program; instead of `tracked_entity_type`."),
-            key("tracked_entity_type", S::Text(F::Uid), Optional, "The type; instead of `program`."),
+            key("program", V::Text(F::Uid), Optional, "The program; instead of `tracked_entity_type`."),
+            key("tracked_entity_type", V::Text(F::Uid), Optional, "The type; instead of `program`."),
             ORG_UNITS,
             TRACKER_FIELDS,
             NESTED,
@@ -427,16 +436,16 @@ pub(crate) static KINDS: &[Kind] = &[
         name: "data_store",
         doc: "Entries of the data store.",
         paged: true,
-        keys: &[key("namespaces", S::Texts(F::AnyOrAll, false), Required, "Namespaces; [\"*\"] for all.")],
+        keys: &[key("namespaces", V::Texts(F::AnyOrAll, false), Required, "Namespaces; [\"*\"] for all.")],
     },
     Kind {
         name: "sql_view",
         doc: "Rows of an SQL view.",
         paged: true,
         keys: &[
-            key("view", S::Text(F::Uid), Required, "The view."),
-            key("criteria", S::Texts(F::Filter, true), Default("[]"), "Criteria, column:value."),
-            key("variables", S::Map, Default("{}"), "Values of the view's variables."),
+            key("view", V::Text(F::Uid), Required, "The view."),
+            key("criteria", V::Texts(F::Filter, true), Default("[]"), "Criteria, column:value."),
+            key("variables", V::Map, Default("{}"), "Values of the view's variables."),
         ],
     },
     Kind {
@@ -448,7 +457,7 @@ pub(crate) static KINDS: &[Kind] = &[
 ];
 
 /// The ways to say where a secret comes from: the word, and an example of what follows it.
-pub(crate) const SECRET_WAYS: [(&str, &str); 4] = [
+pub(crate) const SECRET_SOURCES: [(&str, &str); 4] = [
     ("env", "{ env = \"DHIS2_PASSWORD\" }"),
     ("file", "{ file = \"/run/secrets/dhis2\" }"),
     ("credential", "{ credential = \"dhis2\" }"),

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::{
-    AnalyticsKind, Collections, Compression, Confirm, CredentialSource, Extract, Format, Job, Names, Roots, Shared,
-    TrackerFields, TrackerScope,
+    AnalyticsKind, Collections, CommonOptions, Compression, Confirm, CredentialSource, ExtractSettings, Format, Job,
+    Names, Roots, TrackerFields, TrackerScope,
 };
 
 /// Characters of a value that a sentence quotes.
@@ -45,29 +45,46 @@ impl Job {
 }
 
 /// What of an extract decides about its rows.
-fn semantic_keys(extract: &Extract) -> Vec<(&'static str, String)> {
+fn semantic_keys(extract: &ExtractSettings) -> Vec<(&'static str, String)> {
     match extract {
-        Extract::Metadata { collections, fields, filters, page_size: _, incremental, include_deleted, stream } => {
+        ExtractSettings::Metadata {
+            collections,
+            fields,
+            filters,
+            page_size: _,
+            incremental,
+            include_deleted,
+            stream,
+        } => {
             let collections = match collections {
                 Collections::All => "*".to_owned(),
                 Collections::Named(names) => sorted(names),
             };
-            let shared =
-                Shared { stream: stream.clone(), incremental: *incremental, include_deleted: *include_deleted };
+            let common =
+                CommonOptions { stream: stream.clone(), incremental: *incremental, include_deleted: *include_deleted };
             let mut keys =
                 vec![("collections", collections), ("fields", fields.clone()), ("filters", filters.join(" "))];
-            keys.extend(shared_keys(&shared));
+            keys.extend(common_keys(&common));
             keys
         }
-        Extract::DataValues { data_sets, org_units, start, end, split: _, confirm, shared } => {
+        ExtractSettings::DataValues { data_sets, org_units, start, end, split: _, confirm, common } => {
             // `confirm` changes no row; naming it here keeps the match exhaustive.
             let (Confirm::Empty | Confirm::All | Confirm::None) = confirm;
-            scope_keys(data_sets, org_units, start.to_string(), end.to_string(), shared)
+            scope_keys(data_sets, org_units, start.to_string(), end.to_string(), common)
         }
-        Extract::CompleteRegistrations { data_sets, org_units, start, end, shared } => {
-            scope_keys(data_sets, org_units, start.to_string(), end.to_string(), shared)
+        ExtractSettings::CompleteRegistrations { data_sets, org_units, start, end, common } => {
+            scope_keys(data_sets, org_units, start.to_string(), end.to_string(), common)
         }
-        Extract::Tracker { kind: _, scope, org_units, program_stages, fields, nested, page_size: _, shared } => {
+        ExtractSettings::Tracker {
+            kind: _,
+            scope,
+            org_units,
+            program_stages,
+            fields,
+            nested,
+            page_size: _,
+            common,
+        } => {
             let mut keys = vec![
                 match scope {
                     TrackerScope::Program(program) => ("program", program.clone()),
@@ -80,37 +97,37 @@ fn semantic_keys(extract: &Extract) -> Vec<(&'static str, String)> {
             if let TrackerFields::Given(fields) = fields {
                 keys.push(("fields", fields.clone()));
             }
-            keys.extend(shared_keys(shared));
+            keys.extend(common_keys(common));
             keys
         }
-        Extract::Analytics { kind, dimensions, number, page_size: _, shared } => {
+        ExtractSettings::Analytics { kind, dimensions, number, page_size: _, common } => {
             let mut keys = vec![("dimensions", dimensions.join(" ")), ("number", number.to_string())];
             if let AnalyticsKind::Events(program) | AnalyticsKind::Enrollments(program) = kind {
                 keys.push(("program", program.clone()));
             }
-            keys.extend(shared_keys(shared));
+            keys.extend(common_keys(common));
             keys
         }
-        Extract::DataStore { namespaces, page_size: _, shared } => {
+        ExtractSettings::DataStore { namespaces, page_size: _, common } => {
             let mut keys = vec![("namespaces", names(namespaces))];
-            keys.extend(shared_keys(shared));
+            keys.extend(common_keys(common));
             keys
         }
-        Extract::SqlView { view, criteria, variables, page_size: _, shared } => {
+        ExtractSettings::SqlView { view, criteria, variables, page_size: _, common } => {
             let variables: Vec<String> = variables.iter().map(|(name, value)| format!("{name}={value}")).collect();
             let mut keys =
                 vec![("view", view.clone()), ("criteria", criteria.join(" ")), ("variables", variables.join(" "))];
-            keys.extend(shared_keys(shared));
+            keys.extend(common_keys(common));
             keys
         }
     }
 }
 
 /// What decides about rows in every kind.
-fn shared_keys(shared: &Shared) -> Vec<(&'static str, String)> {
-    let mode = if shared.incremental { "incremental" } else { "full" };
-    let mut keys = vec![("mode", mode.to_owned()), ("include_deleted", shared.include_deleted.to_string())];
-    keys.extend(shared.stream.iter().map(|stream| ("stream", stream.clone())));
+fn common_keys(common: &CommonOptions) -> Vec<(&'static str, String)> {
+    let mode = if common.incremental { "incremental" } else { "full" };
+    let mut keys = vec![("mode", mode.to_owned()), ("include_deleted", common.include_deleted.to_string())];
+    keys.extend(common.stream.iter().map(|stream| ("stream", stream.clone())));
     keys
 }
 
@@ -120,11 +137,11 @@ fn scope_keys(
     org_units: &Roots,
     start: String,
     end: String,
-    shared: &Shared,
+    common: &CommonOptions,
 ) -> Vec<(&'static str, String)> {
     let mut keys =
         vec![("data_sets", names(data_sets)), ("org_units", roots(org_units)), ("start", start), ("end", end)];
-    keys.extend(shared_keys(shared));
+    keys.extend(common_keys(common));
     keys
 }
 

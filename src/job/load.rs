@@ -1,4 +1,4 @@
-//! From a file on a disk to a job, or to all of its mistakes at once.
+//! Reads a job file: a job, or all of its errors at once.
 
 use std::{
     fmt,
@@ -11,10 +11,10 @@ use std::{
 
 use super::{
     Job,
-    check::{Findings, InlineSecrets, check_file},
+    check::{CheckState, InlineSecrets, check_file},
+    diagnostic::{Diagnostics, Location, Redaction},
     document::{Node, Value, read_json, read_toml},
-    meaning,
-    mistake::{Masks, Mistakes, Place},
+    semantics,
 };
 
 /// Bytes a job file may have.
@@ -30,15 +30,15 @@ pub enum JobError {
         /// Why.
         source: io::Error,
     },
-    /// The file has mistakes.
-    Mistakes(Mistakes),
+    /// The file has errors.
+    Diagnostics(Diagnostics),
 }
 
 impl fmt::Display for JobError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             JobError::Unreadable { path, source } => write!(f, "cannot read the job file {}: {source}", path.display()),
-            JobError::Mistakes(mistakes) => mistakes.fmt(f),
+            JobError::Diagnostics(diagnostics) => diagnostics.fmt(f),
         }
     }
 }
@@ -50,22 +50,22 @@ impl JobError {
     pub fn one_line(&self) -> String {
         match self {
             JobError::Unreadable { .. } => self.to_string(),
-            JobError::Mistakes(mistakes) => mistakes.one_line(),
+            JobError::Diagnostics(diagnostics) => diagnostics.one_line(),
         }
     }
 
-    /// What to do.
+    /// The next step.
     pub fn next(&self) -> &'static str {
         match self {
             JobError::Unreadable { .. } => "give the path of a job file; jobs/metadata.toml is one to begin with",
-            JobError::Mistakes(_) => "correct the file; `harvester schema` prints every key it may have",
+            JobError::Diagnostics(_) => "correct the file; `harvester schema` prints every key it may have",
         }
     }
 }
 
-/// What this version of the program can do of what a job file may ask for.
+/// Features of job files that a version of the program supports.
 #[derive(Clone, Copy, Debug)]
-pub struct Available {
+pub struct Capabilities {
     /// Kinds of extract.
     pub kinds: &'static [&'static str],
     /// `["*"]`.
@@ -78,22 +78,27 @@ pub struct Available {
     pub files: bool,
 }
 
-/// What this version can do. Whoever builds a kind adds it here.
-pub const AVAILABLE: Available =
-    Available { kinds: &["metadata"], every_collection: true, incremental: true, include_deleted: true, files: false };
+/// Features that this version supports. A new kind is added here.
+pub const CAPABILITIES: Capabilities = Capabilities {
+    kinds: &["metadata"],
+    every_collection: true,
+    incremental: true,
+    include_deleted: true,
+    files: false,
+};
 
-/// Something that not every version offers.
+/// Use of a feature that not every version supports.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) struct Ask {
-    /// What.
-    pub(super) what: Wish,
-    /// Where it stands.
-    pub(super) place: Place,
+pub(super) struct FeatureUse {
+    /// The feature.
+    pub(super) feature: Feature,
+    /// Its location in the file.
+    pub(super) location: Location,
 }
 
-/// What can be asked for.
+/// A feature that not every version supports.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Wish {
+pub(super) enum Feature {
     /// A kind of extract.
     Kind(&'static str),
     /// `["*"]`.
@@ -110,7 +115,7 @@ impl Job {
     /// Reads a job file: TOML, or JSON where its name ends in `.json`.
     ///
     /// # Errors
-    /// When it cannot be read, or all of its mistakes.
+    /// When it cannot be read, or all of its errors.
     pub fn load(path: &Path) -> Result<Job, JobError> {
         let unreadable = |source| JobError::Unreadable { path: path.to_owned(), source };
         let file = File::open(path).map_err(unreadable)?;
@@ -125,92 +130,96 @@ impl Job {
         }
         let no_text = |_| unreadable(io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8 text"));
         let text = String::from_utf8(text).map_err(no_text)?;
-        Job::parse(path, &text, metadata.permissions().mode() & 0o077 == 0).map_err(JobError::Mistakes)
+        Job::parse(path, &text, metadata.permissions().mode() & 0o077 == 0).map_err(JobError::Diagnostics)
     }
 
     /// Reads a job file's text.
     ///
-    /// - `path`: gives the default name and the place of mistakes; nothing is read from it.
-    /// - `is_private`: nobody else can read the file, so secrets may stand in it.
+    /// - `path`: gives the default name and the location of errors; nothing is read from it.
+    /// - `is_private`: no other user can read the file, so it may hold secrets.
     ///
     /// # Errors
-    /// All mistakes, in the order they stand.
-    pub fn parse(path: &Path, text: &str, is_private: bool) -> Result<Job, Mistakes> {
+    /// All errors, in the order of the file.
+    pub fn parse(path: &Path, text: &str, is_private: bool) -> Result<Job, Diagnostics> {
         let is_json = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json"));
         let read = if is_json { read_json(text) } else { read_toml(text) };
-        let root = read.map_err(|mistakes| Mistakes::of(path.to_owned(), text, mistakes, &Masks::Suspicion))?;
+        let root =
+            read.map_err(|diagnostics| Diagnostics::of(path.to_owned(), text, diagnostics, &Redaction::Suspicion))?;
         let inline_secrets = if is_private {
             InlineSecrets::Allowed
         } else {
             InlineSecrets::Refused(format!("chmod 600 {}", path.display()))
         };
-        let mut findings = Findings { inline_secrets, ..Findings::default() };
-        check_file(&root, &mut findings);
-        let meant = meaning::job(path, &root, &mut findings);
-        let masks = Masks::Spans(&findings.masks);
-        match meant {
-            Some(mut job) if findings.mistakes.is_empty() => {
-                let place = |span: &Range<usize>| Place::of(text, span, &masks);
-                job.asks = wishes(&root).iter().map(|(what, span)| Ask { what: *what, place: place(span) }).collect();
+        let mut state = CheckState { inline_secrets, ..CheckState::default() };
+        check_file(&root, &mut state);
+        let job = semantics::job(path, &root, &mut state);
+        let redaction = Redaction::Spans(&state.redacted);
+        match job {
+            Some(mut job) if state.diagnostics.is_empty() => {
+                let location = |span: &Range<usize>| Location::of(text, span, &redaction);
+                job.features = features_used(&root)
+                    .iter()
+                    .map(|(what, span)| FeatureUse { feature: *what, location: location(span) })
+                    .collect();
                 Ok(job)
             }
-            _ => Err(Mistakes::of(path.to_owned(), text, findings.mistakes, &masks)),
+            _ => Err(Diagnostics::of(path.to_owned(), text, state.diagnostics, &redaction)),
         }
     }
 
-    /// Whether this version can do all that the job asks for.
+    /// Checks that this version supports all features in use.
     ///
     /// # Errors
-    /// Everything it cannot do, with its place.
-    pub fn runnable(&self, available: &Available) -> Result<(), Mistakes> {
-        let mistakes: Vec<(Place, String)> = self
-            .asks
+    /// The unsupported features, with their locations.
+    pub fn check_supported(&self, capabilities: &Capabilities) -> Result<(), Diagnostics> {
+        let diagnostics: Vec<(Location, String)> = self
+            .features
             .iter()
-            .filter_map(|ask| {
+            .filter_map(|used| {
                 let sorry = |what: &str| Some(format!("{what} is not available in this version"));
-                let message = match ask.what {
-                    Wish::Kind(kind) if !available.kinds.contains(&kind) => Some(format!(
+                let message = match used.feature {
+                    Feature::Kind(kind) if !capabilities.kinds.contains(&kind) => Some(format!(
                         "kind `{kind}` is not available in this version; available: {}",
-                        available.kinds.join(", ")
+                        capabilities.kinds.join(", ")
                     )),
-                    Wish::EveryCollection if !available.every_collection => {
+                    Feature::EveryCollection if !capabilities.every_collection => {
                         Some("`*` is not available in this version; name the collections".to_owned())
                     }
-                    Wish::Incremental if !available.incremental => sorry("`mode = \"incremental\"`"),
-                    Wish::IncludeDeleted if !available.include_deleted => sorry("`include_deleted = true`"),
-                    Wish::Files if !available.files => sorry("`files = true`"),
+                    Feature::Incremental if !capabilities.incremental => sorry("`mode = \"incremental\"`"),
+                    Feature::IncludeDeleted if !capabilities.include_deleted => sorry("`include_deleted = true`"),
+                    Feature::Files if !capabilities.files => sorry("`files = true`"),
                     _ => None,
                 };
-                message.map(|message| (ask.place.clone(), message))
+                message.map(|message| (used.location.clone(), message))
             })
             .collect();
-        if mistakes.is_empty() { Ok(()) } else { Err(Mistakes { path: self.path.clone(), mistakes }) }
+        if diagnostics.is_empty() { Ok(()) } else { Err(Diagnostics { path: self.path.clone(), diagnostics }) }
     }
 }
 
-/// What the file asks for that not every version offers, in the order it stands there.
-fn wishes(root: &Node) -> Vec<(Wish, Range<usize>)> {
-    let mut wishes = Vec::new();
+/// Features in use that not every version supports, in the order of the file.
+fn features_used(root: &Node) -> Vec<(Feature, Range<usize>)> {
+    let mut features_used = Vec::new();
     let is_true = |node: &&Node| matches!(node.value, Value::Boolean(true));
-    for extract in meaning::extracts(root) {
+    for extract in semantics::extracts(root) {
         if let (Some(kind), Some(node)) = (super::check::kind_of(extract), extract.get("kind")) {
-            wishes.push((Wish::Kind(kind.name), node.span.clone()));
+            features_used.push((Feature::Kind(kind.name), node.span.clone()));
         }
         if let Some(Value::List(items)) = extract.get("collections").map(|node| &node.value) {
             let stars = items.iter().filter(|item| matches!(&item.value, Value::Text(text) if text == "*"));
-            wishes.extend(stars.map(|star| (Wish::EveryCollection, star.span.clone())));
+            features_used.extend(stars.map(|star| (Feature::EveryCollection, star.span.clone())));
         }
         if let Some(mode) = extract.get("mode")
             && matches!(&mode.value, Value::Text(text) if text == "incremental")
         {
-            wishes.push((Wish::Incremental, mode.span.clone()));
+            features_used.push((Feature::Incremental, mode.span.clone()));
         }
         if let Some(deleted) = extract.get("include_deleted").filter(is_true) {
-            wishes.push((Wish::IncludeDeleted, deleted.span.clone()));
+            features_used.push((Feature::IncludeDeleted, deleted.span.clone()));
         }
     }
     if let Some(files) = root.get("sink").and_then(|sink| sink.get("files")).filter(is_true) {
-        wishes.push((Wish::Files, files.span.clone()));
+        features_used.push((Feature::Files, files.span.clone()));
     }
-    wishes
+    features_used
 }

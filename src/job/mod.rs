@@ -1,73 +1,73 @@
-//! What is wanted: a job as it is meant, with every default filled in.
+//! The job: a parsed job file with every default filled in.
 //!
 //! ```text
-//! text ─document─▶ tree with places ─check─▶ mistakes of single keys ─meaning─▶ mistakes between keys ─▶ Job
+//! text ─document─▶ tree with spans ─check─▶ errors of single keys ─semantics─▶ errors between keys ─▶ Job
 //! ```
 
 mod check;
+mod diagnostic;
 mod document;
 mod file;
 mod fingerprint;
 mod load;
-mod meaning;
-mod mistake;
 pub mod schema;
 pub mod secret;
+mod semantics;
 
 #[cfg(test)]
 mod tests;
 
 use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
 
+pub use diagnostic::{Diagnostics, Location};
 pub use fingerprint::differences;
 pub use jiff::civil::Date;
-pub use load::{AVAILABLE, Available, JobError};
-pub use meaning::base_url;
-pub use mistake::{Mistakes, Place};
+pub use load::{CAPABILITIES, Capabilities, JobError};
 pub use secret::{Secret, SecretSource};
+pub use semantics::base_url;
 use url::Url;
 
-/// A job as it is meant.
+/// A job, validated.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Job {
     /// `[A-Za-z0-9][A-Za-z0-9._-]{0,63}`.
     pub name: String,
-    /// The job file as the person named it: for messages and for the next command to type.
+    /// The job file as given on the command line: for messages and for the next command to type.
     pub path: PathBuf,
-    /// Where the data comes from.
-    pub source: Source,
-    /// How hard the source may be worked.
+    /// The server and its credentials.
+    pub source: SourceSettings,
+    /// Limits on the load put on the source.
     pub limits: Limits,
-    /// What is fetched, in the file's order; at least one.
-    pub extracts: Vec<Extract>,
-    /// Where the data goes.
+    /// Extracts in the file's order; at least one.
+    pub extracts: Vec<ExtractSettings>,
+    /// Directory and format of the output.
     pub sink: SinkSettings,
-    /// What a person should think about although nothing is wrong, as lower-case fragments.
+    /// Warnings about a valid file, as lower-case fragments.
     pub warnings: Vec<String>,
-    /// What the file asks for that not every version offers, with its place.
-    asks: Vec<load::Ask>,
+    /// Features in use that not every version offers.
+    features: Vec<load::FeatureUse>,
 }
 
-/// Where the data comes from.
+/// The server and its credentials.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Source {
+pub struct SourceSettings {
     /// The base url: `http` or `https`, a host, perhaps a context path; neither `/api`, nor a slash at the end of the
     /// path, nor user, query or fragment.
     pub url: Url,
-    /// Who asks.
+    /// Credentials, not resolved yet.
     pub credentials: CredentialSource,
     /// Certificates to trust besides the system's roots.
     pub ca_file: Option<PathBuf>,
 }
 
-/// Who asks, and where the secret comes from.
+/// Credentials whose secret is named by its source.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum CredentialSource {
     /// User name and password.
     Basic {
         /// Has no colon.
         username: String,
-        /// Where the password comes from.
+        /// Source of the password.
         password: SecretSource,
     },
     /// A personal access token.
@@ -76,7 +76,7 @@ pub enum CredentialSource {
     Bearer(SecretSource),
 }
 
-/// Who asks, with the secret.
+/// Credentials with the secret.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Credentials {
     /// User name and password.
@@ -93,7 +93,7 @@ pub enum Credentials {
 }
 
 impl CredentialSource {
-    /// Who asks and where the secret comes from, for people: `$DHIS2_PASSWORD, for user reader`.
+    /// Source of the secret, and the user, for people: `$DHIS2_PASSWORD, for user reader`.
     pub fn describe(&self) -> String {
         match self {
             CredentialSource::Basic { username, password } => format!("{}, for user {username}", password.describe()),
@@ -102,7 +102,7 @@ impl CredentialSource {
         }
     }
 
-    /// Fetches the secret, and what is wrong with how it is kept. Blocks.
+    /// Resolves the secret; returns a warning too if it is kept unsafely. Blocks.
     ///
     /// # Errors
     /// As [`SecretSource::resolve`].
@@ -128,7 +128,7 @@ impl CredentialSource {
     }
 }
 
-/// How hard the source may be worked.
+/// Limits on the load put on the source.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Limits {
     /// Requests within any one second, at most: 1 to 10 000.
@@ -149,13 +149,13 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        meaning::limits(None)
+        semantics::limits(None)
     }
 }
 
 /// One `[[extract]]`.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Extract {
+pub enum ExtractSettings {
     /// Metadata collections.
     Metadata {
         /// Which.
@@ -188,8 +188,8 @@ pub enum Extract {
         split: SplitLevel,
         /// Which slices are asked for again.
         confirm: Confirm,
-        /// What every kind has.
-        shared: Shared,
+        /// Options of every kind.
+        common: CommonOptions,
     },
     /// Events, enrollments or tracked entities.
     Tracker {
@@ -207,8 +207,8 @@ pub enum Extract {
         nested: bool,
         /// Rows a page.
         page_size: u32,
-        /// What every kind has.
-        shared: Shared,
+        /// Options of every kind.
+        common: CommonOptions,
     },
     /// Analytics, row by row.
     Analytics {
@@ -216,12 +216,12 @@ pub enum Extract {
         kind: AnalyticsKind,
         /// As the API takes them.
         dimensions: Vec<String>,
-        /// Its place among all analytics extracts of the file, counted from 1.
+        /// Its number among all analytics extracts of the file, counted from 1.
         number: usize,
         /// Rows a page, where it is paged.
         page_size: u32,
-        /// What every kind has.
-        shared: Shared,
+        /// Options of every kind.
+        common: CommonOptions,
     },
     /// Entries of the data store.
     DataStore {
@@ -229,8 +229,8 @@ pub enum Extract {
         namespaces: Names,
         /// Rows a page.
         page_size: u32,
-        /// What every kind has.
-        shared: Shared,
+        /// Options of every kind.
+        common: CommonOptions,
     },
     /// Rows of an SQL view.
     SqlView {
@@ -242,8 +242,8 @@ pub enum Extract {
         variables: BTreeMap<String, String>,
         /// Rows a page.
         page_size: u32,
-        /// What every kind has.
-        shared: Shared,
+        /// Options of every kind.
+        common: CommonOptions,
     },
     /// Complete data set registrations.
     CompleteRegistrations {
@@ -255,14 +255,14 @@ pub enum Extract {
         start: Date,
         /// Last day, included.
         end: Date,
-        /// What every kind has.
-        shared: Shared,
+        /// Options of every kind.
+        common: CommonOptions,
     },
 }
 
-/// What every kind of extract has.
+/// Options of every kind of extract.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Shared {
+pub struct CommonOptions {
     /// The stream's name where the file gives one; `None`: the kind's own.
     pub stream: Option<String>,
     /// Only what changed since the last complete run.
@@ -358,7 +358,7 @@ pub enum AnalyticsKind {
     Enrollments(String),
 }
 
-/// Where the data goes.
+/// Directory and format of the output.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct SinkSettings {
     /// As written, perhaps with `{run}`; see [`SinkSettings::directory_for`].
@@ -398,62 +398,66 @@ pub enum Compression {
     None,
 }
 
-impl Extract {
+impl ExtractSettings {
     /// The word behind `kind =`.
     pub fn kind(&self) -> &'static str {
         match self {
-            Extract::Metadata { .. } => "metadata",
-            Extract::DataValues { .. } => "data_values",
-            Extract::Tracker { kind: TrackerKind::Events, .. } => "events",
-            Extract::Tracker { kind: TrackerKind::Enrollments, .. } => "enrollments",
-            Extract::Tracker { kind: TrackerKind::TrackedEntities, .. } => "tracked_entities",
-            Extract::Analytics { kind: AnalyticsKind::Aggregate, .. } => "analytics",
-            Extract::Analytics { kind: AnalyticsKind::Events(_), .. } => "analytics_events",
-            Extract::Analytics { kind: AnalyticsKind::Enrollments(_), .. } => "analytics_enrollments",
-            Extract::DataStore { .. } => "data_store",
-            Extract::SqlView { .. } => "sql_view",
-            Extract::CompleteRegistrations { .. } => "complete_registrations",
+            ExtractSettings::Metadata { .. } => "metadata",
+            ExtractSettings::DataValues { .. } => "data_values",
+            ExtractSettings::Tracker { kind: TrackerKind::Events, .. } => "events",
+            ExtractSettings::Tracker { kind: TrackerKind::Enrollments, .. } => "enrollments",
+            ExtractSettings::Tracker { kind: TrackerKind::TrackedEntities, .. } => "tracked_entities",
+            ExtractSettings::Analytics { kind: AnalyticsKind::Aggregate, .. } => "analytics",
+            ExtractSettings::Analytics { kind: AnalyticsKind::Events(_), .. } => "analytics_events",
+            ExtractSettings::Analytics { kind: AnalyticsKind::Enrollments(_), .. } => "analytics_enrollments",
+            ExtractSettings::DataStore { .. } => "data_store",
+            ExtractSettings::SqlView { .. } => "sql_view",
+            ExtractSettings::CompleteRegistrations { .. } => "complete_registrations",
         }
     }
 
     /// The streams it gives as far as the file tells: `*` ones are known only to the server.
     pub fn streams(&self) -> Vec<String> {
-        let or = |shared: &Shared, own: String| vec![shared.stream.clone().unwrap_or(own)];
+        let or = |common: &CommonOptions, own: String| vec![common.stream.clone().unwrap_or(own)];
         match self {
-            Extract::Metadata { stream: Some(stream), .. } => vec![stream.clone()],
-            Extract::Metadata { collections: Collections::Named(collections), .. } => collections.clone(),
-            Extract::Metadata { collections: Collections::All, .. } => Vec::new(),
-            Extract::DataValues { shared, .. } => or(shared, "dataValues".to_owned()),
-            Extract::Tracker { kind, scope, shared, .. } => {
+            ExtractSettings::Metadata { stream: Some(stream), .. } => vec![stream.clone()],
+            ExtractSettings::Metadata { collections: Collections::Named(collections), .. } => collections.clone(),
+            ExtractSettings::Metadata { collections: Collections::All, .. } => Vec::new(),
+            ExtractSettings::DataValues { common, .. } => or(common, "dataValues".to_owned()),
+            ExtractSettings::Tracker { kind, scope, common, .. } => {
                 let (TrackerScope::Program(of) | TrackerScope::TrackedEntityType(of)) = scope;
                 let kind = match kind {
                     TrackerKind::Events => "events",
                     TrackerKind::Enrollments => "enrollments",
                     TrackerKind::TrackedEntities => "trackedEntities",
                 };
-                or(shared, format!("{kind}-{of}"))
+                or(common, format!("{kind}-{of}"))
             }
-            Extract::Analytics { number, shared, .. } => or(shared, format!("analytics-{number}")),
-            Extract::DataStore { shared: Shared { stream: Some(stream), .. }, .. } => vec![stream.clone()],
-            Extract::DataStore { namespaces: Names::Named(namespaces), .. } => {
+            ExtractSettings::Analytics { number, common, .. } => or(common, format!("analytics-{number}")),
+            ExtractSettings::DataStore { common: CommonOptions { stream: Some(stream), .. }, .. } => {
+                vec![stream.clone()]
+            }
+            ExtractSettings::DataStore { namespaces: Names::Named(namespaces), .. } => {
                 namespaces.iter().map(|namespace| format!("dataStore-{namespace}")).collect()
             }
-            Extract::DataStore { namespaces: Names::All, .. } => Vec::new(),
-            Extract::SqlView { view, shared, .. } => or(shared, format!("sqlView-{view}")),
-            Extract::CompleteRegistrations { shared, .. } => or(shared, "completeDataSetRegistrations".to_owned()),
+            ExtractSettings::DataStore { namespaces: Names::All, .. } => Vec::new(),
+            ExtractSettings::SqlView { view, common, .. } => or(common, format!("sqlView-{view}")),
+            ExtractSettings::CompleteRegistrations { common, .. } => {
+                or(common, "completeDataSetRegistrations".to_owned())
+            }
         }
     }
 
     /// Whether only what changed since the last complete run is wanted.
     pub fn is_incremental(&self) -> bool {
         match self {
-            Extract::Metadata { incremental, .. } => *incremental,
-            Extract::DataValues { shared, .. }
-            | Extract::Tracker { shared, .. }
-            | Extract::Analytics { shared, .. }
-            | Extract::DataStore { shared, .. }
-            | Extract::SqlView { shared, .. }
-            | Extract::CompleteRegistrations { shared, .. } => shared.incremental,
+            ExtractSettings::Metadata { incremental, .. } => *incremental,
+            ExtractSettings::DataValues { common, .. }
+            | ExtractSettings::Tracker { common, .. }
+            | ExtractSettings::Analytics { common, .. }
+            | ExtractSettings::DataStore { common, .. }
+            | ExtractSettings::SqlView { common, .. }
+            | ExtractSettings::CompleteRegistrations { common, .. } => common.incremental,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::file::{FILE, Form, KINDS, Key, Need, SECRET_WAYS, Shape, Table};
+use super::file::{FILE, KINDS, Key, Presence, SECRET_SOURCES, Table, TextFormat, ValueType};
 
 /// The schema as one JSON document.
 pub fn schema() -> Value {
@@ -22,7 +22,7 @@ fn table(table: &Table) -> Value {
 fn object<'k>(keys: impl Iterator<Item = (&'k Key, Value)>) -> Value {
     let (mut properties, mut required) = (Map::new(), Vec::new());
     for (key, property) in keys {
-        if matches!(key.need, Need::Required) {
+        if matches!(key.presence, Presence::Required) {
             required.push(json!(key.name));
         }
         properties.insert(key.name.to_owned(), property);
@@ -32,34 +32,34 @@ fn object<'k>(keys: impl Iterator<Item = (&'k Key, Value)>) -> Value {
 
 /// One key.
 fn property(key: &Key) -> Value {
-    let mut property = match key.shape {
-        Shape::Text(form) => text(form),
-        Shape::Word(words, _) => json!({ "enum": words }),
-        Shape::Whole(min, i64::MAX) => json!({ "const": min }),
-        Shape::Whole(min, max) => json!({ "type": "integer", "minimum": min, "maximum": max }),
-        Shape::Boolean => json!({ "type": "boolean" }),
-        Shape::Date => json!({ "type": "string", "format": "date", "pattern": "^\\d{4}-\\d{2}-\\d{2}$" }),
-        Shape::Texts(form, may_be_empty) => json!({
+    let mut property = match key.value_type {
+        ValueType::Text(format) => text(format),
+        ValueType::Word(words, _) => json!({ "enum": words }),
+        ValueType::Integer(min, i64::MAX) => json!({ "const": min }),
+        ValueType::Integer(min, max) => json!({ "type": "integer", "minimum": min, "maximum": max }),
+        ValueType::Boolean => json!({ "type": "boolean" }),
+        ValueType::Date => json!({ "type": "string", "format": "date", "pattern": "^\\d{4}-\\d{2}-\\d{2}$" }),
+        ValueType::Texts(format, may_be_empty) => json!({
             "type": "array",
-            "items": text(form),
+            "items": text(format),
             "uniqueItems": true,
             "minItems": u8::from(!may_be_empty),
         }),
-        Shape::Secret => json!({ "$ref": "#/$defs/secret" }),
-        Shape::Map => json!({ "type": "object", "additionalProperties": { "type": "string" } }),
-        Shape::Table(inner) => table(inner),
-        Shape::Extracts => json!({ "type": "array", "minItems": 1, "items": { "oneOf": kinds() } }),
+        ValueType::Secret => json!({ "$ref": "#/$defs/secret" }),
+        ValueType::Map => json!({ "type": "object", "additionalProperties": { "type": "string" } }),
+        ValueType::Table(inner) => table(inner),
+        ValueType::Extracts => json!({ "type": "array", "minItems": 1, "items": { "oneOf": kinds() } }),
     };
     property["description"] = json!(key.doc);
-    if let Need::Default(default) = key.need {
+    if let Presence::Default(default) = key.presence {
         property["default"] = serde_json::from_str(default).unwrap_or(Value::Null);
     }
     property
 }
 
-/// Text of a form.
-fn text(form: Form) -> Value {
-    match form.pattern() {
+/// Text of a format.
+fn text(format: TextFormat) -> Value {
+    match format.pattern() {
         Some(pattern) => json!({ "type": "string", "pattern": pattern }),
         None => json!({ "type": "string", "minLength": 1 }),
     }
@@ -82,20 +82,20 @@ fn kinds() -> Vec<Value> {
         .collect()
 }
 
-/// Where a secret comes from.
+/// Sources of a secret.
 fn secret() -> Value {
-    let ways = SECRET_WAYS.map(|(word, _)| {
+    let sources = SECRET_SOURCES.map(|(word, _)| {
         let value = match word {
             "command" => json!({ "type": "array", "items": { "type": "string" }, "minItems": 1 }),
             _ => json!({ "type": "string", "minLength": 1 }),
         };
         json!({ "type": "object", "properties": { word: value }, "required": [word], "additionalProperties": false })
     });
-    let mut one_of = ways.to_vec();
+    let mut one_of = sources.to_vec();
     one_of.push(json!({
         "type": "string",
         "minLength": 1,
-        "description": "The secret itself: only in a file that nobody else can read (0600).",
+        "description": "The secret itself: only in a file that no other user can read (0600).",
     }));
     json!({ "oneOf": one_of })
 }
@@ -110,7 +110,7 @@ mod tests {
     /// Whether the reader calls a key unknown.
     fn is_unknown(toml: &str, key: &str) -> bool {
         let found = Job::parse(Path::new("x.toml"), toml, true);
-        found.is_err_and(|mistakes| mistakes.one_line().contains(&format!("unknown key `{key}`")))
+        found.is_err_and(|diagnostics| diagnostics.one_line().contains(&format!("unknown key `{key}`")))
     }
 
     #[test]
@@ -147,7 +147,7 @@ mod tests {
     fn every_default_of_the_tables_is_json() {
         let keys = FILE.keys.iter().chain(KINDS.iter().flat_map(super::super::file::Kind::all_keys));
         for key in keys {
-            if let Need::Default(default) = key.need {
+            if let Presence::Default(default) = key.presence {
                 serde_json::from_str::<Value>(default).unwrap();
             }
         }

@@ -32,8 +32,8 @@ impl Secret {
         Secret(secret.into())
     }
 
-    /// The secret itself: for the one place that sends it.
-    pub fn reveal(&self) -> &str {
+    /// The secret itself: for sending it only.
+    pub fn expose(&self) -> &str {
         &self.0
     }
 }
@@ -50,10 +50,10 @@ impl fmt::Display for Secret {
     }
 }
 
-/// Where a secret comes from.
+/// Source of a secret.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum SecretSource {
-    /// It stands in the job file, which nobody else can read.
+    /// The job file itself, which no other user can read.
     Inline(Secret),
     /// An environment variable.
     Env(String),
@@ -70,7 +70,7 @@ pub enum SecretSource {
 pub struct Resolved {
     /// The secret.
     pub secret: Secret,
-    /// What is wrong with how it is kept, if anything is.
+    /// A warning if it is kept unsafely.
     pub warning: Option<String>,
 }
 
@@ -80,13 +80,13 @@ pub struct Resolved {
 pub struct SecretError {
     /// The key of the job file or the flag: `source.password`.
     pub key: String,
-    /// What is wrong.
+    /// The error.
     pub problem: String,
-    /// What to do.
+    /// The next step.
     pub next: String,
 }
 
-/// How the environment is asked for a variable; injected in tests.
+/// Reads an environment variable; injected in tests.
 pub type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
 /// The environment of this process.
@@ -105,7 +105,7 @@ impl SecretSource {
         let error = |problem: String, next: String| SecretError { key: key.to_owned(), problem, next };
         let mut warning = None;
         let bytes = match self {
-            SecretSource::Inline(secret) => secret.reveal().as_bytes().to_vec(),
+            SecretSource::Inline(secret) => secret.expose().as_bytes().to_vec(),
             SecretSource::Env(name) => environment(name)
                 .ok_or_else(|| {
                     error(
@@ -118,8 +118,7 @@ impl SecretSource {
                 let (bytes, open_to_others) = read_file(path).map_err(|source| {
                     error(
                         format!("cannot read `{}`: {source}", path.display()),
-                        "make the file readable for the user that runs the harvest, and for nobody else (0600)"
-                            .to_owned(),
+                        "make the file readable for the user that runs the harvest only (0600)".to_owned(),
                     )
                 })?;
                 if open_to_others {
@@ -288,14 +287,14 @@ mod tests {
         ];
         for source in sources {
             let resolved = resolve(&source).unwrap();
-            assert_eq!(resolved.secret.reveal(), "canary", "{}", source.describe());
+            assert_eq!(resolved.secret.expose(), "canary", "{}", source.describe());
             assert_eq!(resolved.warning, None);
         }
         let folder_name = folder.path().as_os_str().to_owned();
         let resolved = SecretSource::Credential("pw".to_owned())
             .resolve("source.token", &move |name| (name == "CREDENTIALS_DIRECTORY").then(|| folder_name.clone()))
             .unwrap();
-        assert_eq!(resolved.secret.reveal(), "canary");
+        assert_eq!(resolved.secret.expose(), "canary");
     }
 
     #[test]

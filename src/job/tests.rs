@@ -1,4 +1,4 @@
-//! The reader against right files, and against every mistake it knows.
+//! The reader against valid files, and against every error it knows.
 
 use std::{fmt::Write as _, path::Path, time::Duration};
 
@@ -22,7 +22,7 @@ kind = "files"
 directory = "out/{run}"
 "#;
 
-fn parse(text: &str) -> Result<Job, Mistakes> {
+fn parse(text: &str) -> Result<Job, Diagnostics> {
     Job::parse(Path::new("jobs/x.toml"), text, false)
 }
 
@@ -45,11 +45,11 @@ fn a_right_file_gives_a_job_with_every_default_filled_in() {
     assert_eq!(job.limits, Limits::default());
     assert_eq!(job.limits.requests_per_second, 200);
     assert_eq!(job.limits.outage, Duration::from_secs(600));
-    let Extract::Metadata { collections, fields, page_size, stream, .. } = &job.extracts[0] else { panic!() };
+    let ExtractSettings::Metadata { collections, fields, page_size, stream, .. } = &job.extracts[0] else { panic!() };
     assert_eq!(*collections, Collections::Named(vec!["organisationUnits".to_owned(), "dataElements".to_owned()]));
     assert_eq!((fields.as_str(), *page_size, stream), (":owner", 1000, &None));
     assert_eq!(job.sink.directory_for("20260101T000000Z"), Path::new("out/20260101T000000Z"));
-    assert!(job.runnable(&AVAILABLE).is_ok() && job.warnings.is_empty());
+    assert!(job.check_supported(&CAPABILITIES).is_ok() && job.warnings.is_empty());
 }
 
 #[test]
@@ -151,19 +151,22 @@ include_deleted = true
 mode = "incremental""#,
     ))
     .unwrap_or_else(|error| panic!("{error}"));
-    let streams: Vec<String> = job.extracts.iter().flat_map(Extract::streams).collect();
+    let streams: Vec<String> = job.extracts.iter().flat_map(ExtractSettings::streams).collect();
     insta::assert_debug_snapshot!("streams", streams);
-    // Whatever the present version can do: every wish is noticed, at its place.
-    let metadata_alone = Available {
+    // Whatever the present version can do: every feature in use is found, with its location.
+    let metadata_alone = Capabilities {
         kinds: &["metadata"],
         every_collection: false,
         incremental: false,
         include_deleted: false,
         files: false,
     };
-    insta::assert_snapshot!("not_available", job.runnable(&metadata_alone).unwrap_err());
-    let unbuilt = job.extracts.iter().filter(|extract| !AVAILABLE.kinds.contains(&extract.kind())).count();
-    assert_eq!(job.runnable(&AVAILABLE).err().map_or(0, |mistakes| mistakes.mistakes.len()), unbuilt);
+    insta::assert_snapshot!("not_available", job.check_supported(&metadata_alone).unwrap_err());
+    let unbuilt = job.extracts.iter().filter(|extract| !CAPABILITIES.kinds.contains(&extract.kind())).count();
+    assert_eq!(
+        job.check_supported(&CAPABILITIES).err().map_or(0, |diagnostics| diagnostics.diagnostics.len()),
+        unbuilt
+    );
 }
 
 #[test]
@@ -220,15 +223,15 @@ fn no_message_shows_a_secret_wherever_it_stands() {
         with("/context/api/", "/?token=canary"),
     ];
     for text in texts {
-        let mistakes = parse(&text).unwrap_err();
-        let shown = format!("{mistakes}\n{}\n{mistakes:?}", mistakes.one_line());
+        let diagnostics = parse(&text).unwrap_err();
+        let shown = format!("{diagnostics}\n{}\n{diagnostics:?}", diagnostics.one_line());
         assert!(!shown.contains("canary"), "{shown}");
     }
 }
 
 #[test]
 fn every_mistake_is_told_with_its_place_and_what_would_be_right() {
-    let mistakes: Vec<(&str, String)> = vec![
+    let diagnostics: Vec<(&str, String)> = vec![
         (
             "three at once",
             with("collections", "colections")
@@ -342,15 +345,15 @@ fn every_mistake_is_told_with_its_place_and_what_would_be_right() {
         ),
     ];
     let mut all = String::new();
-    for (title, text) in &mistakes {
+    for (title, text) in &diagnostics {
         let found = match parse(text) {
             Err(found) => found,
             Ok(_) => panic!("no mistake found: {title}"),
         };
-        assert!(mistakes.len() >= 30);
+        assert!(diagnostics.len() >= 30);
         writeln!(all, "== {title}\n{found}\n").unwrap();
     }
-    insta::assert_snapshot!("mistakes", all);
+    insta::assert_snapshot!("diagnostics", all);
 }
 
 #[test]
@@ -367,7 +370,7 @@ fn mistakes_of_json_have_places_too() {
         let found = Job::parse(Path::new("x.json"), text, false).unwrap_err();
         writeln!(all, "{found}\n").unwrap();
     }
-    insta::assert_snapshot!("mistakes_of_json", all);
+    insta::assert_snapshot!("diagnostics_of_json", all);
 }
 
 #[test]
@@ -382,8 +385,8 @@ fn a_file_that_is_not_there_says_so_and_what_to_do() {
 fn the_stem_is_the_name_where_it_can_be_one() {
     let nameless = with("name = \"sierra-leone\"\n", "");
     assert_eq!(Job::parse(Path::new("a/kenya.v2.toml"), &nameless, false).unwrap().name, "kenya.v2");
-    let mistakes = Job::parse(Path::new("my job.toml"), &nameless, false).unwrap_err();
-    assert!(mistakes.one_line().contains("`my job` cannot be the job's name"), "{}", mistakes.one_line());
+    let diagnostics = Job::parse(Path::new("my job.toml"), &nameless, false).unwrap_err();
+    assert!(diagnostics.one_line().contains("`my job` cannot be the job's name"), "{}", diagnostics.one_line());
 }
 
 #[test]

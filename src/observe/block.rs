@@ -98,12 +98,12 @@ pub(crate) fn plain_line(job: &str, progress: &Progress, now: Duration) -> Strin
     format!("{job}: {}", parts.join(", "))
 }
 
-/// What it waits for, for `STATUS=` of a service manager too: `waits 40 s: Retry-After`.
+/// What it waits for, for `STATUS=` of a service manager too: `waiting 40 s: Retry-After`.
 pub(crate) fn waits(progress: &Progress, now: Duration) -> Option<String> {
     let (reason, remaining) = progress.waiting(now)?;
     Some(match remaining {
-        Some(remaining) => format!("waits {}: {reason}", about(remaining)),
-        None => format!("waits: {reason}"),
+        Some(remaining) => format!("waiting {}: {reason}", about(remaining)),
+        None => format!("waiting: {reason}"),
     })
 }
 

@@ -164,8 +164,8 @@ impl Listener for LogListener {
                     warn!(job, why, "checkpoint store rebuilt from the spool");
                 }
                 match resumed_run {
-                    Some(run) => info!(job, run, cut_bytes, "going on with an unfinished run"),
-                    None => info!(job, "beginning a new run"),
+                    Some(run) => info!(job, run, cut_bytes, "resuming an unfinished run"),
+                    None => info!(job, "starting a new run"),
                 }
             }
             // Told as the wait that it is, and not for each attempt.
@@ -202,7 +202,7 @@ impl Listener for LogListener {
             }
             Event::PartitionReturned { partition, class, message, attempt, delay } => {
                 let (class, delay_s) = (class.as_str(), delay.as_secs_f64());
-                warn!(job, partition = partition.key, class, attempt, delay_s, error = %message, "page failed, will be asked for again");
+                warn!(job, partition = partition.key, class, attempt, delay_s, error = %message, "page failed; will retry");
             }
             Event::PartitionFailed { partition, left_out, class, message, .. } => {
                 let (partition, class) = (&partition.key, class.as_str());
@@ -214,7 +214,7 @@ impl Listener for LogListener {
             }
             Event::FetcherDied { partition } => {
                 let partition = partition.as_ref().map_or("", |partition| partition.key.as_str());
-                error!(job, %partition, "a fetcher died of a bug; its partition was handed back");
+                error!(job, %partition, "fetcher panicked; its partition was returned");
             }
             Event::Reconciled { stream, reconciled } => {
                 let (appeared, vanished) = (reconciled.appeared, reconciled.vanished);

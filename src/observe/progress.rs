@@ -301,7 +301,7 @@ impl Progress {
                 return Some((failure.clone(), remaining));
             }
             if let Some(remaining) = self.all_are_held(now) {
-                return Some(("all that is left has failed and is then asked for again".to_owned(), Some(remaining)));
+                return Some(("all remaining partitions are waiting to retry".to_owned(), Some(remaining)));
             }
             return self.is_quiet(now).then(|| ("the source to answer what it was asked".to_owned(), None));
         };

@@ -45,10 +45,10 @@ impl Redactor {
     pub(crate) fn hide(&self, credentials: &Credentials) {
         let (secret, basic) = match credentials {
             Credentials::Basic { username, password } => {
-                (password.reveal(), Some(BASE64_STANDARD.encode(format!("{username}:{}", password.reveal()))))
+                (password.expose(), Some(BASE64_STANDARD.encode(format!("{username}:{}", password.expose()))))
             }
-            Credentials::Token(token) => (token.reveal(), None),
-            Credentials::Bearer(bearer) => (bearer.reveal(), None),
+            Credentials::Token(token) => (token.expose(), None),
+            Credentials::Bearer(bearer) => (bearer.expose(), None),
         };
         if secret.len() < SECRET_BYTES_MIN {
             return;

@@ -110,8 +110,8 @@ pub fn to_text(report: &Report, context: &ReportContext, width: usize) -> String
     let took = duration(Duration::try_from_secs_f64(report.seconds).unwrap_or_default());
     let run = match (report.run_id.as_str(), report.resumed) {
         ("", _) => String::new(),
-        (run, true) => format!(" after {took} (run {run}, resumed)"),
-        (run, false) => format!(" after {took} (run {run})"),
+        (run, true) => format!(" ({took}, run {run}, resumed)"),
+        (run, false) => format!(" ({took}, run {run})"),
     };
     let _ = writeln!(text, "{job}: {}{run}", headline(report.outcome));
     if !report.streams.is_empty() {
@@ -121,7 +121,7 @@ pub fn to_text(report: &Report, context: &ReportContext, width: usize) -> String
     if report.requests > 0 {
         let _ = writeln!(
             text,
-            "\n{}, {}, at most {} within a second",
+            "\n{}, {}, peak {}/s",
             plural(report.requests, "request"),
             if report.retries == 1 { "1 retry".to_owned() } else { format!("{} retries", count(report.retries)) },
             report.peak_requests_per_second
@@ -138,10 +138,11 @@ pub fn to_text(report: &Report, context: &ReportContext, width: usize) -> String
         let _ = writeln!(text, "and {more} more; --json has all of them");
     }
     text.push('\n');
-    if let Some(error) = &report.error {
-        let _ = writeln!(text, "why:  {}", error.message);
-    }
-    let _ = writeln!(text, "next: {}", next(report, context));
+    let next = next(report, context);
+    let _ = match &report.error {
+        Some(error) => writeln!(text, "error: {}\nnext:  {next}", error.message),
+        None => writeln!(text, "next: {next}"),
+    };
     text
 }
 
@@ -166,14 +167,14 @@ fn next(report: &Report, context: &ReportContext) -> String {
         (_, Outcome::Complete) => {
             format!("the files are in {directory}; check them with: harvester verify {file}")
         }
-        (_, Outcome::Rejected) => format!("see {directory}/rejects.ndjson for what and why"),
+        (_, Outcome::Rejected) => format!("see {directory}/rejects.ndjson for the rejected rows"),
         (Some(error), outcome) if !error.next.is_empty() => {
             // Whoever reads this at two in the morning shall not have to look the command up.
             let lacks_command = is_resumable(outcome) && !error.next.contains("harvester ");
             if lacks_command { format!("{}: {}", error.next, context.command) } else { error.next.clone() }
         }
         (_, Outcome::Interrupted | Outcome::Limit | Outcome::Unavailable) => {
-            format!("run the same command to go on: {}", context.command)
+            format!("run the same command to resume: {}", context.command)
         }
         _ => format!("harvester check {file}"),
     }

@@ -135,7 +135,7 @@ fn shower(mode: ProgressMode) -> impl FnMut(Show) + Send + 'static {
 /// What was left out while nobody read, as a line.
 fn told(left_out: LeftOut, format: LogFormat) -> Vec<u8> {
     let LeftOut { details, important } = left_out;
-    let message = "lines are missing here: nobody read them in time";
+    let message = "lines are missing here: they were not read in time";
     let line = match format {
         LogFormat::Text => {
             format!("note: {message} ({details} of progress and details, {important} of warnings and errors)")

@@ -42,7 +42,7 @@ pub enum State {
     Running,
     /// Writing files, or draining before a stop.
     Finishing,
-    /// Not running; the same command goes on.
+    /// Not running; the same command resumes.
     Stopped,
     /// Over, and all is there.
     Complete,
@@ -154,7 +154,7 @@ impl Status {
         Some(self.report.clone().with_verdict(outcome, exit_code))
     }
 
-    /// Reads a state folder's status. A process that is gone without a word is `Stopped`, whatever it wrote last.
+    /// Reads a state folder's status. A process that ended without a clean shutdown is `Stopped`, whatever it wrote last.
     ///
     /// # Errors
     /// `NotFound` when there is none; others when it cannot be read or understood.
@@ -169,8 +169,8 @@ impl Status {
             status.report.exit_code = Some(exit_code(Outcome::Interrupted, None));
             status.report.error = Some(ReportError {
                 class: "stopped".to_owned(),
-                message: format!("process {} is gone without a word", status.pid),
-                next: "run the same command to go on".to_owned(),
+                message: format!("process {} ended without a clean shutdown", status.pid),
+                next: "run the same command to resume".to_owned(),
             });
         }
         Ok(status)
@@ -283,7 +283,7 @@ fn write_all(slot: &(Mutex<Slot>, Condvar), path: &Path) {
             Ok(()) => has_warned = false,
             Err(error) if !has_warned => {
                 has_warned = true;
-                tracing::warn!(%error, path = %path.display(), "cannot write the status; the run goes on");
+                tracing::warn!(%error, path = %path.display(), "cannot write the status; the run continues");
             }
             Err(_) => {}
         }
@@ -409,7 +409,7 @@ mod tests {
         // The number now belongs to another process.
         let other = write(process::id(), Some(1));
         assert_eq!((other.state, other.report.exit_code), (State::Stopped, Some(130)));
-        assert!(other.report.error.unwrap().message.contains("gone without a word"));
+        assert!(other.report.error.unwrap().message.contains("ended without a clean shutdown"));
         assert_eq!(write(u32::MAX, Some(1)).state, State::Stopped);
     }
 

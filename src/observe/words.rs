@@ -6,19 +6,19 @@ use harvester_actors::report::Outcome;
 pub(crate) fn headline(outcome: Outcome) -> &'static str {
     match outcome {
         Outcome::Complete => "complete",
-        Outcome::Rejected => "finished, but not everything could be taken",
+        Outcome::Rejected => "finished with rejects",
         Outcome::Mismatch => "the numbers do not add up",
         Outcome::Unavailable => "the source is not available",
-        Outcome::Denied => "the source refuses this user",
+        Outcome::Denied => "the source rejected the credentials",
         Outcome::Refused => "the source refuses",
         Outcome::Limit => "stopped by --max-seconds",
         Outcome::Interrupted => "stopped",
-        Outcome::Locked => "another process is at work",
+        Outcome::Locked => "another process is running this job",
         Outcome::Damaged => "the checkpoint is damaged",
-        Outcome::Changed => "something has changed since this run began",
+        Outcome::Changed => "job or source does not match the saved state",
         Outcome::Storage => "local storage failed",
         Outcome::Invalid => "the job file is invalid",
-        Outcome::Bug => "a bug of this program",
+        Outcome::Bug => "internal error",
     }
 }
 

@@ -8,8 +8,9 @@ use std::{fs, thread};
 use harvester_actors::failure::Failure;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// What every run has open: lock, spool, store, status, the files of a stream that is being finished, what names are looked
-/// up with, and the wake-ups of two runtimes. 22 were the most seen; the rest is for what is opened for a moment.
+/// What every run has open: lock, spool, store, status, the files of a stream that is being finished (of a large sort one for
+/// each of at most four levels), what names are looked up with, and the wake-ups of two runtimes. 22 were the most seen; the
+/// rest is for what is opened for a moment.
 const FILES_OF_A_RUN: u64 = 36;
 
 /// What each arbiter has open: its runtime's wake-ups.
@@ -17,9 +18,6 @@ const FILES_OF_AN_ARBITER: u64 = 4;
 
 /// What each request in flight has open: its connection, and the page that is too large for memory.
 const FILES_OF_A_REQUEST: u64 = 2;
-
-/// What a large sort may have open besides; without them it fails at the end, resumably.
-const FILES_OF_A_SORT: u64 = 100;
 
 /// Open files that this process may have, and those that it needs.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -38,7 +36,7 @@ impl OpenFiles {
         let cores = thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let needed = needed(open_now(), in_flight, cores as u64);
         let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-        let wanted = Rlimit { current: raised(current, maximum, needed + FILES_OF_A_SORT), maximum };
+        let wanted = Rlimit { current: raised(current, maximum, needed), maximum };
         let limit = match setrlimit(Resource::Nofile, wanted) {
             Ok(()) => wanted.current,
             Err(_) => current,
@@ -64,7 +62,7 @@ impl OpenFiles {
     pub fn next(&self) -> String {
         format!(
             "raise the limit (ulimit -n {}, or LimitNOFILE= in the systemd unit), then run the same command",
-            (self.needed + FILES_OF_A_SORT).next_power_of_two()
+            self.needed.next_power_of_two()
         )
     }
 }
@@ -131,6 +129,6 @@ mod tests {
         assert!(files(None).are_enough() && files(Some(63)).are_enough() && !files(Some(62)).are_enough());
         let few = files(Some(24));
         assert_eq!(few.message(), "this process may have 24 open files, and a run with in_flight = 8 needs up to 63");
-        assert!(few.next().contains("ulimit -n 256"), "{}", few.next());
+        assert!(few.next().contains("ulimit -n 64"), "{}", few.next());
     }
 }

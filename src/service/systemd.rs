@@ -187,7 +187,7 @@ impl SystemdListener {
     }
 }
 
-/// `12/40 partitions, 1 234 567 rows (1.1 GiB), waits 40 s: Retry-After`
+/// `12/40 partitions, 1 234 567 rows (1.1 GiB), waiting 40 s: Retry-After`
 fn status(progress: &Progress, now: Duration) -> String {
     let sums = format!(
         "{}/{} partitions, {} rows ({})",
@@ -233,7 +233,7 @@ mod tests {
 
     use harvester_actors::{
         events::{Pace, Waiting},
-        partition::{PartitionId, Plan},
+        partition::PartitionId,
         report::Outcome,
     };
 
@@ -310,7 +310,7 @@ mod tests {
             let event = if second == 0 { plan_made() } else { pace(second, left) };
             let messages = listener.messages(&mut state, &event, Duration::from_secs(second));
             told.extend(
-                messages.into_iter().filter(|m| m.starts_with("STATUS=")).map(|m| (second, m.contains("waits"))),
+                messages.into_iter().filter(|m| m.starts_with("STATUS=")).map(|m| (second, m.contains("waiting"))),
             );
         }
         assert_eq!(told, [(0, false), (2, true), (5, false)]);

@@ -19,7 +19,7 @@ pub(crate) fn local(action: &str, path: &Path, error: &io::Error) -> Failure {
     let failure = Failure::local(format!("cannot {action} `{}`: {error}", path.display()));
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            failure.with_next("free some space, then run the same command: it goes on where it stopped")
+            failure.with_next("free some space, then run the same command: it resumes where it stopped")
         }
         io::ErrorKind::PermissionDenied => {
             failure.with_next(format!("let this user write to `{}`, then run the same command", path.display()))

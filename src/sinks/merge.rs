@@ -36,15 +36,21 @@ impl Run {
 /// Writes a run to a file without a name.
 #[derive(Debug)]
 pub(crate) struct RunWriter {
-    file: File,
-    len: u64,
+    /// What has been written.
+    run: Run,
     buffer: Vec<u8>,
 }
 
 impl RunWriter {
-    /// An empty one; the file is in `dir`.
+    /// A run in a file of its own in `dir`.
     pub(crate) fn new(dir: &Path) -> io::Result<Self> {
-        Ok(RunWriter { file: tempfile::tempfile_in(dir)?, len: 0, buffer: Vec::new() })
+        let file = Arc::new(tempfile::tempfile_in(dir)?);
+        Ok(RunWriter { run: Run { file, from: 0, to: 0 }, buffer: Vec::new() })
+    }
+
+    /// A run in the file of another, the last one there.
+    pub(crate) fn after(other: &Run) -> Self {
+        RunWriter { run: Run { from: other.to, ..other.clone() }, buffer: Vec::new() }
     }
 
     /// Takes the next record.
@@ -54,8 +60,8 @@ impl RunWriter {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.file.write_all_at(&self.buffer, self.len)?;
-        self.len += self.buffer.len() as u64;
+        self.run.file.write_all_at(&self.buffer, self.run.to)?;
+        self.run.to += self.buffer.len() as u64;
         self.buffer.clear();
         Ok(())
     }
@@ -63,7 +69,7 @@ impl RunWriter {
     /// The run.
     pub(crate) fn finish(mut self) -> io::Result<Run> {
         self.flush()?;
-        Ok(Run { file: Arc::new(self.file), from: 0, to: self.len })
+        Ok(self.run)
     }
 }
 

@@ -125,7 +125,7 @@ impl Sorter {
         runs.sort_by_key(|run| std::cmp::Reverse(run.len()));
         while runs.len() > FAN_IN {
             let some = runs.split_off(runs.len() - FAN_IN.min(runs.len() - FAN_IN + 1));
-            let merged = merge_to_file(&dir, some).map_err(io)?;
+            let merged = merged(some, RunWriter::new(&dir).map_err(io)?).map_err(io)?;
             let place = runs.partition_point(|run| run.len() > merged.len());
             runs.insert(place, merged);
         }
@@ -142,7 +142,7 @@ impl Sorter {
     /// Writes what is in memory as a run.
     fn spill(&mut self) -> io::Result<()> {
         self.sort();
-        let mut out = RunWriter::new(&self.dir)?;
+        let mut out = self.run_writer(0)?;
         for entry in &self.entries {
             let (key, row) = record_at(&self.records, entry.at as usize);
             out.push(key, row)?;
@@ -151,16 +151,25 @@ impl Sorter {
         self.entries.clear();
         let mut run = out.finish()?;
         for level in 0.. {
-            if self.levels.len() == level {
-                self.levels.push(Vec::new());
-            }
             self.levels[level].push(run);
             if self.levels[level].len() < FAN_IN {
                 break;
             }
-            run = merge_to_file(&self.dir, std::mem::take(&mut self.levels[level]))?;
+            let runs = std::mem::take(&mut self.levels[level]);
+            run = merged(runs, self.run_writer(level + 1)?)?;
         }
         Ok(())
+    }
+
+    /// Begins the next run of a level, in the file that its runs share: open files are scarcer than runs.
+    fn run_writer(&mut self, level: usize) -> io::Result<RunWriter> {
+        if self.levels.len() == level {
+            self.levels.push(Vec::new());
+        }
+        match self.levels[level].last() {
+            Some(last) => Ok(RunWriter::after(last)),
+            None => RunWriter::new(&self.dir),
+        }
     }
 }
 
@@ -173,9 +182,8 @@ fn record_at(records: &[u8], at: usize) -> (&[u8], &[u8]) {
 }
 
 /// Merges runs into one.
-fn merge_to_file(dir: &Path, runs: Vec<Run>) -> io::Result<Run> {
+fn merged(runs: Vec<Run>, mut out: RunWriter) -> io::Result<Run> {
     let mut merge = Merge::of(runs)?;
-    let mut out = RunWriter::new(dir)?;
     while let Some((key, row)) = merge.first()? {
         out.push(key, row)?;
         merge.advance()?;
@@ -190,6 +198,8 @@ pub(crate) fn temporary(dir: &Path, error: &io::Error) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use std::{cell::Cell, sync::Arc};
+
     use proptest::prelude::*;
 
     use super::{super::merge::READ_BYTES, *};
@@ -197,10 +207,15 @@ mod tests {
     type Rows = Vec<(Vec<u8>, Vec<u8>)>;
 
     fn sorted(rows: &Rows, run_bytes: usize) -> Rows {
+        sorted_watched(rows, run_bytes, |_| {})
+    }
+
+    fn sorted_watched(rows: &Rows, run_bytes: usize, watch: impl Fn(&Sorter)) -> Rows {
         let dir = tempfile::tempdir().unwrap();
         let mut sorter = Sorter::with_run_bytes(dir.path(), run_bytes);
         for (key, row) in rows {
             sorter.push(key, row).unwrap();
+            watch(&sorter);
         }
         let mut out = Rows::new();
         sorter
@@ -235,7 +250,13 @@ mod tests {
             .collect();
         let mut expected = rows.clone();
         expected.sort();
-        assert_eq!(sorted(&rows, 1), expected);
+        let files = Cell::new(0);
+        let count = |sorter: &Sorter| {
+            let files_of = |runs: &Vec<Run>| runs.chunk_by(|a, b| Arc::ptr_eq(&a.file, &b.file)).count();
+            files.set(files.get().max(sorter.levels.iter().map(files_of).sum()));
+        };
+        assert_eq!(sorted_watched(&rows, 1, count), expected);
+        assert_eq!(files.get(), 3, "open at once, one for each level");
     }
 
     #[test]

@@ -409,7 +409,7 @@ fn open_log(path: PathBuf) -> Result<Option<(Log, RunHeader, FrameRange)>, Failu
                 path.display(),
                 frame::VERSION
             ))
-            .with_next("go on with the newer program, or fetch everything anew with `--restart`"));
+            .with_next("resume with the newer program, or fetch everything again with `--restart`"));
         }
         Err(NoHead::Invalid) => return Err(damage(&path, 0, "the run's header does not fit its checksum")),
     };

@@ -72,7 +72,7 @@ impl Sort {
         }
     }
 
-    /// Codes with which a run may end instead; the same command goes on once it is over.
+    /// Codes with which a run may end instead; the same command resumes once it is over.
     ///
     /// - `is_first`: nothing else was ever answered.
     fn other_ends(self, is_first: bool) -> &'static [i32] {

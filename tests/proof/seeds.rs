@@ -24,7 +24,7 @@ fn whatever_mix_of_faults_comes_the_files_are_the_same_and_no_second_holds_more_
             trial.run_and_kill(Duration::from_millis(200 + lots.below(1_500)));
         }
         let mut ended = trial.run();
-        // By lot the same page may be garbled four times in a row, which is for good: 7. Then the same command goes on.
+        // By lot the same page may be garbled four times in a row, which is for good: 7. Then the same command resumes.
         for _ in 0..3 {
             if !matches!(ended.code, 3 | 7) {
                 break;

@@ -107,7 +107,7 @@ fn many_short_runs(time: Duration, seed: u64, runs: &Tally) -> Held {
             _ => {}
         }
         let code = child.wait().unwrap().code();
-        // By lot a page is garbled four times in a row, which is for good: 3 or 7. Then the same command goes on.
+        // By lot a page is garbled four times in a row, which is for good: 3 or 7. Then the same command resumes.
         assert!(matches!(code, None | Some(0 | 3 | 7 | 143)), "{what}: {code:?}");
         if code == Some(0) {
             runs.count();

@@ -16,7 +16,7 @@ fuzz_target!(|text: &str| {
                     assert!(extract.streams().iter().all(|stream| !stream.is_empty()));
                 }
             }
-            Err(mistakes) => assert!(!mistakes.to_string().is_empty() && !mistakes.one_line().contains('\n')),
+            Err(diagnostics) => assert!(!diagnostics.to_string().is_empty() && !diagnostics.one_line().contains('\n')),
         }
     }
 });

@@ -1,4 +1,4 @@
-//! Mistakes: whatever a person does wrong, the program says what happened to what, and what to do next.
+//! Errors of users: the program names the thing, the cause and the next step.
 
 use std::{fs, os::unix::fs::PermissionsExt as _, time::Duration};
 
@@ -169,7 +169,7 @@ fn mistakes() -> Vec<Mistake> {
             "all of no collection",
             &["get", "system/info", "--all", "--job", "job.toml"],
             2,
-            &["no collection that --all"],
+            &["not a collection that --all"],
         ),
         // Environment.
         around("no password", "DHIS2_PASSWORD", None, 78, &["`DHIS2_PASSWORD` is not set", "export DHIS2_PASSWORD"]),
@@ -195,7 +195,7 @@ fn mistakes() -> Vec<Mistake> {
             14,
             &["out/organisationUnits.ndjson` was not written by this job", "move it away"],
         ),
-        found("somebody's file, checked", CHECK, foreign, 14, &["was not written by this job", "do: move it away"]),
+        found("somebody's file, checked", CHECK, foreign, 14, &["was not written by this job", "next: move it away"]),
         Mistake {
             instead: vec![("URL\"", "https://127.0.0.1:PORT\"\nca_file = \"nowhere.pem\"".to_owned())],
             ..typed("no certificate", RUN, 7, &["nowhere.pem"])
@@ -210,7 +210,7 @@ fn mistakes() -> Vec<Mistake> {
         ),
         Mistake {
             environment: vec![("DHIS2_PASSWORD", Some("wrong-canary"))],
-            ..typed("a wrong password, checked", CHECK, 6, &["BAD   login", "do: check user name, password or token"])
+            ..typed("a wrong password, checked", CHECK, 6, &["BAD   login", "next: check user name, password or token"])
         },
         Mistake {
             instead: vec![("URL", "http://no-such-host.invalid".to_owned())],
@@ -218,7 +218,7 @@ fn mistakes() -> Vec<Mistake> {
         },
         Mistake {
             instead: vec![("URL", "http://127.0.0.1:1".to_owned())],
-            ..typed("nobody listens", RUN, 5, &["nobody listens at 127.0.0.1:1"])
+            ..typed("nobody listens", RUN, 5, &["connection refused by 127.0.0.1:1"])
         },
         Mistake {
             instead: vec![("URL", "https://127.0.0.1:PORT".to_owned())],
@@ -237,7 +237,7 @@ fn mistakes() -> Vec<Mistake> {
             "a server that wants an hour",
             Fault::Status { code: 503, retry_after: Some("3600".into()), body: Body::Html },
             5,
-            &["asks to be left alone until 2", "run the same command then: harvester run job.toml"],
+            &["asked clients to wait until 2", "run the same command then: harvester run job.toml"],
         ),
         served("a server in trouble", status(503, Body::Html), 5, &["503"]),
         written("no such collection", "organisationUnits", "organizationUnits", 7, &["organizationUnits"]),
@@ -273,7 +273,7 @@ const RAW: [&str; 14] = [
     "panicked",
     "RUST_BACKTRACE",
     "stack backtrace",
-    "a bug of this program",
+    "internal error",
     "Some(",
     "None",
     "Err(",
@@ -292,7 +292,7 @@ fn assert_readable(ended: &Ended, what: &str) {
         assert!(!ended.stderr.contains(raw) && !ended.stdout.contains(raw), "{what}: `{raw}` in {ended:#?}");
     }
     let all = format!("{}{}", ended.stdout, ended.stderr);
-    let steps = ["next: ", "next:  ", "  do: ", "For more information, try '--help'."];
+    let steps = ["next: ", "next:  ", "For more information, try '--help'."];
     let has_step = all.lines().any(|line| {
         steps.iter().any(|step| line.find(step).is_some_and(|at| line.len() > at + step.len()))
             || line == "For more information, try '--help'."
@@ -359,8 +359,8 @@ fn all_mistakes_of_a_job_file_are_told_at_once_with_place_and_suggestion() {
             "job.toml:7:1: unknown key `pasword` in [source]; did you mean `password`?",
             "7 | pasword = { env = *** }",
             "job.toml:10:13: `in_flight` takes a whole number from 1 to 64, not text",
-            "job.toml:13:8: `metadat` is no kind; did you mean `metadata`?",
-            "3 mistakes in job.toml",
+            "job.toml:13:8: unknown kind `metadat`; did you mean `metadata`?",
+            "3 errors in job.toml",
         ] {
             assert!(ended.stderr.contains(words), "{command}: `{words}` is not in {ended:#?}");
         }
@@ -404,7 +404,7 @@ fn a_changed_filter_is_refused_with_the_difference_and_changed_limits_go_on() {
     place.job(server.url(), "in_flight = 7\nrequests_per_second = 90\nretries = 2", UNITS);
     let checked = place.ends(CHECK);
     checked.assert_code(0, "checked with other limits");
-    assert!(checked.stdout.contains("checkpoint  run 2") && checked.stdout.contains(" goes on: "), "{checked:#?}");
+    assert!(checked.stdout.contains("checkpoint  run 2") && checked.stdout.contains(" resumes: "), "{checked:#?}");
     let ended = place.run();
     ended.assert_code(0, "other limits");
     assert_eq!(ended.report()["resumed"], true);
@@ -442,7 +442,10 @@ fn a_second_process_is_refused_with_pid_and_start_of_the_first() {
     assert!(second.report()["error"]["message"].as_str().unwrap().contains(&said), "{second:#?}");
     let checked = place.ends(CHECK);
     checked.assert_code(0, "checked meanwhile");
-    assert!(checked.stdout.contains(&said) && checked.stdout.contains("do: harvester status job.toml"), "{checked:#?}");
+    assert!(
+        checked.stdout.contains(&said) && checked.stdout.contains("next: harvester status job.toml"),
+        "{checked:#?}"
+    );
     first.kill().unwrap();
     first.wait().unwrap();
     place.run().assert_code(0, "when the first is gone");

@@ -1,4 +1,4 @@
-//! However it is stopped, and whoever stops listening: the right code, soon, and the same command goes on.
+//! Every way to stop a run, and readers that go away: the right code, soon, and the same command resumes.
 
 use std::{
     fs,
@@ -86,7 +86,7 @@ fn sigterm_ends_it_in_time_whatever_it_waits_for() {
         let ended = Ended::of(child.wait_with_output().unwrap());
         assert!(asked_to_stop.elapsed() < PROMISED, "{what}: it took {:?}", asked_to_stop.elapsed());
         ended.assert_code(143, what);
-        assert!(ended.stderr.contains("run the same command to go on"), "{what}: {ended:#?}");
+        assert!(ended.stderr.contains("run the same command to resume"), "{what}: {ended:#?}");
         server.set_latency(Latency::None);
         server.heal();
         server.up();
@@ -104,7 +104,7 @@ fn when_the_time_is_over_it_stops_with_10_and_the_same_command_goes_on() {
     ended.assert_code(10, "a second");
     let report = ended.report();
     assert_eq!((&report["outcome"], &report["exit_code"]), (&Value::from("limit"), &Value::from(10)));
-    assert!(ended.stderr.contains("run the same command to go on: harvester run job.toml"), "{ended:#?}");
+    assert!(ended.stderr.contains("run the same command to resume: harvester run job.toml"), "{ended:#?}");
     let again = place.run();
     again.assert_code(0, "the same command");
     assert_eq!(again.report()["resumed"], true);

@@ -1,4 +1,4 @@
-//! One mistake of a job file, shown where it stands, without showing a secret.
+//! An error in a job file, shown with its line, without showing a secret.
 
 use std::{fmt, ops::Range, path::PathBuf};
 
@@ -8,30 +8,30 @@ const LINE_CHARACTERS_MAX: usize = 100;
 /// Words that make a line suspect of holding a secret when the file could not be parsed.
 const SECRET_WORDS: [&str; 6] = ["passw", "token", "bearer", "secret", "pwd", "://"];
 
-/// A mistake and where it stands, in bytes of the text.
+/// An error and its span, in bytes of the text.
 #[derive(Clone, Debug)]
-pub(crate) struct Mistake {
-    /// Where.
+pub(crate) struct Diagnostic {
+    /// Span of the error.
     pub(crate) span: Range<usize>,
-    /// What is wrong and what would be right, as a lower-case fragment.
+    /// The error and what is expected, as a lower-case fragment.
     pub(crate) message: String,
 }
 
-impl Mistake {
-    /// A mistake at a place.
+impl Diagnostic {
+    /// An error with its span.
     pub(crate) fn new(span: Range<usize>, message: impl Into<String>) -> Self {
-        Mistake { span, message: message.into() }
+        Diagnostic { span, message: message.into() }
     }
 }
 
-/// A place of a job file as people read it. Holds no secret.
+/// A location in a job file, as shown to people. Holds no secret.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Place {
+pub struct Location {
     /// Line, counted from 1.
     pub line: usize,
     /// Column in characters, counted from 1.
     pub column: usize,
-    /// The line, with secrets masked, cut around the place.
+    /// The line, with secrets masked, cut around the location.
     shown: String,
     /// Characters of `shown` before the mark.
     indent: usize,
@@ -39,29 +39,29 @@ pub struct Place {
     width: usize,
 }
 
-/// What of a text must not be shown.
-pub(crate) enum Masks<'a> {
-    /// These pieces.
+/// Parts of a text that must not be shown.
+pub(crate) enum Redaction<'a> {
+    /// These spans.
     Spans(&'a [Range<usize>]),
-    /// Nobody knows: everything behind the first `=` or `:` of a line that looks like it.
+    /// Unknown, since the text could not be parsed: everything after the first `=` or `:` of a suspect line.
     Suspicion,
 }
 
-impl Place {
-    /// The place of a span.
-    pub(crate) fn of(text: &str, span: &Range<usize>, masks: &Masks<'_>) -> Place {
+impl Location {
+    /// The location of a span.
+    pub(crate) fn of(text: &str, span: &Range<usize>, redaction: &Redaction<'_>) -> Location {
         let start = floor(text, span.start);
         let line_start = text[..start].rfind('\n').map_or(0, |at| at + 1);
         let line_end = text[start..].find('\n').map_or(text.len(), |at| start + at);
         let line = text[..start].matches('\n').count() + 1;
         let column = text[line_start..start].chars().count() + 1;
-        let mask_from = match masks {
-            Masks::Suspicion => suspect(&text[line_start..line_end]).map(|at| line_start + at),
-            Masks::Spans(_) => None,
+        let hidden_from = match redaction {
+            Redaction::Suspicion => suspect(&text[line_start..line_end]).map(|at| line_start + at),
+            Redaction::Spans(_) => None,
         };
-        let hidden = |at: usize| match masks {
-            Masks::Spans(spans) => spans.iter().any(|span| span.contains(&at)),
-            Masks::Suspicion => mask_from.is_some_and(|from| at >= from),
+        let hidden = |at: usize| match redaction {
+            Redaction::Spans(spans) => spans.iter().any(|span| span.contains(&at)),
+            Redaction::Suspicion => hidden_from.is_some_and(|from| at >= from),
         };
         let (mut shown, mut before, mut width) = (Vec::new(), 0, 0);
         let mut was_hidden = false;
@@ -91,11 +91,11 @@ impl Place {
         let shown: String = shown.into_iter().skip(cut).take(LINE_CHARACTERS_MAX).collect();
         let indent = before - cut;
         let room = shown.chars().count().saturating_sub(indent);
-        Place { line, column, shown, indent, width: width.min(room).max(1) }
+        Location { line, column, shown, indent, width: width.min(room).max(1) }
     }
 }
 
-/// The nearest place at or before `at` where a character begins.
+/// The nearest character boundary at or before `at`.
 fn floor(text: &str, at: usize) -> usize {
     let mut at = at.min(text.len());
     while !text.is_char_boundary(at) {
@@ -104,62 +104,69 @@ fn floor(text: &str, at: usize) -> usize {
     at
 }
 
-/// From where a line that looks like holding a secret is hidden.
+/// Offset from which a line that may hold a secret is hidden.
 fn suspect(line: &str) -> Option<usize> {
     let lower = line.to_lowercase();
     let is_suspect = SECRET_WORDS.iter().any(|word| lower.contains(word));
     is_suspect.then(|| line.find(['=', ':']).map_or(0, |at| at + 1))
 }
 
-/// All mistakes of one job file, in the order they stand there. Displays as people read it.
+/// All errors of one job file, in the order of the file. Displays as text for people.
 #[derive(Clone, Debug)]
-pub struct Mistakes {
+pub struct Diagnostics {
     /// The job file, as the person named it.
     pub path: PathBuf,
-    /// Where and what; at least one.
-    pub mistakes: Vec<(Place, String)>,
+    /// Location and message; at least one.
+    pub diagnostics: Vec<(Location, String)>,
 }
 
-impl Mistakes {
-    /// Gives the mistakes of a text their places.
-    pub(crate) fn of(path: PathBuf, text: &str, mut mistakes: Vec<Mistake>, masks: &Masks<'_>) -> Mistakes {
-        mistakes.sort_by_key(|mistake| mistake.span.start);
-        let mistakes =
-            mistakes.into_iter().map(|mistake| (Place::of(text, &mistake.span, masks), mistake.message)).collect();
-        Mistakes { path, mistakes }
+impl Diagnostics {
+    /// Resolves the spans of a text's errors to locations.
+    pub(crate) fn of(
+        path: PathBuf,
+        text: &str,
+        mut diagnostics: Vec<Diagnostic>,
+        redaction: &Redaction<'_>,
+    ) -> Diagnostics {
+        diagnostics.sort_by_key(|diagnostic| diagnostic.span.start);
+        let diagnostics = diagnostics
+            .into_iter()
+            .map(|diagnostic| (Location::of(text, &diagnostic.span, redaction), diagnostic.message))
+            .collect();
+        Diagnostics { path, diagnostics }
     }
 
     /// All on one line, for a report: `x.toml:3:1: unknown key …; x.toml:4:9: …`.
     pub fn one_line(&self) -> String {
         let path = self.path.display();
         let all: Vec<String> = self
-            .mistakes
+            .diagnostics
             .iter()
-            .map(|(place, message)| format!("{path}:{}:{}: {message}", place.line, place.column))
+            .map(|(location, message)| format!("{path}:{}:{}: {message}", location.line, location.column))
             .collect();
         all.join("; ")
     }
 }
 
-impl fmt::Display for Mistakes {
+impl fmt::Display for Diagnostics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = self.path.display();
-        for (place, message) in &self.mistakes {
-            let gutter = place.line.to_string();
+        for (location, message) in &self.diagnostics {
+            let gutter = location.line.to_string();
             let blank = " ".repeat(gutter.len());
-            writeln!(f, "{path}:{}:{}: {message}", place.line, place.column)?;
+            writeln!(f, "{path}:{}:{}: {message}", location.line, location.column)?;
             writeln!(f, "{blank} |")?;
-            writeln!(f, "{gutter} | {}", place.shown)?;
-            writeln!(f, "{blank} | {}{}", " ".repeat(place.indent), "^".repeat(place.width))?;
+            writeln!(f, "{gutter} | {}", location.shown)?;
+            writeln!(f, "{blank} | {}{}", " ".repeat(location.indent), "^".repeat(location.width))?;
         }
-        match self.mistakes.len() {
-            1 => write!(f, "1 mistake in {path}"),
-            n => write!(f, "{n} mistakes in {path}"),
+        match self.diagnostics.len() {
+            1 => write!(f, "1 error in {path}"),
+            n => write!(f, "{n} errors in {path}"),
         }
     }
 }
 
-impl std::error::Error for Mistakes {}
+impl std::error::Error for Diagnostics {}
 
 /// The word of `words` nearest to `word`, if one is near enough to be meant.
 pub(crate) fn nearest<'a>(word: &str, words: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
@@ -189,28 +196,28 @@ mod tests {
     fn a_masked_value_is_never_shown_and_the_mark_stays_under_its_word() {
         let text = "x = 1\npassword = \"canary-é\" # é\n";
         let value = 17..28;
-        let place = Place::of(text, &(6..14), &Masks::Spans(std::slice::from_ref(&value)));
-        assert_eq!(place.shown, "password = *** # é");
-        assert_eq!((place.line, place.column, place.indent, place.width), (2, 1, 0, 8));
-        let place = Place::of(text, &value, &Masks::Spans(std::slice::from_ref(&value)));
-        assert_eq!((place.column, place.indent, place.width), (12, 11, 3));
-        let place = Place::of(text, &(9..10), &Masks::Suspicion);
-        assert_eq!(place.shown, "password =***");
+        let location = Location::of(text, &(6..14), &Redaction::Spans(std::slice::from_ref(&value)));
+        assert_eq!(location.shown, "password = *** # é");
+        assert_eq!((location.line, location.column, location.indent, location.width), (2, 1, 0, 8));
+        let location = Location::of(text, &value, &Redaction::Spans(std::slice::from_ref(&value)));
+        assert_eq!((location.column, location.indent, location.width), (12, 11, 3));
+        let location = Location::of(text, &(9..10), &Redaction::Suspicion);
+        assert_eq!(location.shown, "password =***");
     }
 
     #[test]
     fn a_long_line_is_cut_around_the_mark() {
         let text = format!("{{{}\"wrong\": 1}}", "\"a\": 1, ".repeat(100));
         let at = text.find("\"wrong\"").unwrap();
-        let place = Place::of(&text, &(at..at + 7), &Masks::Spans(&[]));
-        let marked: String = place.shown.chars().skip(place.indent).take(place.width).collect();
+        let location = Location::of(&text, &(at..at + 7), &Redaction::Spans(&[]));
+        let marked: String = location.shown.chars().skip(location.indent).take(location.width).collect();
         assert_eq!(marked, "\"wrong\"");
-        assert!(place.shown.chars().count() <= LINE_CHARACTERS_MAX);
+        assert!(location.shown.chars().count() <= LINE_CHARACTERS_MAX);
     }
 
     #[test]
     fn a_place_behind_the_end_is_the_end() {
-        let place = Place::of("é", &(500..501), &Masks::Spans(&[]));
-        assert_eq!((place.line, place.column), (1, 2));
+        let location = Location::of("é", &(500..501), &Redaction::Spans(&[]));
+        assert_eq!((location.line, location.column), (1, 2));
     }
 }

@@ -1,7 +1,7 @@
-//! The pace spreads the sends of a window: a few every 50 ms or so, in the coarsest steps that stay kind.
+//! The bucket spreads the sends of a window: a few every 50 ms or so.
 //!
 //! These are the numbers for a leaky bucket. leaky-bucket re-arms its timer from *now*, so each tick's overshoot is lost
-//! for good: ticks of 5 ms cost 14 % of the rate, ticks of 50 ms about none (crates.md A3). Hence a tick releases the
+//! for good: ticks of 5 ms cost 14 % of the rate, ticks of 50 ms about none (measured with leaky-bucket 1.1). Hence a tick releases the
 //! smallest number of sends that makes it at least 50 ms long. On a busy machine a tick comes several milliseconds late, and a
 //! bucket that is exactly as fast as the limit then costs more of it than the window does (measured: 44/s of 50/s at a
 //! load of five per core). So the bucket is a tenth faster, and the exact bound is the window's.
@@ -16,24 +16,24 @@ const INTERVAL_MIN: Duration = Duration::from_millis(50);
 /// window.
 const HEADROOM_PERCENT: u64 = 110;
 
-/// How a leaky bucket is to be set for one limit.
+/// Settings of a leaky bucket for one limit.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Pace {
+pub struct BucketSettings {
     /// How many sends one tick releases, and how many the bucket may hold: refill and max.
     pub permits: u32,
     /// How often it ticks; at least 50 ms.
     pub interval: Duration,
 }
 
-impl Pace {
-    /// The pace for `requests_per_second`; 0 counts as 1.
+impl BucketSettings {
+    /// The settings for `requests_per_second`; 0 counts as 1.
     #[must_use]
     pub fn of(requests_per_second: u32) -> Self {
         let per_100_s = u64::from(requests_per_second.max(1)) * HEADROOM_PERCENT;
         let permits = (per_100_s * INTERVAL_MIN.as_millis() as u64).div_ceil(100_000).max(1);
         let interval_ns = u128::from(permits) * 100_000_000_000 / u128::from(per_100_s);
         let interval = Duration::from_nanos(u64::try_from(interval_ns).unwrap_or(u64::MAX));
-        Pace { permits: u32::try_from(permits).unwrap_or(u32::MAX), interval }
+        BucketSettings { permits: u32::try_from(permits).unwrap_or(u32::MAX), interval }
     }
 }
 
@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_pace_of_common_limits() {
+    fn the_bucket_of_common_limits() {
         for (requests_per_second, permits, interval_us) in [
             (0, 1, 909_090),
             (1, 1, 909_090),
@@ -54,20 +54,24 @@ mod tests {
             (200, 11, 50_000),
             (2000, 110, 50_000),
         ] {
-            let pace = Pace::of(requests_per_second);
-            assert_eq!((pace.permits, pace.interval.as_micros()), (permits, interval_us), "{requests_per_second}");
+            let settings = BucketSettings::of(requests_per_second);
+            assert_eq!(
+                (settings.permits, settings.interval.as_micros()),
+                (permits, interval_us),
+                "{requests_per_second}"
+            );
         }
     }
 
     proptest! {
         #[test]
-        fn a_pace_is_a_tenth_faster_than_the_limit_in_the_smallest_steps_of_50_ms(requests_per_second in 1u32..) {
-            let pace = Pace::of(requests_per_second);
+        fn a_bucket_is_a_tenth_faster_than_the_limit_in_the_smallest_steps_of_50_ms(requests_per_second in 1u32..) {
+            let settings = BucketSettings::of(requests_per_second);
             let faster = f64::from(requests_per_second) * 1.1;
-            let rate = f64::from(pace.permits) / pace.interval.as_secs_f64();
+            let rate = f64::from(settings.permits) / settings.interval.as_secs_f64();
             prop_assert!((rate / faster - 1.0).abs() < 1e-6, "{rate}");
-            prop_assert!(pace.interval >= INTERVAL_MIN);
-            prop_assert!(pace.permits == 1 || f64::from(pace.permits - 1) / faster < 0.05);
+            prop_assert!(settings.interval >= INTERVAL_MIN);
+            prop_assert!(settings.permits == 1 || f64::from(settings.permits - 1) / faster < 0.05);
         }
     }
 }

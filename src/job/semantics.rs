@@ -1,7 +1,7 @@
 //! From the checked tree to the job as it is meant, with the rules that several keys make together.
 //!
-//! Every rule about one key alone has been checked before: what is missing or of the wrong type here has its mistake
-//! already, and is silently replaced by something harmless.
+//! Every rule about one key alone has been checked before: what is missing or of the wrong type has been reported,
+//! and is silently replaced by something harmless.
 
 use std::{collections::BTreeMap, ops::Range, path::Path, time::Duration};
 
@@ -9,12 +9,13 @@ use jiff::civil::Date;
 use url::{Host, Url};
 
 use super::{
-    AnalyticsKind, Collections, Compression, Confirm, CredentialSource, Extract, Format, Job, Limits, Names, Roots,
-    Secret, SecretSource, Shared, SinkSettings, Source, SplitLevel, TrackerFields, TrackerKind, TrackerScope,
-    check::{Findings, kind_of},
+    AnalyticsKind, Collections, CommonOptions, Compression, Confirm, CredentialSource, ExtractSettings, Format, Job,
+    Limits, Names, Roots, Secret, SecretSource, SinkSettings, SourceSettings, SplitLevel, TrackerFields, TrackerKind,
+    TrackerScope,
+    check::{CheckState, kind_of},
+    diagnostic::{hint, nearest},
     document::{Node, Value},
     file::{self, LIMITS},
-    mistake::{hint, nearest},
 };
 
 /// Presets that a `fields` expression may begin with a colon for, and that hold `id`.
@@ -25,18 +26,18 @@ const FIELD_PRESETS: [&str; 9] =
 const DELETIONS: &str = "deletedObjects";
 
 /// The job; `None` where not even its outline is there.
-pub(super) fn job(path: &Path, root: &Node, findings: &mut Findings) -> Option<Job> {
+pub(super) fn job(path: &Path, root: &Node, state: &mut CheckState) -> Option<Job> {
     let mut warnings = Vec::new();
-    let name = name(path, root, findings);
-    let source = root.get("source").and_then(|source| self::source(source, findings, &mut warnings));
-    let sink = root.get("sink").map(|sink| self::sink(sink, findings));
+    let name = name(path, root, state);
+    let source = root.get("source").and_then(|source| self::source(source, state, &mut warnings));
+    let sink = root.get("sink").map(|sink| self::sink(sink, state));
     let limits = limits(root.get("limits"));
     let is_per_run = sink.as_ref().is_none_or(|sink| sink.is_per_run() || sink.directory.as_os_str().is_empty());
     let mut analytics = 0;
-    let extracts: Vec<Option<Extract>> =
-        extracts(root).map(|node| extract(node, &mut analytics, is_per_run, findings)).collect();
+    let extracts: Vec<Option<ExtractSettings>> =
+        extracts(root).map(|node| extract(node, &mut analytics, is_per_run, state)).collect();
     let files = sink.as_ref().is_some_and(|sink| sink.files);
-    stream_clashes(extracts.iter().zip(self::extracts(root)), files, findings);
+    stream_clashes(extracts.iter().zip(self::extracts(root)), files, state);
     Some(Job {
         name: name?,
         path: path.to_owned(),
@@ -45,7 +46,7 @@ pub(super) fn job(path: &Path, root: &Node, findings: &mut Findings) -> Option<J
         extracts: extracts.into_iter().collect::<Option<_>>()?,
         sink: sink?,
         warnings,
-        asks: Vec::new(),
+        features: Vec::new(),
     })
 }
 
@@ -81,21 +82,21 @@ fn texts(node: &Node, key: &str) -> Option<Vec<String>> {
     }
 }
 
-/// A number, or the default of its table.
-fn whole(node: Option<&Node>, keys: &[file::Key], name: &str) -> u32 {
+/// An integer, or the default of its key.
+fn integer(node: Option<&Node>, keys: &[file::Key], name: &str) -> u32 {
     let written = match node.and_then(|node| node.get(name)).map(|node| &node.value) {
         Some(Value::Integer(number)) => u32::try_from(*number).ok(),
         _ => None,
     };
-    let default = || match keys.iter().find(|key| key.name == name).map(|key| &key.need) {
-        Some(file::Need::Default(json)) => json.parse().ok(),
+    let default = || match keys.iter().find(|key| key.name == name).map(|key| &key.presence) {
+        Some(file::Presence::Default(json)) => json.parse().ok(),
         _ => None,
     };
     written.or_else(default).unwrap_or(0)
 }
 
-/// A yes or no; no where nothing is said.
-fn yes(node: &Node, key: &str) -> bool {
+/// A Boolean, by default false.
+fn flag(node: &Node, key: &str) -> bool {
     matches!(node.get(key).map(|node| &node.value), Some(Value::Boolean(true)))
 }
 
@@ -108,13 +109,13 @@ fn date(node: &Node, key: &str) -> Option<Date> {
 }
 
 /// The job's name, or the file's stem.
-fn name(path: &Path, root: &Node, findings: &mut Findings) -> Option<String> {
+fn name(path: &Path, root: &Node, state: &mut CheckState) -> Option<String> {
     if root.get("name").is_some() {
         return text(root, "name").map(str::to_owned);
     }
     let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
     if !file::is_job_name(&stem) {
-        findings.add(
+        state.add(
             &(0..0),
             format!(
                 "the file's stem `{}` cannot be the job's name: add name = \"…\" of letters, digits, `.`, `_` and `-`",
@@ -128,7 +129,7 @@ fn name(path: &Path, root: &Node, findings: &mut Findings) -> Option<String> {
 
 /// `[limits]`, each with its default.
 pub(super) fn limits(node: Option<&Node>) -> Limits {
-    let number = |name| whole(node, LIMITS.keys, name);
+    let number = |name| integer(node, LIMITS.keys, name);
     let seconds = |name| Duration::from_secs(u64::from(number(name)));
     Limits {
         requests_per_second: number("requests_per_second"),
@@ -142,16 +143,16 @@ pub(super) fn limits(node: Option<&Node>) -> Limits {
 }
 
 /// `[source]`
-fn source(node: &Node, findings: &mut Findings, warnings: &mut Vec<String>) -> Option<Source> {
+fn source(node: &Node, state: &mut CheckState, warnings: &mut Vec<String>) -> Option<SourceSettings> {
     if !matches!(node.value, Value::Table(_)) {
         return None;
     }
-    let credentials = credentials(node, findings);
+    let credentials = credentials(node, state);
     let written = node.get("url")?;
     let url = match base_url(text(node, "url")?) {
         Ok(url) => url,
         Err(message) => {
-            findings.add(&written.span, message);
+            state.add(&written.span, message);
             return None;
         }
     };
@@ -168,19 +169,19 @@ fn source(node: &Node, findings: &mut Findings, warnings: &mut Vec<String>) -> O
     if url.scheme() == "http" && ca_file.is_some() {
         warnings.push(format!("source.ca_file: nothing reads it, since {url} is not https"));
     }
-    Some(Source { url, credentials: credentials?, ca_file })
+    Some(SourceSettings { url, credentials: credentials?, ca_file })
 }
 
 /// The base url of a server: without `/api`, without a slash at the end of a context path.
 ///
 /// # Errors
-/// What is wrong, as a fragment that quotes nothing of it.
+/// The error, as a fragment that quotes nothing of the url.
 pub fn base_url(text: &str) -> Result<Url, String> {
     let mut url = Url::parse(text).map_err(|error| match error {
         url::ParseError::RelativeUrlWithoutBase => {
             "`url` begins with https:// (or http://), like https://dhis2.example.org".to_owned()
         }
-        error => format!("`url` is no address: {error}"),
+        error => format!("`url` is not a valid url: {error}"),
     })?;
     if !matches!(url.scheme(), "https" | "http") {
         return Err("`url` begins with https:// (or http://)".to_owned());
@@ -201,14 +202,14 @@ pub fn base_url(text: &str) -> Result<Url, String> {
     Ok(url)
 }
 
-/// Who asks: exactly one of three ways.
-fn credentials(node: &Node, findings: &mut Findings) -> Option<CredentialSource> {
+/// The credentials: exactly one of three kinds.
+fn credentials(node: &Node, state: &mut CheckState) -> Option<CredentialSource> {
     let has = |key| node.entry(key);
     let words = ["username", "password", "token", "bearer"];
     if let Value::Table(entries) = &node.value
         && entries.iter().any(|entry| !words.contains(&entry.key.as_str()) && nearest(&entry.key, words).is_some())
     {
-        // A misspelt key has its mistake already.
+        // A misspelt key has been reported already.
         return None;
     }
     let kinds: Vec<(&str, &super::document::Entry)> = [
@@ -221,7 +222,7 @@ fn credentials(node: &Node, findings: &mut Findings) -> Option<CredentialSource>
     .collect();
     match kinds.as_slice() {
         [] => {
-            findings.add(
+            state.add(
                 &node.span,
                 "[source] has no credentials: add username and password = { env = \"DHIS2_PASSWORD\" }, or token = { … }",
             );
@@ -230,25 +231,24 @@ fn credentials(node: &Node, findings: &mut Findings) -> Option<CredentialSource>
         [_] => {}
         [(first, _), others @ ..] => {
             for (other, entry) in others {
-                findings.add(&entry.key_span, format!("`{other}` besides {first}: keep one kind of credentials"));
+                state.add(&entry.key_span, format!("`{other}` besides {first}: keep one kind of credentials"));
             }
             return None;
         }
     }
     match (has("username"), has("password")) {
         (Some(username), None) => {
-            findings
-                .add(&username.key_span, "`username` without `password`: add password = { env = \"DHIS2_PASSWORD\" }");
+            state.add(&username.key_span, "`username` without `password`: add password = { env = \"DHIS2_PASSWORD\" }");
             return None;
         }
         (None, Some(password)) => {
-            findings.add(&password.key_span, "`password` without `username`: add username = \"…\"");
+            state.add(&password.key_span, "`password` without `username`: add username = \"…\"");
             return None;
         }
         (Some(username), Some(password)) => {
             let name = text(node, "username")?;
             if name.contains(':') {
-                findings.add(&username.node.span, "`username` cannot have a colon in it");
+                state.add(&username.node.span, "`username` cannot have a colon in it");
                 return None;
             }
             return Some(CredentialSource::Basic { username: name.to_owned(), password: secret(&password.node)? });
@@ -262,7 +262,7 @@ fn credentials(node: &Node, findings: &mut Findings) -> Option<CredentialSource>
     }
 }
 
-/// Where a secret comes from.
+/// Source of a secret.
 fn secret(node: &Node) -> Option<SecretSource> {
     if let Value::Text(text) = &node.value {
         return Some(SecretSource::Inline(Secret::new(text)));
@@ -275,58 +275,58 @@ fn secret(node: &Node) -> Option<SecretSource> {
 }
 
 /// `[sink]`
-fn sink(node: &Node, findings: &mut Findings) -> SinkSettings {
+fn sink(node: &Node, state: &mut CheckState) -> SinkSettings {
     let directory = text(node, "directory").unwrap_or_default().to_owned();
     let rest = directory.replace("{run}", "");
     if let (Some(written), true) = (node.get("directory"), rest.contains(['{', '}'])) {
-        findings.add(&written.span, "`directory` knows one placeholder: {run}, the start of the run");
+        state.add(&written.span, "`directory` knows one placeholder: {run}, the start of the run");
     }
     SinkSettings {
         directory: directory.into(),
         format: Format::Ndjson,
         compression: Compression::None,
-        files: yes(node, "files"),
+        files: flag(node, "files"),
     }
 }
 
 /// One extract.
-fn extract(node: &Node, analytics: &mut usize, is_per_run: bool, findings: &mut Findings) -> Option<Extract> {
+fn extract(node: &Node, analytics: &mut usize, is_per_run: bool, state: &mut CheckState) -> Option<ExtractSettings> {
     let kind = kind_of(node)?;
     let incremental = text(node, "mode") == Some("incremental");
     if let (Some(mode), true, false) = (node.get("mode"), incremental, is_per_run) {
-        findings.add(
+        state.add(
             &mode.span,
             "`mode = \"incremental\"` needs {run} in sink.directory, or each run would replace the one before it",
         );
     }
-    let shared = Shared {
+    let common = CommonOptions {
         stream: text(node, "stream").map(str::to_owned),
         incremental,
-        include_deleted: yes(node, "include_deleted"),
+        include_deleted: flag(node, "include_deleted"),
     };
-    let page_size = whole(Some(node), std::slice::from_ref(&file::PAGE_SIZE), "page_size");
+    let page_size = integer(Some(node), std::slice::from_ref(&file::PAGE_SIZE), "page_size");
     let page_size = if kind.paged { page_size } else { 0 };
     let owned = |key| text(node, key).map(str::to_owned);
     let roots = texts(node, "org_units").map_or(Roots::OfUser, Roots::Named);
     let fields = owned("fields").map_or(TrackerFields::Importable, TrackerFields::Given);
-    let nested = yes(node, "nested");
+    let nested = flag(node, "nested");
     if kind.name.starts_with("analytics") {
         *analytics += 1;
     }
     let analytics_of = |kind| {
         let dimensions = texts(node, "dimensions")?;
-        Some(Extract::Analytics { kind, dimensions, number: *analytics, page_size, shared: shared.clone() })
+        Some(ExtractSettings::Analytics { kind, dimensions, number: *analytics, page_size, common: common.clone() })
     };
     match kind.name {
-        "metadata" => metadata(node, shared, page_size, findings),
+        "metadata" => metadata(node, common, page_size, state),
         "data_values" => {
-            let (start, end) = days(node, findings)?;
-            Some(Extract::DataValues {
+            let (start, end) = date_range(node, state)?;
+            Some(ExtractSettings::DataValues {
                 data_sets: names(node, "data_sets")?,
                 org_units: roots,
                 start,
                 end,
-                split: match whole(Some(node), &[], "split_level") {
+                split: match integer(Some(node), &[], "split_level") {
                     0 => SplitLevel::BySize,
                     level => SplitLevel::Level(level),
                 },
@@ -335,10 +335,10 @@ fn extract(node: &Node, analytics: &mut usize, is_per_run: bool, findings: &mut 
                     Some("none") => Confirm::None,
                     _ => Confirm::Empty,
                 },
-                shared,
+                common,
             })
         }
-        "events" | "enrollments" => Some(Extract::Tracker {
+        "events" | "enrollments" => Some(ExtractSettings::Tracker {
             kind: if kind.name == "events" { TrackerKind::Events } else { TrackerKind::Enrollments },
             scope: TrackerScope::Program(owned("program")?),
             org_units: roots,
@@ -346,22 +346,22 @@ fn extract(node: &Node, analytics: &mut usize, is_per_run: bool, findings: &mut 
             fields,
             nested,
             page_size,
-            shared,
+            common,
         }),
         "tracked_entities" => {
             let scope = match (node.entry("program"), node.entry("tracked_entity_type")) {
                 (Some(_), Some(entity_type)) => {
-                    findings.add(&entity_type.key_span, "`tracked_entity_type` besides `program`: keep one of them");
+                    state.add(&entity_type.key_span, "`tracked_entity_type` besides `program`: keep one of them");
                     None
                 }
                 (None, None) => {
-                    findings.add(&node.span, "tracked_entities needs `program` or `tracked_entity_type`");
+                    state.add(&node.span, "tracked_entities needs `program` or `tracked_entity_type`");
                     None
                 }
                 (Some(_), None) => owned("program").map(TrackerScope::Program),
                 (None, Some(_)) => owned("tracked_entity_type").map(TrackerScope::TrackedEntityType),
             };
-            Some(Extract::Tracker {
+            Some(ExtractSettings::Tracker {
                 kind: TrackerKind::TrackedEntities,
                 scope: scope?,
                 org_units: roots,
@@ -369,7 +369,7 @@ fn extract(node: &Node, analytics: &mut usize, is_per_run: bool, findings: &mut 
                 fields,
                 nested,
                 page_size,
-                shared,
+                common,
             })
         }
         "analytics" => analytics_of(AnalyticsKind::Aggregate),
@@ -377,24 +377,24 @@ fn extract(node: &Node, analytics: &mut usize, is_per_run: bool, findings: &mut 
         "analytics_enrollments" => analytics_of(AnalyticsKind::Enrollments(owned("program")?)),
         "data_store" => {
             let namespaces = names(node, "namespaces")?;
-            one_stream(node, matches!(&namespaces, Names::Named(names) if names.len() == 1), "namespaces", findings);
-            Some(Extract::DataStore { namespaces, page_size, shared })
+            one_stream(node, matches!(&namespaces, Names::Named(names) if names.len() == 1), "namespaces", state);
+            Some(ExtractSettings::DataStore { namespaces, page_size, common })
         }
-        "sql_view" => Some(Extract::SqlView {
+        "sql_view" => Some(ExtractSettings::SqlView {
             view: owned("view")?,
             criteria: texts(node, "criteria").unwrap_or_default(),
             variables: variables(node),
             page_size,
-            shared,
+            common,
         }),
         "complete_registrations" => {
-            let (start, end) = days(node, findings)?;
-            Some(Extract::CompleteRegistrations {
+            let (start, end) = date_range(node, state)?;
+            Some(ExtractSettings::CompleteRegistrations {
                 data_sets: names(node, "data_sets")?,
                 org_units: roots,
                 start,
                 end,
-                shared,
+                common,
             })
         }
         _ => None,
@@ -402,30 +402,30 @@ fn extract(node: &Node, analytics: &mut usize, is_per_run: bool, findings: &mut 
 }
 
 /// Metadata collections.
-fn metadata(node: &Node, shared: Shared, page_size: u32, findings: &mut Findings) -> Option<Extract> {
+fn metadata(node: &Node, common: CommonOptions, page_size: u32, state: &mut CheckState) -> Option<ExtractSettings> {
     let fields = text(node, "fields").unwrap_or(":owner").to_owned();
     if let Some(written) = node.get("fields") {
-        check_fields(&fields, &written.span, findings);
+        check_fields(&fields, &written.span, state);
     }
     let collections = texts(node, "collections")?;
     let collections =
         if collections.iter().any(|name| name == "*") { Collections::All } else { Collections::Named(collections) };
-    one_stream(node, matches!(&collections, Collections::Named(names) if names.len() == 1), "collections", findings);
-    Some(Extract::Metadata {
+    one_stream(node, matches!(&collections, Collections::Named(names) if names.len() == 1), "collections", state);
+    Some(ExtractSettings::Metadata {
         collections,
         fields,
         filters: texts(node, "filters").unwrap_or_default(),
         page_size,
-        incremental: shared.incremental,
-        include_deleted: shared.include_deleted,
-        stream: shared.stream,
+        incremental: common.incremental,
+        include_deleted: common.include_deleted,
+        stream: common.stream,
     })
 }
 
 /// `stream` names one file: it needs an extract that gives one.
-fn one_stream(node: &Node, is_one: bool, key: &str, findings: &mut Findings) {
+fn one_stream(node: &Node, is_one: bool, key: &str, state: &mut CheckState) {
     if let (Some(stream), false) = (node.entry("stream"), is_one) {
-        findings.add(
+        state.add(
             &stream.key_span,
             format!(
                 "`stream` names one file, and `{key}` gives several: make an [[extract]] for each that needs a name"
@@ -435,7 +435,7 @@ fn one_stream(node: &Node, is_one: bool, key: &str, findings: &mut Findings) {
 }
 
 /// A `fields` expression has balanced brackets, known presets, and `id`, by which rows are ordered and told apart.
-fn check_fields(fields: &str, span: &Range<usize>, findings: &mut Findings) {
+fn check_fields(fields: &str, span: &Range<usize>, state: &mut CheckState) {
     let (mut depth, mut parts, mut part) = (0_i32, Vec::new(), String::new());
     for character in fields.chars() {
         match character {
@@ -454,7 +454,7 @@ fn check_fields(fields: &str, span: &Range<usize>, findings: &mut Findings) {
     }
     parts.push(part);
     if depth != 0 {
-        findings.add(span, "`fields` has a bracket without its other half");
+        state.add(span, "`fields` has an unbalanced bracket");
         return;
     }
     let (mut has_id, mut excludes_id) = (false, false);
@@ -462,10 +462,10 @@ fn check_fields(fields: &str, span: &Range<usize>, findings: &mut Findings) {
         match part.strip_prefix(':') {
             Some(preset) if FIELD_PRESETS.contains(&preset) => has_id |= preset != "code",
             Some(preset) => {
-                findings.add(span, format!("`:{preset}` is no preset of fields{}", hint(preset, &FIELD_PRESETS)));
+                state.add(span, format!("`:{preset}` is not a preset of `fields`{}", hint(preset, &FIELD_PRESETS)));
                 has_id = true;
             }
-            None if part.is_empty() => findings.add(span, "`fields` has two commas with nothing between them"),
+            None if part.is_empty() => state.add(span, "`fields` has two commas with nothing between them"),
             None => {
                 has_id |= part == "id" || part == "*";
                 excludes_id |= part == "!id";
@@ -473,7 +473,7 @@ fn check_fields(fields: &str, span: &Range<usize>, findings: &mut Findings) {
         }
     }
     if !has_id || excludes_id {
-        findings.add(span, "`fields` without `id`: rows are ordered and told apart by it; add id");
+        state.add(span, "`fields` without `id`: rows are sorted and deduplicated by it; add id");
     }
 }
 
@@ -484,10 +484,10 @@ fn names(node: &Node, key: &str) -> Option<Names> {
 }
 
 /// `start` and `end`.
-fn days(node: &Node, findings: &mut Findings) -> Option<(Date, Date)> {
+fn date_range(node: &Node, state: &mut CheckState) -> Option<(Date, Date)> {
     let (start, end) = (date(node, "start")?, date(node, "end")?);
     if start > end {
-        findings.add(&node.get("end")?.span, format!("`end` is {end}, before `start`, which is {start}"));
+        state.add(&node.get("end")?.span, format!("`end` is {end}, before `start`, which is {start}"));
     }
     Some((start, end))
 }
@@ -508,9 +508,9 @@ fn variables(node: &Node) -> BTreeMap<String, String> {
 
 /// Two extracts never write one file.
 fn stream_clashes<'n>(
-    extracts: impl Iterator<Item = (&'n Option<Extract>, &'n Node)>,
+    extracts: impl Iterator<Item = (&'n Option<ExtractSettings>, &'n Node)>,
     files: bool,
-    findings: &mut Findings,
+    state: &mut CheckState,
 ) {
     let mut taken: BTreeMap<String, usize> = BTreeMap::new();
     let mut all: BTreeMap<&str, (usize, Range<usize>)> = BTreeMap::new();
@@ -521,22 +521,23 @@ fn stream_clashes<'n>(
         let span = span.map_or(node.span.clone(), |node| node.span.clone());
         for stream in extract.streams() {
             if stream == "rejects" || (files && stream == "files") {
-                findings.add(&span, format!("a stream cannot be called `{stream}`: a file of that name is ours"));
+                state.add(&span, format!("a stream cannot be called `{stream}`: a file of that name is ours"));
             }
             if let Some(other) = taken.get(&stream)
                 && *other != number
             {
-                findings.add(
+                state.add(
                     &span,
                     format!("the stream `{stream}` is also that of extract {other}: give one of them stream = \"…\""),
                 );
             }
             taken.entry(stream).or_insert(number);
         }
-        if let (Extract::Metadata { include_deleted: true, .. }, Some(written)) = (extract, node.get("include_deleted"))
+        if let (ExtractSettings::Metadata { include_deleted: true, .. }, Some(written)) =
+            (extract, node.get("include_deleted"))
         {
             match taken.get(DELETIONS) {
-                Some(other) => findings.add(
+                Some(other) => state.add(
                     &written.span,
                     format!(
                         "`include_deleted` brings a stream `{DELETIONS}`, which extract {other} has: keep one of them"
@@ -546,14 +547,16 @@ fn stream_clashes<'n>(
             }
         }
         match extract {
-            Extract::Metadata { stream: None, collections, .. } => match collections {
+            ExtractSettings::Metadata { stream: None, collections, .. } => match collections {
                 Collections::All => drop(all.entry("collections").or_insert((number, span))),
                 Collections::Named(_) => own_names.push(("collections", number, span)),
             },
-            Extract::DataStore { shared: Shared { stream: None, .. }, namespaces, .. } => match namespaces {
-                Names::All => drop(all.entry("namespaces").or_insert((number, span))),
-                Names::Named(_) => own_names.push(("namespaces", number, span)),
-            },
+            ExtractSettings::DataStore { common: CommonOptions { stream: None, .. }, namespaces, .. } => {
+                match namespaces {
+                    Names::All => drop(all.entry("namespaces").or_insert((number, span))),
+                    Names::Named(_) => own_names.push(("namespaces", number, span)),
+                }
+            }
             _ => {}
         }
     }
@@ -561,7 +564,7 @@ fn stream_clashes<'n>(
         if let Some((other, _)) = all.get(key)
             && *other != number
         {
-            findings.add(
+            state.add(
                 &span,
                 format!("extract {other} takes all {key}, these too: give this extract stream = \"…\", or remove it"),
             );
