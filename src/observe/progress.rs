@@ -475,22 +475,12 @@ pub(super) mod tests {
 
     #[test]
     fn a_resumed_run_begins_with_what_is_committed_and_with_no_speed() {
-        let (half, _) = half_way();
         let mut progress = Progress::default();
         let counts = PageCounts { fetched: 500, kept: 500, ..PageCounts::default() };
-        let committed = [(0, 5, false), (1, 1, true)].map(|(id, pages, is_finished)| Committed {
-            partition: PartitionId(id),
-            pages,
-            counts,
-            is_finished,
-        });
-        let plan = Arc::clone(&half.plan);
-        progress.apply(
-            &Event::Recovered { resumed_run: Some("r".to_owned()), cut_bytes: 0, rebuilt: None },
-            Duration::ZERO,
-        );
-        let committed = committed.to_vec();
-        progress.apply(&Event::PlanMade { run_id: "r".to_owned(), plan, committed }, Duration::ZERO);
+        let recovered = Event::Recovered { resumed_run: Some("r".to_owned()), cut_bytes: 0, rebuilt: None };
+        progress.apply(&recovered, Duration::ZERO);
+        let committed = [5, 1].map(|pages| PassTotals { pages, counts }).to_vec();
+        progress.apply(&plan_ready(1, committed), Duration::ZERO);
         progress.apply(&page(0, 500), Duration::ZERO);
         assert_eq!((progress.rows(), progress.partitions_finished, progress.resumed), (1500, 1, true));
         let pages = |stream: &str| progress.streams[stream].pages;
@@ -502,7 +492,7 @@ pub(super) mod tests {
     fn a_failure_is_counted_and_kept_with_its_partition() {
         let (mut progress, now) = half_way();
         let returned = Event::PartitionReturned {
-            partition: PartitionId(1),
+            partition: partition(1),
             class: FailureClass::Transient,
             message: "503".to_owned(),
             attempt: 1,
