@@ -1,27 +1,47 @@
 //! The engine: when, in what order, how many at a time, and what happens after a death. It does no I/O.
 //!
 //! ```text
-//! job file ─▶ Job ─▶ Harvest ─▶ Planner ─NextPartition─▶ Fetcher ─WritePage─▶ Writer ─PageWritten─▶ Checkpointer ─▶ Reporter ─▶ report
-//!                                  ▲                      │   ▲          (owns the spool)       (owns the store)
-//!                                  │            NextPermit│   │Permit
-//!         PartitionReturned: failed┘                      ▼   │
-//!         or too heavy                                 RateLimiter (owns the budget of one origin)
+//! job file ─▶ Job ─▶ Harvest ─▶ Planner ─NextPartition─▶ Fetcher ─WritePage─▶ Writer ─EntryWritten─▶ Checkpointer ─▶ Reporter ─▶ report
+//!                               ▲  ▲                      │   ▲       │   (owns the spool)       (owns the store)
+//!        PartitionReturned: failed │            NextPermit│   │Permit │
+//!        or too heavy              └──PlanExtended────────┼───┼───────┘ children of a page
+//!                                                         ▼   │
+//!                                                      RateLimiter (owns the budget of one origin)
 //!
-//!                  Supervisor: hires fetchers over one arbiter per core, hears of every death, hires again, ends the run
+//!        Supervisor: spawns fetchers over one arbiter per core, hears of every death, spawns again, ends the run
+//!
+//! all partitions fetched ─▶ Source::follow(facts of each stream) ─▶ a further pass (fetched as above), or satisfied ─▶ Target
 //! ```
 //!
 //! Data goes one way: partition → page → span → checkpoint → report. Only questions, their replies (which are the
-//! back-pressure) and a partition handed back run upstream. The whole picture, with its bounds, is `design.md` §4.
+//! back-pressure) and a partition handed back run upstream.
+//!
+//! **Partitions evolve.** A source answers a fetch with a page, with a page that brings further partitions, or with a split
+//! of the partition into children; the page and what it brings are one entry of the spool. When nothing is left to fetch of a
+//! stream, its kind says what follows of what is known ([`follow`]): a listing, a second reading, a repair are passes of
+//! that stream. The plan is in the spool; in memory are a bit for each partition and where each piece of the plan is
+//! ([`plan`]).
 //!
 //! What holds, and where it is proved (`proof.rs` loops over every port call):
 //! - a page is announced only once it has its place, and committed only once the spool is durable;
 //! - a death at any point costs at most the pages that were in flight, and changes no byte of the result;
 //! - the spool decides, the store is its index, and recovery is the path that every start takes;
-//! - a run is complete only once each stream is proved so: by numbers that agree, or by a listing ([`reconcile`]);
+//! - a run is complete only once the kind of each stream says by what it is proved so ([`follow::Proof`]);
 //! - one page per fetcher is in memory, whatever the number of pages, rows, partitions and streams.
 //!
-//! What is deliberately absent: HTTP, files, sled, screens. They stand behind the three ports [`source`], [`sink`] and
-//! [`checkpoint_store`], and behind [`events::Listener`].
+//! What is deliberately absent: HTTP, files, sled, screens. They are behind the ports [`source`], [`sink`] (a spool and a
+//! target) and [`checkpoint_store`], and behind [`events::Listener`].
+//!
+//! # Where a change goes
+//!
+//! | to add | write | the compiler then asks for |
+//! |---|---|---|
+//! | a kind of data | a file in `src/extract/`, a documented job in `jobs/`, a route in the stand-in | a variant of `Extract` and of `Selection` (`src/extract/kind.rs`) with an arm in each `match`; a block in `src/job/file.rs` and its meaning; the arm in `assemble::extract` |
+//! | a file format | a file in `src/sinks/` that is an `Encode` | its arm where `finish` chooses the encoder |
+//! | a target | a file in `src/sinks/` that is a [`sink::Target`], and a bench in `sinks/conformance.rs` | its arm in `assemble` |
+//! | a failure class | a variant of [`failure::FailureClass`] | its word, its retry ([`retry`]), its outcome ([`report::outcome_of`]), and each place that decides by class |
+//! | a command | a file in `src/cli/` | a variant of `Command` and its arm |
+//! | a metric or a screen | a file in `src/observe/` that is an [`events::Listener`] | nothing; an event that it needs is a variant of [`events::Event`] and an arm in each listener |
 
 #[doc(hidden)]
 pub use fail;

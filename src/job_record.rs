@@ -165,7 +165,7 @@ impl JobRecord {
     /// When the disk fails; the old record stays.
     pub(crate) fn save(&self, folder: &Path) -> io::Result<()> {
         let part = folder.join("job.json.part");
-        let mut file = sinks::create_anew(&part)?;
+        let mut file = sinks::recreate(&part)?;
         file.write_all(&serde_json::to_vec_pretty(self)?)?;
         file.sync_all()?;
         fs::rename(&part, folder.join(FILE))?;

@@ -15,7 +15,7 @@ use std::{
 use harvester_actors::failure::{Failure, FailureClass};
 
 /// A failure of this machine: what could not be done to which path, and why.
-pub(crate) fn local(action: &str, path: &Path, error: &io::Error) -> Failure {
+pub(crate) fn io_failure(action: &str, path: &Path, error: &io::Error) -> Failure {
     let failure = Failure::local(format!("cannot {action} `{}`: {error}", path.display()));
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
@@ -41,7 +41,7 @@ fn no_follow() -> i32 {
 /// Makes a new, empty file for reading and writing, 0600, whatever stood under that name before.
 ///
 /// An older file is unlinked, never emptied: it may have another name too.
-pub(crate) fn create_anew(path: &Path) -> io::Result<File> {
+pub(crate) fn recreate(path: &Path) -> io::Result<File> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -94,7 +94,7 @@ pub(crate) fn parent_of(path: &Path) -> &Path {
 }
 
 /// Removes a file; whether there was one.
-pub(crate) fn remove_if_there(path: &Path) -> io::Result<bool> {
+pub(crate) fn remove_if_exists(path: &Path) -> io::Result<bool> {
     match fs::remove_file(path) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
@@ -208,13 +208,13 @@ mod tests {
         for made in ["a", "a/b", "a/b/c"] {
             assert_eq!(fs::metadata(dir.path().join(made)).unwrap().permissions().mode() & 0o777, 0o700, "{made}");
         }
-        create_anew(&deep.join("f")).unwrap();
+        recreate(&deep.join("f")).unwrap();
         assert_eq!(fs::metadata(deep.join("f")).unwrap().permissions().mode() & 0o777, 0o600);
         assert!(create_dirs(&deep.join("f")).is_err(), "a file is no folder");
     }
 
     #[test]
-    fn creating_anew_never_writes_through_a_link() {
+    fn recreating_never_writes_through_a_link() {
         let dir = tempfile::tempdir().unwrap();
         let theirs = dir.path().join("theirs");
         fs::write(&theirs, "kept").unwrap();
@@ -226,7 +226,7 @@ mod tests {
             } else {
                 fs::hard_link(&theirs, &ours).unwrap();
             }
-            create_anew(&ours).unwrap();
+            recreate(&ours).unwrap();
             assert_eq!(fs::read_to_string(&theirs).unwrap(), "kept");
             assert_eq!(fs::metadata(&ours).unwrap().len(), 0);
         }

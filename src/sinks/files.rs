@@ -16,7 +16,7 @@ use harvester_actors::{
 };
 
 use super::{
-    disk::{self, local},
+    disk::{self, io_failure},
     file_spool::{FileSpool, blocking},
     finish::StreamFinisher,
     prepared::PreparedRecord,
@@ -97,7 +97,7 @@ impl FilesTarget {
                     "wait for it, or give each job a `sink.directory` of its own, then run the same command",
                 ))
             }
-            Err(error) => Err(local("lock", dir, &error)),
+            Err(error) => Err(io_failure("lock", dir, &error)),
         }
     }
 
@@ -136,7 +136,7 @@ impl Target for FilesTarget {
     fn prepare(self: Arc<Self>, work: Prepare) -> BoxFuture<'static, Result<PreparedStream, Failure>> {
         blocking(self, move |target| {
             let out_dir = target.out_dir(&work.run_id);
-            disk::create_dirs(&out_dir).map_err(|error| local("create", &out_dir, &error))?;
+            disk::create_dirs(&out_dir).map_err(|error| io_failure("create", &out_dir, &error))?;
             target.hold(&out_dir)?;
             let scratch_dir = target.spool.log.dir();
             let record = PreparedRecord::of(scratch_dir, &out_dir, &work);

@@ -19,7 +19,7 @@ use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
 use super::{
-    disk::{self, local},
+    disk::{self, io_failure},
     names,
     order::in_key_order,
     reader::SpoolReader,
@@ -62,7 +62,7 @@ impl StreamFinisher<'_> {
     }
 }
 
-/// What stands behind a file's final name while it lacks it.
+/// What follows a file's final name while it lacks it.
 pub(crate) const PART_SUFFIX: &str = ".part";
 
 /// Whether a row takes the place of another with the same key.
@@ -149,8 +149,9 @@ struct FinishedFile {
 impl PartFile {
     /// Begins the file, in place of an older one.
     fn create(path: PathBuf, newest: Option<Newest>) -> Result<Self, Failure> {
-        disk::create_dirs(disk::parent_of(&path)).map_err(|error| local("create", disk::parent_of(&path), &error))?;
-        let file = disk::create_anew(&path).map_err(|error| local("create", &path, &error))?;
+        disk::create_dirs(disk::parent_of(&path))
+            .map_err(|error| io_failure("create", disk::parent_of(&path), &error))?;
+        let file = disk::recreate(&path).map_err(|error| io_failure("create", &path, &error))?;
         Ok(PartFile {
             path,
             file,
@@ -177,7 +178,7 @@ impl PartFile {
             return Ok(());
         }
         if self.buffer.len() >= WRITE_BYTES {
-            self.write().map_err(|error| local("write", &self.path, &error))?;
+            self.write().map_err(|error| io_failure("write", &self.path, &error))?;
         }
         self.last_line = self.buffer.len();
         self.last_key.clear();
@@ -206,9 +207,9 @@ impl PartFile {
 
     /// Writes what is left and makes it durable.
     fn finish(mut self) -> Result<FinishedFile, Failure> {
-        self.write().map_err(|error| local("write", &self.path, &error))?;
+        self.write().map_err(|error| io_failure("write", &self.path, &error))?;
         harvester_actors::crash_point!("finish.written");
-        self.file.sync_all().map_err(|error| local("sync", &self.path, &error))?;
+        self.file.sync_all().map_err(|error| io_failure("sync", &self.path, &error))?;
         harvester_actors::crash_point!("finish.synced");
         let newest = self.newest.and_then(|newest| newest.0);
         Ok(FinishedFile {
@@ -223,15 +224,19 @@ impl PartFile {
 
 #[cfg(test)]
 mod tests {
-    use std::{cell::Cell, collections::BTreeMap};
+    use std::{cell::Cell, collections::BTreeMap, sync::Arc};
 
-    use harvester_actors::partition::PartitionId;
+    use harvester_actors::{
+        checkpoint_store::{PageIndex, PageIterator},
+        failure::FailureClass,
+        partition::{PartitionId, PassId, Yield},
+    };
     use proptest::{prelude::*, sample::Index as Place};
 
     use super::{
         super::{
-            conformance::{Spans, header, page, plan, spilled, stream},
-            spool::Spool,
+            conformance::{Pages, header, page_of, plan, spilled, stream},
+            spool::SpoolLog,
         },
         *,
     };
@@ -262,50 +267,52 @@ mod tests {
     /// The rows of partitions, each `(key, row)`.
     type Rows = Vec<(String, String)>;
 
-    /// Sends lists through a spool, in pages of `page_rows` that arrive as `arrival` says, and finishes them: the file and
-    /// what is said of it.
+    /// Sends the partitions of passes through a spool, in pages of `page_rows` that arrive as `arrival` says, and prepares what
+    /// is rows of it: the file and what is said of it.
     fn finished(
-        lists: &[(PartitionRole, Rows)],
+        passes: &[(Yield, Vec<Rows>)],
         page_rows: usize,
         arrival: impl Fn(usize) -> usize,
     ) -> (String, PreparedStream) {
         let dir = tempfile::tempdir().unwrap();
-        let roles: Vec<_> = lists.iter().map(|(role, _)| (0, *role)).collect();
-        let plan = plan(vec![stream("s")], &roles);
         let spool_dir = dir.path().join("spool");
-        let spool = Spool::new(spool_dir.clone());
-        spool.begin(&header("20260101T000000Z", &plan)).unwrap();
-        let mut pages: Vec<std::vec::IntoIter<_>> = Vec::new();
-        for (partition, (_, rows)) in lists.iter().enumerate() {
-            let chunks = rows.chunks(page_rows).enumerate().map(|(seq, rows)| {
+        let spool = SpoolLog::new(spool_dir.clone());
+        spool.begin(&header("20260101T000000Z")).unwrap();
+        let planned: Vec<_> =
+            passes.iter().map(|(yields, lists)| (0, *yields, u32::try_from(lists.len()).unwrap())).collect();
+        spool.extend_plan(&plan(&["s"], &planned)).unwrap();
+        spool.commit_plan().unwrap();
+        let mut arriving: Vec<std::vec::IntoIter<_>> = Vec::new();
+        for (pass, list) in (0..).zip(passes).flat_map(|(pass, (_, lists))| lists.iter().map(move |list| (pass, list)))
+        {
+            let partition = u32::try_from(arriving.len()).unwrap();
+            let chunks = (0..).zip(list.chunks(page_rows)).map(|(seq, rows)| {
                 let rows: Vec<_> = rows.iter().map(|(key, row)| (key.as_str(), row.as_str())).collect();
-                let page = page(u32::try_from(partition).unwrap(), u32::try_from(seq).unwrap(), &rows);
+                let page = page_of(pass, partition, seq, &rows);
                 if seq % 2 == 0 { page } else { spilled(page) }
             });
-            pages.push(chunks.collect::<Vec<_>>().into_iter());
+            arriving.push(chunks.collect::<Vec<_>>().into_iter());
         }
-        let mut spans = Spans::default();
-        while !pages.is_empty() {
-            let chosen = arrival(spans.0.len()) % pages.len();
-            match pages[chosen].next() {
-                Some(page) => spans.0.push(spool.append(page).unwrap()),
-                None => drop(pages.remove(chosen)),
+        let end = PartitionId(u32::try_from(arriving.len()).unwrap());
+        let mut pages = Pages::default();
+        while !arriving.is_empty() {
+            let chosen = arrival(pages.0.len()) % arriving.len();
+            match arriving[chosen].next() {
+                Some(page) => pages.0.push(spool.append(page, end).unwrap()),
+                None => drop(arriving.remove(chosen)),
             }
         }
         let out_dir = dir.path().join("out");
-        let finish = StreamFinisher {
-            reader: spool.reader().unwrap(),
-            scratch_dir: &spool_dir,
-            out_dir: &out_dir,
-            plan: &plan,
-            spans: &spans,
-        };
-        let done = finish.prepare(StreamId(0)).unwrap();
+        let rows: Vec<_> = (0..).map(PassId).zip(passes).filter(|(_, (yields, _))| *yields == Yield::Rows).collect();
+        let ids: Vec<_> = rows.iter().map(|(id, _)| *id).collect();
+        let work = pages.prepare("20260101T000000Z", stream("s"), &ids);
+        let reader = spool.reader().unwrap();
+        let finisher = StreamFinisher { reader, scratch_dir: &spool_dir, out_dir: &out_dir, work: &work };
+        let done = finisher.prepare().unwrap();
         let text = std::fs::read_to_string(out_dir.join("s.ndjson.part")).unwrap();
         assert_eq!(done.sha256, names::hex(&Sha256::digest(text.as_bytes())));
         assert_eq!((done.bytes, done.rows), (text.len() as u64, text.lines().count() as u64));
-        let sent: usize =
-            lists.iter().filter(|(role, _)| *role != PartitionRole::Listing).map(|(_, rows)| rows.len()).sum();
+        let sent: usize = rows.iter().flat_map(|(_, (_, lists))| lists).map(Vec::len).sum();
         assert_eq!(done.rows + done.duplicates, sent as u64, "the numbers add up");
         (text, done)
     }
@@ -324,30 +331,28 @@ mod tests {
 
     #[test]
     fn a_partition_that_ran_on_costs_no_row_and_the_newer_state_of_each_stays() {
-        use PartitionRole::Rows;
-        let lists = [
-            (Rows, rows(&[("a", 1), ("b", 1), ("m", 5), ("n", 1), ("p", 1)])),
-            (Rows, rows(&[("h", 1), ("m", 2), ("p", 3)])),
-            (Rows, rows(&[("z", 1)])),
+        let lists = vec![
+            rows(&[("a", 1), ("b", 1), ("m", 5), ("n", 1), ("p", 1)]),
+            rows(&[("h", 1), ("m", 2), ("p", 3)]),
+            rows(&[("z", 1)]),
         ];
-        let (text, done) = finished(&lists, 2, in_order);
+        let (text, done) = finished(&[(Yield::Rows, lists)], 2, in_order);
         let expected = [("a", 1), ("b", 1), ("h", 1), ("m", 5), ("n", 1), ("p", 3), ("z", 1)];
         assert_eq!((text, done.duplicates), (lines(&expected), 2));
     }
 
     #[test]
     fn rows_are_in_the_order_of_their_bytes_repaired_ones_too_and_a_listing_is_no_row() {
-        use PartitionRole::{Listing, Repair, Rows};
-        let listed = |ids: &[&str]| (Listing, ids.iter().map(|id| ((*id).to_owned(), String::new())).collect());
-        let lists = [
-            // As a server writes them that ignores case.
-            (Rows, rows(&[("a", 1), ("B", 1), ("c", 1)])),
-            (Rows, rows(&[("C", 1), ("d", 1), ("E", 1)])),
-            listed(&["a", "B", "b", "c", "C", "d", "E", "never fetched"]),
-            (Repair, rows(&[("b", 2), ("unlisted", 1), ("E", 3)])),
+        let listed = |ids: &[&str]| vec![ids.iter().map(|id| ((*id).to_owned(), String::new())).collect()];
+        // As a server writes them that ignores case.
+        let planned = vec![rows(&[("a", 1), ("B", 1), ("c", 1)]), rows(&[("C", 1), ("d", 1), ("E", 1)])];
+        let passes = [
+            (Yield::Rows, planned),
+            (Yield::Keys, listed(&["a", "B", "b", "c", "C", "d", "E", "never fetched"])),
+            (Yield::Rows, vec![rows(&[("b", 2), ("unlisted", 1), ("E", 3)])]),
         ];
         for page_rows in [1, 2, 10] {
-            let (text, done) = finished(&lists, page_rows, in_order);
+            let (text, done) = finished(&passes, page_rows, in_order);
             let expected = [("B", 1), ("C", 1), ("E", 3), ("a", 1), ("b", 2), ("c", 1), ("d", 1), ("unlisted", 1)];
             assert_eq!((text, done.duplicates), (lines(&expected), 1));
         }
@@ -356,40 +361,34 @@ mod tests {
     #[test]
     fn rows_longer_than_every_buffer_pass() {
         let long = |id: &str| (id.to_owned(), format!(r#"{{"id":"{id}","x":"{}"}}"#, "y".repeat(3 * WRITE_BYTES)));
-        let lists =
-            [(PartitionRole::Rows, vec![long("b"), long("a")]), (PartitionRole::Rows, vec![long("a"), long("c")])];
+        let passes = [(Yield::Rows, vec![vec![long("b"), long("a")], vec![long("a"), long("c")]])];
         for page_rows in [1, 10] {
-            let (text, done) = finished(&lists, page_rows, in_order);
+            let (text, done) = finished(&passes, page_rows, in_order);
             assert_eq!((done.rows, done.duplicates), (3, 1));
             let ids: Vec<_> = text.lines().map(|line| line.as_bytes()[7]).collect();
             assert_eq!(ids, b"abc");
         }
     }
 
-    /// A span reader that fails.
+    /// An index that fails.
     struct Broken;
 
-    impl SpanReader for Broken {
-        fn spans(&self, _: PartitionId) -> harvester_actors::sink::SpanIterator {
-            Box::new(std::iter::once(Err(disk::damaged("no span"))))
+    impl PageIndex for Broken {
+        fn pages_of(&self, _: PassId) -> PageIterator {
+            Box::new(std::iter::once(Err(disk::damaged("no page"))))
         }
     }
 
     #[test]
-    fn a_stream_whose_spans_cannot_be_read_is_not_prepared() {
+    fn a_stream_whose_pages_cannot_be_read_is_not_prepared() {
         let dir = tempfile::tempdir().unwrap();
-        let spool = Spool::new(dir.path().to_path_buf());
-        let plan = plan(vec![stream("s")], &[(0, PartitionRole::Rows)]);
-        spool.begin(&header("20260101T000000Z", &plan)).unwrap();
-        let finish = StreamFinisher {
-            reader: spool.reader().unwrap(),
-            scratch_dir: dir.path(),
-            out_dir: dir.path(),
-            plan: &plan,
-            spans: &Broken,
-        };
-        assert_eq!(finish.prepare(StreamId(0)).unwrap_err().class, FailureClass::Damaged);
-        assert_eq!(finish.prepare(StreamId(1)).unwrap_err().class, FailureClass::Bug);
+        let spool = SpoolLog::new(dir.path().to_path_buf());
+        spool.begin(&header("20260101T000000Z")).unwrap();
+        let work = Pages::default().prepare("20260101T000000Z", stream("s"), &[PassId(0)]);
+        let work = Prepare { pages: Arc::new(Broken), ..work };
+        let reader = spool.reader().unwrap();
+        let finisher = StreamFinisher { reader, scratch_dir: dir.path(), out_dir: dir.path(), work: &work };
+        assert_eq!(finisher.prepare().unwrap_err().class, FailureClass::Damaged);
     }
 
     proptest! {
@@ -405,19 +404,20 @@ mod tests {
                 .into_iter()
                 .map(|list| {
                     let rows = list.into_iter().map(|(id, time)| (format!("k{id}"), row(&format!("k{id}"), time)));
-                    (PartitionRole::Rows, rows.collect())
+                    rows.collect()
                 })
                 .collect();
-            let undisturbed = finished(&lists, 1000, in_order);
+            let passes = [(Yield::Rows, lists)];
+            let undisturbed = finished(&passes, 1000, in_order);
             let calls = Cell::new(0);
-            let disturbed = finished(&lists, page_rows, |_| {
+            let disturbed = finished(&passes, page_rows, |_| {
                 calls.set(calls.get() + 1);
                 arrivals[calls.get() % arrivals.len()].index(100)
             });
             prop_assert_eq!(&undisturbed, &disturbed);
 
             let mut best: BTreeMap<&String, &String> = BTreeMap::new();
-            for (key, row) in lists.iter().flat_map(|(_, rows)| rows) {
+            for (key, row) in passes[0].1.iter().flatten() {
                 let stays = best.entry(key).or_insert(row);
                 if replaces(row.as_bytes(), stays.as_bytes()) {
                     *stays = row;

@@ -3,16 +3,16 @@
 //! ```text
 //!  0        7         8      9      12         16         24        32         36         36+m      36+m+b
 //!  ├────────┼─────────┼──────┼──────┼──────────┼──────────┼─────────┼──────────┼──────────┼─────────┼──────────┬─────────┐
-//!  │ F7     │ version │ kind │ zero │ meta len │ body len │ durable │ head CRC │   meta   │  body   │ all len  │ all CRC │
+//!  │ F7     │ version │ kind │ zero │ meta len │ body len │ durable │ hdr CRC  │   meta   │  body   │ all len  │ all CRC │
 //!  │ hspool │ 1       │      │      │ u32 = m  │ u64 = b  │ u64     │ u32      │ JSON     │ records │ u64      │ u32     │
 //!  └────────┴─────────┴──────┴──────┴──────────┴──────────┴─────────┴──────────┴──────────┴─────────┴──────────┴─────────┘
 //! ```
 //!
 //! All numbers are little-endian; both checksums are CRC32C. They begin with the run's id and the frame's place, so that
-//! a frame is valid in one file and at one place only. The head's own checksum lets its lengths be believed before the
+//! a frame is valid in one file and at one place only. The header's own checksum lets its lengths be believed before the
 //! body is read. The trailer repeats the whole length, so that a reader can step back over a frame. `durable` says how
 //! many bytes of the spool had been synced when the frame was written: bytes before that place were on the disk, so if
-//! they are wrong now, they have been damaged; bytes behind it may simply never have got there before a power cut.
+//! they are wrong now, they have been damaged; bytes after it may simply never have got there before a power cut.
 //!
 //! Rows are UTF-8, and the lengths in front of them are far below 2³⁰: the first byte of the magic, `F7`, cannot be
 //! followed by the rest of it inside a body.
@@ -30,14 +30,14 @@ pub(crate) const MAGIC: [u8; 7] = *b"\xF7hspool";
 pub(crate) const VERSION: u8 = 1;
 
 /// Bytes in front of the meta.
-pub(crate) const HEAD_BYTES: usize = 36;
+pub(crate) const HEADER_BYTES: usize = 36;
 
-/// Bytes behind the body.
+/// Bytes after the body.
 pub(crate) const TRAILER_BYTES: usize = 12;
 
 /// What a frame holds.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Kind {
+pub(crate) enum FrameKind {
     /// The first frame: a `RunHeader`, no body.
     Run,
     /// A page: [`PageMeta`], and its records.
@@ -46,32 +46,32 @@ pub(crate) enum Kind {
     Piece,
 }
 
-impl Kind {
+impl FrameKind {
     /// Its byte.
     fn byte(self) -> u8 {
         match self {
-            Kind::Run => 1,
-            Kind::Page => 2,
-            Kind::Piece => 3,
+            FrameKind::Run => 1,
+            FrameKind::Page => 2,
+            FrameKind::Piece => 3,
         }
     }
 
     /// The kind of a byte.
-    fn of(byte: u8) -> Option<Kind> {
+    fn of(byte: u8) -> Option<FrameKind> {
         match byte {
-            1 => Some(Kind::Run),
-            2 => Some(Kind::Page),
-            3 => Some(Kind::Piece),
+            1 => Some(FrameKind::Run),
+            2 => Some(FrameKind::Page),
+            3 => Some(FrameKind::Piece),
             _ => None,
         }
     }
 }
 
-/// A frame's head.
+/// A frame's header.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct Head {
+pub(crate) struct FrameHeader {
     /// What it holds.
-    pub(crate) kind: Kind,
+    pub(crate) kind: FrameKind,
     /// Bytes of the meta.
     pub(crate) meta_len: u32,
     /// Bytes of the body.
@@ -80,75 +80,75 @@ pub(crate) struct Head {
     pub(crate) durable: u64,
 }
 
-/// Why bytes are no head.
+/// Why bytes are not a header.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum NoHead {
+pub(crate) enum HeaderError {
     /// They are something else, or damaged.
     Invalid,
     /// They begin like a frame of a later version of this layout.
     Newer(u8),
 }
 
-impl Head {
+impl FrameHeader {
     /// Bytes of the whole frame; `None` when the lengths are absurd.
     pub(crate) fn frame_len(&self) -> Option<u64> {
-        self.body_len.checked_add(u64::from(self.meta_len) + (HEAD_BYTES + TRAILER_BYTES) as u64)
+        self.body_len.checked_add(u64::from(self.meta_len) + (HEADER_BYTES + TRAILER_BYTES) as u64)
     }
 
-    /// The head's bytes, for place `from` of the run whose seed this is.
-    pub(crate) fn encode(&self, seed: u32, from: u64) -> [u8; HEAD_BYTES] {
-        let mut bytes = [0; HEAD_BYTES];
+    /// The header's bytes, for place `from` of the run whose seed this is.
+    pub(crate) fn encode(&self, seed: u32, from: u64) -> [u8; HEADER_BYTES] {
+        let mut bytes = [0; HEADER_BYTES];
         bytes[..7].copy_from_slice(&MAGIC);
         bytes[7] = VERSION;
         bytes[8] = self.kind.byte();
         bytes[12..16].copy_from_slice(&self.meta_len.to_le_bytes());
         bytes[16..24].copy_from_slice(&self.body_len.to_le_bytes());
         bytes[24..32].copy_from_slice(&self.durable.to_le_bytes());
-        let crc = head_crc(seed, from, &bytes);
+        let crc = header_crc(seed, from, &bytes);
         bytes[32..].copy_from_slice(&crc.to_le_bytes());
         bytes
     }
 
-    /// Reads a head that stands at place `from`.
-    pub(crate) fn decode(bytes: &[u8; HEAD_BYTES], seed: u32, from: u64) -> Result<Head, NoHead> {
+    /// Reads a header at place `from`.
+    pub(crate) fn decode(bytes: &[u8; HEADER_BYTES], seed: u32, from: u64) -> Result<FrameHeader, HeaderError> {
         if bytes[..7] != MAGIC {
-            return Err(NoHead::Invalid);
+            return Err(HeaderError::Invalid);
         }
         let crc = u32::from_le_bytes(array(&bytes[32..36]));
         if bytes[7] != VERSION {
             // Ours with a damaged version byte, or a layout that is not known here.
             let mut ours = *bytes;
             ours[7] = VERSION;
-            let is_ours = bytes[7] < VERSION || head_crc(seed, from, &ours) == crc;
-            return Err(if is_ours { NoHead::Invalid } else { NoHead::Newer(bytes[7]) });
+            let is_ours = bytes[7] < VERSION || header_crc(seed, from, &ours) == crc;
+            return Err(if is_ours { HeaderError::Invalid } else { HeaderError::Newer(bytes[7]) });
         }
-        if crc != head_crc(seed, from, bytes) || bytes[9..12] != [0; 3] {
-            return Err(NoHead::Invalid);
+        if crc != header_crc(seed, from, bytes) || bytes[9..12] != [0; 3] {
+            return Err(HeaderError::Invalid);
         }
-        let head = Head {
-            kind: Kind::of(bytes[8]).ok_or(NoHead::Invalid)?,
+        let header = FrameHeader {
+            kind: FrameKind::of(bytes[8]).ok_or(HeaderError::Invalid)?,
             meta_len: u32::from_le_bytes(array(&bytes[12..16])),
             body_len: u64::from_le_bytes(array(&bytes[16..24])),
             durable: u64::from_le_bytes(array(&bytes[24..32])),
         };
-        head.frame_len().and_then(|len| from.checked_add(len)).ok_or(NoHead::Invalid)?;
-        Ok(head)
+        header.frame_len().and_then(|len| from.checked_add(len)).ok_or(HeaderError::Invalid)?;
+        Ok(header)
     }
 }
 
-/// Reads a head with a checksum that fits, and asserts that it is written as it was read; for `tests/fuzz`.
+/// Reads a header with a checksum that fits, and asserts that it is written as it was read; for `tests/fuzz`.
 #[cfg(feature = "fuzz")]
 #[doc(hidden)]
-pub fn fuzz_head(bytes: &[u8; HEAD_BYTES], from: u64) {
+pub fn fuzz_header(bytes: &[u8; HEADER_BYTES], from: u64) {
     let seed = seed_of("20260101T000000Z");
     // As it is, most likely damaged: it may be refused, and no more.
-    let _ = Head::decode(bytes, seed, from);
+    let _ = FrameHeader::decode(bytes, seed, from);
     let mut whole = *bytes;
-    let crc = head_crc(seed, from, &whole);
+    let crc = header_crc(seed, from, &whole);
     whole[32..].copy_from_slice(&crc.to_le_bytes());
-    if let Ok(head) = Head::decode(&whole, seed, from) {
-        assert_eq!(head.encode(seed, from), whole);
-        assert!(head.frame_len().and_then(|len| from.checked_add(len)).is_some());
+    if let Ok(header) = FrameHeader::decode(&whole, seed, from) {
+        assert_eq!(header.encode(seed, from), whole);
+        assert!(header.frame_len().and_then(|len| from.checked_add(len)).is_some());
     }
 }
 
@@ -157,8 +157,8 @@ pub(crate) fn seed_of(run_id: &str) -> u32 {
     crc32c::crc32c(run_id.as_bytes())
 }
 
-/// Checksum of a head without its own four last bytes.
-fn head_crc(seed: u32, from: u64, bytes: &[u8; HEAD_BYTES]) -> u32 {
+/// Checksum of a header without its own four last bytes.
+fn header_crc(seed: u32, from: u64, bytes: &[u8; HEADER_BYTES]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c_append(seed, &from.to_le_bytes()), &bytes[..32])
 }
 
@@ -167,9 +167,9 @@ fn head_crc(seed: u32, from: u64, bytes: &[u8; HEAD_BYTES]) -> u32 {
 pub(crate) struct FrameCrc(u32);
 
 impl FrameCrc {
-    /// Begins with the head.
-    pub(crate) fn begin(seed: u32, head: &[u8; HEAD_BYTES]) -> Self {
-        FrameCrc(crc32c::crc32c_append(seed, head))
+    /// Begins with the header.
+    pub(crate) fn begin(seed: u32, header: &[u8; HEADER_BYTES]) -> Self {
+        FrameCrc(crc32c::crc32c_append(seed, header))
     }
 
     /// Takes the next bytes of meta and body.
@@ -188,7 +188,7 @@ impl FrameCrc {
     }
 }
 
-/// The length a trailer names; to be believed only together with the head it leads to.
+/// The length a trailer names; to be believed only together with the header it leads to.
 pub(crate) fn trailer_len(trailer: &[u8; TRAILER_BYTES]) -> u64 {
     u64::from_le_bytes(array(&trailer[..8]))
 }
@@ -256,56 +256,56 @@ mod tests {
 
     use super::*;
 
-    const HEAD: Head = Head { kind: Kind::Page, meta_len: 70, body_len: 1 << 33, durable: 4096 };
+    const HEADER: FrameHeader = FrameHeader { kind: FrameKind::Page, meta_len: 70, body_len: 1 << 33, durable: 4096 };
 
     #[test]
     fn a_head_is_valid_in_its_own_run_and_place_only() {
-        let bytes = HEAD.encode(seed_of("20260101T000000Z"), 512);
-        assert_eq!(Head::decode(&bytes, seed_of("20260101T000000Z"), 512), Ok(HEAD));
-        assert_eq!(Head::decode(&bytes, seed_of("20260101T000001Z"), 512), Err(NoHead::Invalid));
-        assert_eq!(Head::decode(&bytes, seed_of("20260101T000000Z"), 513), Err(NoHead::Invalid));
+        let bytes = HEADER.encode(seed_of("20260101T000000Z"), 512);
+        assert_eq!(FrameHeader::decode(&bytes, seed_of("20260101T000000Z"), 512), Ok(HEADER));
+        assert_eq!(FrameHeader::decode(&bytes, seed_of("20260101T000001Z"), 512), Err(HeaderError::Invalid));
+        assert_eq!(FrameHeader::decode(&bytes, seed_of("20260101T000000Z"), 513), Err(HeaderError::Invalid));
     }
 
     #[test]
     fn any_flipped_bit_of_a_head_makes_it_invalid_and_none_makes_it_newer() {
-        let good = HEAD.encode(7, 99);
-        for bit in 0..HEAD_BYTES * 8 {
+        let good = HEADER.encode(7, 99);
+        for bit in 0..HEADER_BYTES * 8 {
             let mut bytes = good;
             bytes[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(Head::decode(&bytes, 7, 99), Err(NoHead::Invalid), "bit {bit}");
+            assert_eq!(FrameHeader::decode(&bytes, 7, 99), Err(HeaderError::Invalid), "bit {bit}");
         }
     }
 
     #[test]
     fn a_layout_of_a_later_version_is_told_from_damage() {
-        let mut bytes = HEAD.encode(7, 99);
+        let mut bytes = HEADER.encode(7, 99);
         bytes[7] = VERSION + 1;
-        let crc = head_crc(7, 99, &bytes);
+        let crc = header_crc(7, 99, &bytes);
         bytes[32..].copy_from_slice(&crc.to_le_bytes());
-        assert_eq!(Head::decode(&bytes, 7, 99), Err(NoHead::Newer(VERSION + 1)));
+        assert_eq!(FrameHeader::decode(&bytes, 7, 99), Err(HeaderError::Newer(VERSION + 1)));
     }
 
     #[test]
     fn lengths_beyond_the_end_of_all_files_are_no_head() {
-        let absurd = Head { body_len: u64::MAX - 10, ..HEAD };
-        assert_eq!(Head::decode(&absurd.encode(7, 0), 7, 0), Err(NoHead::Invalid));
-        let far = Head { body_len: u64::MAX - 1000, ..HEAD };
-        assert_eq!(Head::decode(&far.encode(7, 5000), 7, 5000), Err(NoHead::Invalid));
+        let absurd = FrameHeader { body_len: u64::MAX - 10, ..HEADER };
+        assert_eq!(FrameHeader::decode(&absurd.encode(7, 0), 7, 0), Err(HeaderError::Invalid));
+        let far = FrameHeader { body_len: u64::MAX - 1000, ..HEADER };
+        assert_eq!(FrameHeader::decode(&far.encode(7, 5000), 7, 5000), Err(HeaderError::Invalid));
     }
 
     proptest! {
         #[test]
-        fn arbitrary_bytes_are_read_without_a_panic(bytes in any::<[u8; HEAD_BYTES]>(), seed: u32, from: u64) {
-            let _ = Head::decode(&bytes, seed, from);
+        fn arbitrary_bytes_are_read_without_a_panic(bytes in any::<[u8; HEADER_BYTES]>(), seed: u32, from: u64) {
+            let _ = FrameHeader::decode(&bytes, seed, from);
             let mut begins_well = bytes;
             begins_well[..7].copy_from_slice(&MAGIC);
-            let _ = Head::decode(&begins_well, seed, from);
+            let _ = FrameHeader::decode(&begins_well, seed, from);
         }
 
         #[test]
         fn every_head_survives_its_bytes(meta_len: u32, body_len in 0..u64::MAX / 4, durable: u64, from in 0..u64::MAX / 4) {
-            let head = Head { kind: Kind::Run, meta_len, body_len, durable };
-            prop_assert_eq!(Head::decode(&head.encode(3, from), 3, from), Ok(head));
+            let header = FrameHeader { kind: FrameKind::Run, meta_len, body_len, durable };
+            prop_assert_eq!(FrameHeader::decode(&header.encode(3, from), 3, from), Ok(header));
         }
     }
 }

@@ -97,18 +97,18 @@ impl RunReader {
         if self.pos == self.filled && self.run.len() == 0 {
             return Ok(false);
         }
-        self.provide(RECORD_HEADER_BYTES)?;
+        self.ensure_buffered(RECORD_HEADER_BYTES)?;
         let mut lengths = [0; RECORD_HEADER_BYTES];
         lengths.copy_from_slice(&self.buffer[self.pos..self.pos + RECORD_HEADER_BYTES]);
         let (row_len, key_len) = record_lengths(lengths);
         (self.key_len, self.record_len) = (key_len, RECORD_HEADER_BYTES + key_len + row_len);
-        self.provide(RECORD_HEADER_BYTES + key_len)?;
+        self.ensure_buffered(RECORD_HEADER_BYTES + key_len)?;
         Ok(true)
     }
 
     /// Makes the buffer hold `len` bytes from `pos` on. It is no longer than it has to be: one long row must not keep its room
     /// until the run ends.
-    fn provide(&mut self, len: usize) -> io::Result<()> {
+    fn ensure_buffered(&mut self, len: usize) -> io::Result<()> {
         let ready = self.filled - self.pos;
         if ready >= len {
             return Ok(());
@@ -147,7 +147,7 @@ impl RunReader {
 
     /// Key and row.
     fn record(&mut self) -> io::Result<(&[u8], &[u8])> {
-        self.provide(self.record_len)?;
+        self.ensure_buffered(self.record_len)?;
         Ok(self.buffer[self.pos + RECORD_HEADER_BYTES..self.pos + self.record_len].split_at(self.key_len))
     }
 }

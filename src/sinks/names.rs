@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 /// Longer names are cut to this length before they get `-` and 8 hex digits of the whole name's SHA-256.
 pub(crate) const FILE_STEM_CHARS_MAX: usize = 100;
 
-/// What stands behind a stream's name in its file's name.
+/// What follows a stream's name in its file's name.
 pub(crate) const SUFFIX: &str = ".ndjson";
 
 /// All bytes but `[A-Za-z0-9._-]`.

@@ -19,7 +19,7 @@ use std::{cmp::Reverse, collections::BinaryHeap, io, path::Path, sync::Arc};
 use harvester_actors::{failure::Failure, page::PageRef};
 
 use super::{
-    disk::local,
+    disk::io_failure,
     frame::TRAILER_BYTES,
     merge::{Merge, Run, RunWriter},
     reader::{Record, SpoolReader},
@@ -44,7 +44,7 @@ pub(crate) fn in_key_order(
     mut take: impl FnMut(&[u8], &[u8]) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let (pages, runs) = sorted(reader, scratch_dir, pages)?;
-    let read = |error: io::Error| local("read the rows of", &reader.path, &error);
+    let read = |error: io::Error| io_failure("read the rows of", &reader.path, &error);
     let mut pages = Merge::of(vec![pages]).map_err(read)?;
     let mut rows = Merge::of(runs).map_err(read)?;
     loop {
@@ -125,7 +125,7 @@ impl Rows<'_> {
     /// Sends the rows of a page that has been read before to the sorter.
     fn sort(&mut self, bytes: Bytes) -> Result<(), Failure> {
         // One run by itself is read as it is, whatever its order.
-        let read = |error: io::Error| local("read", &self.reader.path, &error);
+        let read = |error: io::Error| io_failure("read", &self.reader.path, &error);
         let mut page = Merge::of(vec![bytes.of(self.reader)]).map_err(read)?;
         while let Some((key, row)) = page.first().map_err(read)? {
             self.sorter.push(key, row)?;
@@ -195,12 +195,12 @@ impl Bytes {
 
 #[cfg(test)]
 mod tests {
-    use harvester_actors::partition::PartitionRole;
+    use harvester_actors::partition::{PartitionId, Yield};
 
     use super::{
         super::{
-            conformance::{header, page, plan, stream},
-            spool::Spool,
+            conformance::{header, page, plan},
+            spool::SpoolLog,
         },
         *,
     };
@@ -209,20 +209,22 @@ mod tests {
     /// arrive in turn.
     fn ordered(partitions: &[Vec<String>], page_rows: usize) -> (Vec<String>, usize) {
         let dir = tempfile::tempdir().unwrap();
-        let spool = Spool::new(dir.path().to_path_buf());
-        let plan = plan(vec![stream("s")], &vec![(0, PartitionRole::Rows); partitions.len()]);
-        spool.begin(&header("20260101T000000Z", &plan)).unwrap();
-        let mut spans = Vec::new();
+        let spool = SpoolLog::new(dir.path().to_path_buf());
+        spool.begin(&header("20260101T000000Z")).unwrap();
+        let end = PartitionId(u32::try_from(partitions.len()).unwrap());
+        spool.extend_plan(&plan(&["s"], &[(0, Yield::Rows, end.0)])).unwrap();
+        spool.commit_plan().unwrap();
+        let mut pages = Vec::new();
         for turn in 0..partitions.iter().map(Vec::len).max().unwrap_or_default().div_ceil(page_rows) {
             for (partition, keys) in partitions.iter().enumerate() {
                 let Some(keys) = keys.chunks(page_rows).nth(turn) else { continue };
                 let rows: Vec<_> = keys.iter().map(|key| (key.as_str(), "{}")).collect();
                 let (partition, turn) = (u32::try_from(partition).unwrap(), u32::try_from(turn).unwrap());
-                spans.push(spool.append(page(partition, turn, &rows)).unwrap());
+                pages.push(spool.append(page(partition, turn, &rows), end).unwrap().page_ref());
             }
         }
         let reader = spool.reader().unwrap();
-        let pages = || spans.iter().cloned().map(Ok);
+        let pages = || pages.iter().copied().map(Ok);
         let (_, runs) = sorted(&reader, dir.path(), pages()).unwrap();
         let mut keys = Vec::new();
         in_key_order(&reader, dir.path(), pages(), |key, _| {

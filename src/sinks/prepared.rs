@@ -77,7 +77,7 @@ impl PreparedRecord {
         let (passes, totals) = (self.passes.clone(), self.totals);
         let written = Written { passes, totals, file, rows, bytes, sha256, duplicates, newest };
         let write = || -> io::Result<()> {
-            serde_json::to_writer(disk::create_anew(&self.path)?, &written)?;
+            serde_json::to_writer(disk::recreate(&self.path)?, &written)?;
             Ok(())
         };
         if let Err(error) = write() {

@@ -35,7 +35,7 @@ use harvester_actors::{
 use tracing::warn;
 
 use super::{
-    disk::{self, local},
+    disk::{self, io_failure},
     finish::PART_SUFFIX,
     names,
 };
@@ -56,14 +56,14 @@ pub(crate) const REJECTS: &str = "rejects.ndjson";
 const MANIFEST_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
 /// The manifests of a folder, as far as they are of one job.
-struct Ours {
+struct OwnManifests {
     /// The finished one.
     present: Option<Manifest>,
     /// One that is being published, or was when something ended it.
     half: Option<Manifest>,
 }
 
-impl Ours {
+impl OwnManifests {
     /// Reads what stands in the folder.
     ///
     /// # Errors
@@ -72,10 +72,10 @@ impl Ours {
         let of_job = |name| match read_manifest(&dir.join(name)) {
             Ok(Some(manifest)) if manifest.job == job => Ok(Some(manifest)),
             Ok(None) => Ok(None),
-            Ok(Some(_)) | Err(ManifestFault::Unreadable(_)) => Err(foreign(&dir.join(name))),
-            Err(ManifestFault::Io(error)) => Err(local("read", &dir.join(name), &error)),
+            Ok(Some(_)) | Err(ManifestError::Unreadable(_)) => Err(foreign(&dir.join(name))),
+            Err(ManifestError::Io(error)) => Err(io_failure("read", &dir.join(name), &error)),
         };
-        Ok(Ours { present: of_job(MANIFEST)?, half: of_job(MANIFEST_PART)? })
+        Ok(OwnManifests { present: of_job(MANIFEST)?, half: of_job(MANIFEST_PART)? })
     }
 
     /// Whether this job has been here before.
@@ -103,7 +103,7 @@ impl Ours {
 }
 
 /// Why a manifest cannot be used.
-pub(crate) enum ManifestFault {
+pub(crate) enum ManifestError {
     /// It could not be read.
     Io(io::Error),
     /// It is no manifest of a format that is known here; what is wrong with it.
@@ -111,20 +111,20 @@ pub(crate) enum ManifestFault {
 }
 
 /// The manifest in this file; `None` when there is no file.
-pub(crate) fn read_manifest(path: &Path) -> Result<Option<Manifest>, ManifestFault> {
+pub(crate) fn read_manifest(path: &Path) -> Result<Option<Manifest>, ManifestError> {
     match fs::symlink_metadata(path) {
         Ok(found) if found.is_file() => {}
-        Ok(_) => return Err(ManifestFault::Unreadable("it is not a regular file".to_owned())),
+        Ok(_) => return Err(ManifestError::Unreadable("it is not a regular file".to_owned())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(ManifestFault::Io(error)),
+        Err(error) => return Err(ManifestError::Io(error)),
     }
     let mut text = Vec::new();
-    let file = disk::open_to_read(path).map_err(ManifestFault::Io)?;
-    file.take(MANIFEST_BYTES_MAX).read_to_end(&mut text).map_err(ManifestFault::Io)?;
+    let file = disk::open_to_read(path).map_err(ManifestError::Io)?;
+    file.take(MANIFEST_BYTES_MAX).read_to_end(&mut text).map_err(ManifestError::Io)?;
     let manifest: Manifest =
-        serde_json::from_slice(&text).map_err(|error| ManifestFault::Unreadable(error.to_string()))?;
+        serde_json::from_slice(&text).map_err(|error| ManifestError::Unreadable(error.to_string()))?;
     if manifest.version != 1 {
-        return Err(ManifestFault::Unreadable(format!("its version is {}, this program knows 1", manifest.version)));
+        return Err(ManifestError::Unreadable(format!("its version is {}, this program knows 1", manifest.version)));
     }
     Ok(Some(manifest))
 }
@@ -144,7 +144,7 @@ pub(crate) fn check_foreign<'a>(
     job: &str,
     streams: impl IntoIterator<Item = &'a str>,
 ) -> Result<(), Failure> {
-    let ours = Ours::read(dir, job)?;
+    let ours = OwnManifests::read(dir, job)?;
     for stream in streams {
         let file = names::file_name(stream);
         check_file(dir, &file, &ours)?;
@@ -160,7 +160,7 @@ fn check_scratch(path: &Path) -> Result<(), Failure> {
         Ok(found) if found.is_file() => Ok(()),
         Ok(_) => Err(foreign(path)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(local("look at", path, &error)),
+        Err(error) => Err(io_failure("look at", path, &error)),
     }
 }
 
@@ -169,7 +169,7 @@ fn check_scratch(path: &Path) -> Result<(), Failure> {
 /// # Errors
 /// `Local`; nothing is touched.
 pub(crate) fn check_own_folder(dir: &Path, job: &str, run_id: Option<&str>) -> Result<(), Failure> {
-    let ours = Ours::read(dir, job)?;
+    let ours = OwnManifests::read(dir, job)?;
     let mut others = [&ours.present, &ours.half].into_iter().flatten().filter(|one| run_id != Some(&one.run_id));
     match others.next() {
         Some(other) if harvester_pacing::control!("own-folder") => Err(Failure::local(format!(
@@ -183,20 +183,20 @@ pub(crate) fn check_own_folder(dir: &Path, job: &str, run_id: Option<&str>) -> R
 }
 
 /// Fails when a foreign file stands under this name; whether one of ours does.
-fn check_file(dir: &Path, file: &str, ours: &Ours) -> Result<bool, Failure> {
+fn check_file(dir: &Path, file: &str, ours: &OwnManifests) -> Result<bool, Failure> {
     let path = dir.join(file);
     match fs::symlink_metadata(&path) {
         Ok(found) if found.is_file() && ours.lists(file) => Ok(true),
         Ok(_) => Err(foreign(&path)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(local("look at", &path, &error)),
+        Err(error) => Err(io_failure("look at", &path, &error)),
     }
 }
 
-/// See `Sink::publish`.
+/// See `Target::publish`.
 pub(crate) fn publish(dir: &Path, manifest: &Manifest, rejects: &[Reject]) -> Result<(), Failure> {
-    disk::create_dirs(dir).map_err(|error| local("create", dir, &error))?;
-    let ours = Ours::read(dir, &manifest.job)?;
+    disk::create_dirs(dir).map_err(|error| io_failure("create", dir, &error))?;
+    let ours = OwnManifests::read(dir, &manifest.job)?;
     let files: BTreeSet<&str> = manifest.streams.values().map(|stream| stream.file.as_str()).collect();
     if files.len() != manifest.streams.len() {
         return Err(Failure::new(FailureClass::Bug, "two streams of the manifest share a file"));
@@ -220,7 +220,7 @@ pub(crate) fn publish(dir: &Path, manifest: &Manifest, rejects: &[Reject]) -> Re
     let mut text = serde_json::to_vec_pretty(manifest)
         .map_err(|error| Failure::new(FailureClass::Bug, format!("cannot be written as JSON: {error}")))?;
     text.push(b'\n');
-    write_durably(&new, &text).map_err(|error| local("write", &new, &error))?;
+    write_durably(&new, &text).map_err(|error| io_failure("write", &new, &error))?;
     harvester_actors::crash_point!("publish.manifest_part");
     rename(&new, &part)?;
     sync(dir)?;
@@ -237,7 +237,7 @@ pub(crate) fn publish(dir: &Path, manifest: &Manifest, rejects: &[Reject]) -> Re
         (false, _) => rename(&dir.join(part_of(REJECTS)), &dir.join(REJECTS))?,
         (true, true) => {
             let path = dir.join(REJECTS);
-            disk::remove_if_there(&path).map_err(|error| local("remove", &path, &error))?;
+            disk::remove_if_exists(&path).map_err(|error| io_failure("remove", &path, &error))?;
         }
         (true, false) => {}
     }
@@ -271,7 +271,7 @@ fn part_of(file: &str) -> String {
 }
 
 /// Fails unless a stream's file can be published, or has been.
-fn check_prepared(dir: &Path, run_id: &str, stream: &ManifestStream, ours: &Ours) -> Result<(), Failure> {
+fn check_prepared(dir: &Path, run_id: &str, stream: &ManifestStream, ours: &OwnManifests) -> Result<(), Failure> {
     if !stream.file.ends_with(names::SUFFIX) || stream.file.contains(['/', '\0']) {
         return Err(Failure::new(FailureClass::Bug, "a file of the manifest has no name that a stream can have"));
     }
@@ -281,7 +281,7 @@ fn check_prepared(dir: &Path, run_id: &str, stream: &ManifestStream, ours: &Ours
     let path = match fs::symlink_metadata(&prepared) {
         Ok(_) => prepared,
         Err(error) if error.kind() == io::ErrorKind::NotFound && is_final => dir.join(&stream.file),
-        Err(error) => return Err(local("look at", &prepared, &error)),
+        Err(error) => return Err(io_failure("look at", &prepared, &error)),
     };
     match fs::symlink_metadata(&path) {
         Ok(found) if found.is_file() && found.len() == stream.bytes => Ok(()),
@@ -292,21 +292,21 @@ fn check_prepared(dir: &Path, run_id: &str, stream: &ManifestStream, ours: &Ours
             found.len()
         ))
         .with_next("something else writes there; run the same command: the file is prepared again")),
-        Err(error) => Err(local("look at", &path, &error)),
+        Err(error) => Err(io_failure("look at", &path, &error)),
     }
 }
 
 /// Whether there is an old `rejects.ndjson` of ours; fails when there is a foreign one and a new one is `wanted`.
-fn check_rejects(dir: &Path, wanted: bool, ours: &Ours) -> Result<bool, Failure> {
+fn check_rejects(dir: &Path, wanted: bool, ours: &OwnManifests) -> Result<bool, Failure> {
     let path = dir.join(REJECTS);
     let found = match fs::symlink_metadata(&path) {
         Ok(found) => found,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-        Err(error) => return Err(local("look at", &path, &error)),
+        Err(error) => return Err(io_failure("look at", &path, &error)),
     };
     let is_ours = ours.any() && found.is_file() && {
         let mut line = String::new();
-        let file = disk::open_to_read(&path).map_err(|error| local("read", &path, &error))?;
+        let file = disk::open_to_read(&path).map_err(|error| io_failure("read", &path, &error))?;
         // What cannot be read as text is not ours.
         BufReader::new(file.take(1 << 20)).read_line(&mut line).is_ok() && serde_json::from_str::<Reject>(&line).is_ok()
     };
@@ -319,31 +319,31 @@ fn check_rejects(dir: &Path, wanted: bool, ours: &Ours) -> Result<bool, Failure>
 /// Writes what could not be taken, a line each.
 fn write_rejects(path: &Path, rejects: &[Reject]) -> Result<(), Failure> {
     let write = || -> io::Result<()> {
-        let mut out = BufWriter::new(disk::create_anew(path)?);
+        let mut out = BufWriter::new(disk::recreate(path)?);
         for reject in rejects {
             serde_json::to_writer(&mut out, reject)?;
             out.write_all(b"\n")?;
         }
         out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()
     };
-    write().map_err(|error| local("write", path, &error))
+    write().map_err(|error| io_failure("write", path, &error))
 }
 
 /// Writes a small file whole and makes its bytes durable.
 fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = disk::create_anew(path)?;
+    let mut file = disk::recreate(path)?;
     file.write_all(bytes)?;
     file.sync_all()
 }
 
 /// Renames within the folder.
 fn rename(from: &Path, to: &Path) -> Result<(), Failure> {
-    fs::rename(from, to).map_err(|error| local("rename", from, &error))
+    fs::rename(from, to).map_err(|error| io_failure("rename", from, &error))
 }
 
 /// Makes the folder's names durable.
 fn sync(dir: &Path) -> Result<(), Failure> {
-    disk::sync_dir(dir).map_err(|error| local("sync", dir, &error))
+    disk::sync_dir(dir).map_err(|error| io_failure("sync", dir, &error))
 }
 
 /// Creates and removes one file where the run will write; where the folder does not exist yet, in the nearest one above
@@ -354,7 +354,7 @@ fn sync(dir: &Path) -> Result<(), Failure> {
 pub(crate) fn probe_directory(dir: &Path) -> Result<(), Failure> {
     let is_there = |at: &&Path| !at.as_os_str().is_empty() && at.exists();
     let at = dir.ancestors().find(is_there).unwrap_or(Path::new("."));
-    disk::probe(at).map_err(|error| local("write to", at, &error))
+    disk::probe(at).map_err(|error| io_failure("write to", at, &error))
 }
 
 #[cfg(test)]

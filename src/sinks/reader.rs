@@ -8,8 +8,8 @@ use harvester_actors::{
 };
 
 use super::{
-    disk::local,
-    frame::{FrameCrc, HEAD_BYTES, Head, Kind, PageMeta, TRAILER_BYTES},
+    disk::io_failure,
+    frame::{FrameCrc, FrameHeader, FrameKind, HEADER_BYTES, PageMeta, TRAILER_BYTES},
     spool::{CHUNK_BYTES, damage},
 };
 
@@ -51,7 +51,7 @@ impl SpoolReader {
     ) -> Result<(), Failure> {
         let FrameRange { from, to } = page.frame;
         let bad = |at: u64, what: &str| damage(&self.path, at, what);
-        if to > self.len || to.saturating_sub(from) < (HEAD_BYTES + TRAILER_BYTES) as u64 {
+        if to > self.len || to.saturating_sub(from) < (HEADER_BYTES + TRAILER_BYTES) as u64 {
             return Err(bad(from, "the checkpoint knows an entry there that the spool does not have"));
         }
         let body_end = to - TRAILER_BYTES as u64;
@@ -65,25 +65,25 @@ impl SpoolReader {
             let part = (buffer.len() - *filled).min(usize::try_from(left).unwrap_or(usize::MAX));
             let read = self.file.read_exact_at(&mut buffer[*filled..*filled + part], base + *filled as u64);
             *filled += part;
-            read.map_err(|error| local("read", &self.path, &error))
+            read.map_err(|error| io_failure("read", &self.path, &error))
         };
 
         fill(buffer, base, &mut filled)?;
-        let head_bytes = buffer.first_chunk::<HEAD_BYTES>().filter(|_| filled >= HEAD_BYTES);
-        let Some((head_bytes, head)) = head_bytes.and_then(|bytes| {
-            let head = Head::decode(bytes, self.seed, from).ok()?;
-            (head.kind == Kind::Page && head.frame_len() == Some(to - from)).then_some((*bytes, head))
+        let header_bytes = buffer.first_chunk::<HEADER_BYTES>().filter(|_| filled >= HEADER_BYTES);
+        let Some((header_bytes, header)) = header_bytes.and_then(|bytes| {
+            let header = FrameHeader::decode(bytes, self.seed, from).ok()?;
+            (header.kind == FrameKind::Page && header.frame_len() == Some(to - from)).then_some((*bytes, header))
         }) else {
             return Err(bad(from, "there is no page where the checkpoint knows one"));
         };
-        let meta_end = HEAD_BYTES + head.meta_len as usize;
+        let meta_end = HEADER_BYTES + header.meta_len as usize;
         if meta_end > filled {
             buffer.resize(buffer.len().max(meta_end), 0);
             fill(buffer, base, &mut filled)?;
         }
-        let mut crc = FrameCrc::begin(self.seed, &head_bytes);
-        crc.update(&buffer[HEAD_BYTES..filled]);
-        let meta: Option<PageMeta> = serde_json::from_slice(&buffer[HEAD_BYTES..meta_end]).ok();
+        let mut crc = FrameCrc::begin(self.seed, &header_bytes);
+        crc.update(&buffer[HEADER_BYTES..filled]);
+        let meta: Option<PageMeta> = serde_json::from_slice(&buffer[HEADER_BYTES..meta_end]).ok();
         if !meta.is_some_and(|meta| meta.is_of(page)) {
             return Err(bad(from, "the page there is not the one that the checkpoint knows"));
         }
@@ -124,7 +124,7 @@ impl SpoolReader {
             crc.update(&buffer[ready..filled]);
         }
         let mut trailer = [0; TRAILER_BYTES];
-        self.file.read_exact_at(&mut trailer, body_end).map_err(|error| local("read", &self.path, &error))?;
+        self.file.read_exact_at(&mut trailer, body_end).map_err(|error| io_failure("read", &self.path, &error))?;
         if trailer != crc.trailer(to - from) {
             return Err(bad(from, "the page does not fit its checksum"));
         }

@@ -17,7 +17,7 @@ use harvester_actors::{
 };
 
 use super::{
-    disk::local,
+    disk::io_failure,
     merge::{Merge, Run, RunWriter},
 };
 
@@ -193,7 +193,7 @@ fn merged(runs: Vec<Run>, mut out: RunWriter) -> io::Result<Run> {
 
 /// A temporary file has failed.
 pub(crate) fn temporary(dir: &Path, error: &io::Error) -> Failure {
-    local("use a temporary file in", dir, error)
+    io_failure("use a temporary file in", dir, error)
 }
 
 #[cfg(test)]

@@ -13,13 +13,13 @@
 //! A log gets its name when its whole plan is durable and those of earlier runs are removed, so there is one log at most;
 //! should a person have put a second one beside it, the one with the greatest name counts.
 //!
-//! An append writes at the end that is known, body first and head last; if it fails (a full disk), the known end stays
-//! and the next append writes over what was left behind. A sync that fails is final: what the kernel then has of the
+//! An append writes at the end that is known, body first and header last; if it fails (a full disk), the known end stays
+//! and the next append writes over what was left there. A sync that fails is final: what the kernel then has of the
 //! unsynced pages, nobody knows, and a second sync would claim success.
 //!
-//! A recovery reads frames until one is not whole. If a valid head behind that place says that the place had been
+//! A recovery reads frames until one is not whole. If a valid header after that place says that the place had been
 //! durable, the bytes are damaged and the spool is refused; else it is the tail that a kill or a power cut tore off, and
-//! it is cut: every frame behind it was younger than the last sync.
+//! it is cut: every frame after it was younger than the last sync.
 
 use std::{
     fs::{self, File},
@@ -38,8 +38,8 @@ use harvester_actors::{
 };
 
 use super::{
-    disk::{self, damaged, local},
-    frame::{self, FrameCrc, HEAD_BYTES, Head, Kind, MAGIC, NoHead, PageMeta, TRAILER_BYTES},
+    disk::{self, damaged, io_failure},
+    frame::{self, FrameCrc, FrameHeader, FrameKind, HEADER_BYTES, HeaderError, MAGIC, PageMeta, TRAILER_BYTES},
     names,
     prepared::SUFFIX,
     reader::SpoolReader,
@@ -49,7 +49,7 @@ use super::{
 pub(crate) const CHUNK_BYTES: usize = 256 * 1024;
 
 /// What is left to do about a damaged spool.
-const START_ANEW: &str = "what was fetched cannot be trusted any more: run it again with `--restart`";
+const START_OVER: &str = "what was fetched cannot be trusted any more: run it again with `--restart`";
 
 /// The spool of one job.
 #[derive(Debug)]
@@ -93,23 +93,23 @@ impl SpoolLog {
     /// See `Spool::recover`.
     pub(crate) fn recover(
         &self,
-        behind: u64,
+        from_offset: u64,
         visit: &mut dyn FnMut(SpoolEntry) -> Result<(), Failure>,
     ) -> Result<Option<Recovered>, Failure> {
         for path in self.logs_newest_first()? {
-            let Some((log, header, first)) = open_log(path)? else { continue };
+            let Some((log, run, first)) = open_log(path)? else { continue };
             // Its name too is durable before anybody hears of it.
-            disk::sync_dir(&self.dir).map_err(|error| local("sync", &self.dir, &error))?;
-            let (log, recovered) = read_log(log, header, first, behind, visit)?;
+            disk::sync_dir(&self.dir).map_err(|error| io_failure("sync", &self.dir, &error))?;
+            let (log, recovered) = read_log(log, run, first, from_offset, visit)?;
             *self.lock() = Some(log);
             return Ok(Some(recovered));
         }
-        if behind > 0 {
+        if from_offset > 0 {
             return Err(damaged(format!(
-                "the checkpoint knows {behind} bytes of a spool, but there is none in `{}`",
+                "the checkpoint knows {from_offset} bytes of a spool, but there is none in `{}`",
                 self.dir.display()
             ))
-            .with_next(START_ANEW));
+            .with_next(START_OVER));
         }
         Ok(None)
     }
@@ -122,10 +122,10 @@ impl SpoolLog {
         harvester_actors::crash_point!("spool.begin.before");
         let mut state = self.lock();
         *state = None;
-        disk::create_dirs(&self.dir).map_err(|error| local("create", &self.dir, &error))?;
+        disk::create_dirs(&self.dir).map_err(|error| io_failure("create", &self.dir, &error))?;
         let new = self.dir.join(format!("{}.log.new", header.run_id));
         let mut log = Log {
-            file: Arc::new(disk::create_anew(&new).map_err(|error| local("create", &new, &error))?),
+            file: Arc::new(disk::recreate(&new).map_err(|error| io_failure("create", &new, &error))?),
             path: new,
             run_id: header.run_id.clone(),
             seed: frame::seed_of(&header.run_id),
@@ -133,7 +133,7 @@ impl SpoolLog {
             durable: 0,
             lost: None,
         };
-        let frame = log.append(Kind::Run, &to_json(header)?, &PageBody::Memory(Vec::new()))?;
+        let frame = log.append(FrameKind::Run, &to_json(header)?, &PageBody::Memory(Vec::new()))?;
         *state = Some(log);
         Ok(frame)
     }
@@ -141,7 +141,7 @@ impl SpoolLog {
     /// See `Spool::extend_plan`.
     pub(crate) fn extend_plan(&self, piece: &PlanPiece) -> Result<FrameRange, Failure> {
         let mut state = self.lock();
-        open(&mut state)?.append(Kind::Piece, &to_json(piece)?, &PageBody::Memory(Vec::new()))
+        open(&mut state)?.append(FrameKind::Piece, &to_json(piece)?, &PageBody::Memory(Vec::new()))
     }
 
     /// See `Spool::commit_plan`.
@@ -150,18 +150,18 @@ impl SpoolLog {
         let log = open(&mut state)?;
         let (new, path) = (log.path.clone(), self.dir.join(format!("{}.log", log.run_id)));
         harvester_actors::crash_point!("spool.begin.written");
-        log.file.sync_all().map_err(|error| local("sync", &new, &error))?;
+        log.file.sync_all().map_err(|error| io_failure("sync", &new, &error))?;
         log.durable = log.len;
         harvester_actors::crash_point!("spool.begin.synced");
         // Earlier runs go, durably, before this one gets its name: two logs would need a rule which one counts.
         for old in self.files()?.into_iter().filter(|old| *old != new && *old != path) {
-            disk::remove_if_there(&old).map_err(|error| local("remove", &old, &error))?;
+            disk::remove_if_exists(&old).map_err(|error| io_failure("remove", &old, &error))?;
         }
-        disk::sync_dir(&self.dir).map_err(|error| local("sync", &self.dir, &error))?;
+        disk::sync_dir(&self.dir).map_err(|error| io_failure("sync", &self.dir, &error))?;
         harvester_actors::crash_point!("spool.begin.cleared");
-        fs::rename(&new, &path).map_err(|error| local("rename", &new, &error))?;
+        fs::rename(&new, &path).map_err(|error| io_failure("rename", &new, &error))?;
         harvester_actors::crash_point!("spool.begin.renamed");
-        disk::sync_dir(&self.dir).map_err(|error| local("sync", &self.dir, &error))?;
+        disk::sync_dir(&self.dir).map_err(|error| io_failure("sync", &self.dir, &error))?;
         harvester_actors::crash_point!("spool.begin.after");
         log.path = path;
         Ok(())
@@ -175,7 +175,7 @@ impl SpoolLog {
         let children = (first_child.0..).zip(children).map(|(id, child)| child.at(PartitionId(id))).collect();
         let frame = FrameRange::default();
         let meta = PageMeta::of(Span { partition, pass, seq, next, halvings, counts, rejects, children, frame });
-        let frame = log.append(Kind::Page, &to_json(&meta)?, &body)?;
+        let frame = log.append(FrameKind::Page, &to_json(&meta)?, &body)?;
         Ok(meta.into_span(frame))
     }
 
@@ -198,16 +198,17 @@ impl SpoolLog {
 
     /// The entry at this place, checked as a whole.
     fn entry(&self, frame: FrameRange) -> Result<SpoolEntry, Failure> {
-        let (file, path, seed) = {
-            let mut state = self.lock();
-            let log = open(&mut state)?;
-            (Arc::clone(&log.file), log.path.clone(), log.seed)
+        let SpoolReader { file, path, seed, len } = self.reader()?;
+        let checked = if frame.from <= frame.to && frame.to <= len {
+            check_frame(&file, seed, frame.from, frame.to).map_err(|error| io_failure("read", &path, &error))?
+        } else {
+            None
         };
-        let checked = check_frame(&file, seed, frame.from, frame.to).map_err(|error| local("read", &path, &error))?;
-        let Some((head, meta)) = checked.filter(|(head, _)| head.frame_len() == Some(frame.to - frame.from)) else {
+        let Some((header, meta)) = checked.filter(|(header, _)| header.frame_len() == Some(frame.to - frame.from))
+        else {
             return Err(damage(&path, frame.from, "the checkpoint knows an entry there that the spool does not have"));
         };
-        read_entry(&head, &meta, frame)
+        read_entry(&header, &meta, frame)
             .map_err(|error| damage(&path, frame.from, &format!("the entry is whole but cannot be read: {error}")))
     }
 
@@ -236,7 +237,7 @@ impl SpoolLog {
                 Ok(())
             }
             Err(error) => {
-                let failure = local("sync", &path, &error);
+                let failure = io_failure("sync", &path, &error);
                 log.lost = Some(failure.clone());
                 Err(failure)
             }
@@ -252,13 +253,13 @@ impl SpoolLog {
             return Ok(());
         }
         for path in files {
-            disk::remove_if_there(&path).map_err(|error| local("remove", &path, &error))?;
+            disk::remove_if_exists(&path).map_err(|error| io_failure("remove", &path, &error))?;
         }
         harvester_actors::crash_point!("spool.discard.removed");
-        disk::sync_dir(&self.dir).map_err(|error| local("sync", &self.dir, &error))
+        disk::sync_dir(&self.dir).map_err(|error| io_failure("sync", &self.dir, &error))
     }
 
-    /// Reads the pages that have been appended so far.
+    /// Reads what has been appended so far.
     pub(crate) fn reader(&self) -> Result<SpoolReader, Failure> {
         let mut state = self.lock();
         let log = open(&mut state)?;
@@ -275,11 +276,11 @@ impl SpoolLog {
         let entries = match fs::read_dir(&self.dir) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(local("list", &self.dir, &error)),
+            Err(error) => return Err(io_failure("list", &self.dir, &error)),
         };
         let mut files = Vec::new();
         for entry in entries {
-            let entry = entry.map_err(|error| local("list", &self.dir, &error))?;
+            let entry = entry.map_err(|error| io_failure("list", &self.dir, &error))?;
             if entry
                 .file_name()
                 .to_str()
@@ -302,8 +303,8 @@ impl SpoolLog {
 }
 
 impl Log {
-    /// Writes one frame at the known end, and moves the end behind it once all of it is written.
-    fn append(&mut self, kind: Kind, meta: &[u8], body: &PageBody) -> Result<FrameRange, Failure> {
+    /// Writes one frame at the known end, and moves the end after it once all of it is written.
+    fn append(&mut self, kind: FrameKind, meta: &[u8], body: &PageBody) -> Result<FrameRange, Failure> {
         if let Some(lost) = &self.lost {
             return Err(lost.clone());
         }
@@ -318,24 +319,24 @@ impl Log {
             Err(error) => {
                 // Gives the space back at once; if that fails too, the next append writes over it.
                 let _ = self.file.set_len(self.len);
-                Err(local("append to", &self.path, &error))
+                Err(io_failure("append to", &self.path, &error))
             }
         }
     }
 
-    /// Writes the parts of a frame, the head last; the place behind it.
-    fn write(&self, kind: Kind, meta: &[u8], body: &PageBody) -> io::Result<u64> {
+    /// Writes the parts of a frame, the header last; the offset after it.
+    fn write(&self, kind: FrameKind, meta: &[u8], body: &PageBody) -> io::Result<u64> {
         let from = self.len;
         let too_long = || io::Error::new(io::ErrorKind::InvalidInput, "the entry is too long");
         let meta_len = u32::try_from(meta.len()).map_err(|_| too_long())?;
-        let head = Head { kind, meta_len, body_len: body.len(), durable: self.durable };
-        let frame_len = head.frame_len().ok_or_else(too_long)?;
+        let header = FrameHeader { kind, meta_len, body_len: body.len(), durable: self.durable };
+        let frame_len = header.frame_len().ok_or_else(too_long)?;
         let to = from.checked_add(frame_len).ok_or_else(too_long)?;
-        let head = head.encode(self.seed, from);
+        let header = header.encode(self.seed, from);
 
-        let mut crc = FrameCrc::begin(self.seed, &head);
+        let mut crc = FrameCrc::begin(self.seed, &header);
         crc.update(meta);
-        let mut at = from + (HEAD_BYTES + meta.len()) as u64;
+        let mut at = from + (HEADER_BYTES + meta.len()) as u64;
         match body {
             PageBody::Memory(records) => {
                 crc.update(records);
@@ -358,8 +359,8 @@ impl Log {
         harvester_actors::crash_point!("spool.append.body");
         self.file.write_all_at(&crc.trailer(frame_len), at)?;
         harvester_actors::crash_point!("spool.append.trailer");
-        let mut begin = Vec::with_capacity(HEAD_BYTES + meta.len());
-        begin.extend_from_slice(&head);
+        let mut begin = Vec::with_capacity(HEADER_BYTES + meta.len());
+        begin.extend_from_slice(&header);
         begin.extend_from_slice(meta);
         self.file.write_all_at(&begin, from)?;
         harvester_actors::crash_point!("spool.append.head");
@@ -379,7 +380,7 @@ fn open(state: &mut Option<Log>) -> Result<&mut Log, Failure> {
 
 /// Bytes at this place of the spool are not what was written there.
 pub(crate) fn damage(path: &Path, at: u64, what: &str) -> Failure {
-    damaged(format!("`{}` is damaged at byte {at}: {what}", path.display())).with_next(START_ANEW)
+    damaged(format!("`{}` is damaged at byte {at}: {what}", path.display())).with_next(START_OVER)
 }
 
 /// Serialises a meta.
@@ -391,19 +392,19 @@ fn to_json(value: &impl serde::Serialize) -> Result<Vec<u8>, Failure> {
 
 /// Opens a log and reads its first frame; `None` when the file ends before that frame does: no run ever began in it.
 fn open_log(path: PathBuf) -> Result<Option<(Log, RunHeader, FrameRange)>, Failure> {
-    let io = |error: io::Error| local("read", &path, &error);
+    let io = |error: io::Error| io_failure("read", &path, &error);
     let file = disk::open_to_write(&path).map_err(io)?;
     let len = file.metadata().map_err(io)?.len();
     let run_id = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default().to_owned();
     let seed = frame::seed_of(&run_id);
-    if len < HEAD_BYTES as u64 {
+    if len < HEADER_BYTES as u64 {
         return Ok(None);
     }
-    let mut bytes = [0; HEAD_BYTES];
+    let mut bytes = [0; HEADER_BYTES];
     file.read_exact_at(&mut bytes, 0).map_err(io)?;
-    let head = match Head::decode(&bytes, seed, 0) {
-        Ok(head) => head,
-        Err(NoHead::Newer(version)) => {
+    let header = match FrameHeader::decode(&bytes, seed, 0) {
+        Ok(header) => header,
+        Err(HeaderError::Newer(version)) => {
             return Err(damaged(format!(
                 "`{}` was written by a newer program (format {version}, this one knows {})",
                 path.display(),
@@ -411,65 +412,65 @@ fn open_log(path: PathBuf) -> Result<Option<(Log, RunHeader, FrameRange)>, Failu
             ))
             .with_next("resume with the newer program, or fetch everything again with `--restart`"));
         }
-        Err(NoHead::Invalid) => return Err(damage(&path, 0, "the run's header does not fit its checksum")),
+        Err(HeaderError::Invalid) => return Err(damage(&path, 0, "the run's header does not fit its checksum")),
     };
-    let to = head.frame_len().unwrap_or(u64::MAX);
+    let to = header.frame_len().unwrap_or(u64::MAX);
     if to > len {
         return Ok(None);
     }
-    let whole = check_frame(&file, seed, 0, len).map_err(io)?.filter(|(head, _)| head.kind == Kind::Run);
+    let whole = check_frame(&file, seed, 0, len).map_err(io)?.filter(|(header, _)| header.kind == FrameKind::Run);
     let Some((_, meta)) = whole else {
         return Err(damage(&path, 0, "the run's header does not fit its checksum"));
     };
-    let header: RunHeader = serde_json::from_slice(&meta)
+    let run: RunHeader = serde_json::from_slice(&meta)
         .map_err(|error| damage(&path, 0, &format!("the run's header cannot be read: {error}")))?;
-    if header.run_id != run_id {
+    if run.run_id != run_id {
         return Err(damage(&path, 0, "it is another run's, renamed"));
     }
     let log = Log { file: Arc::new(file), path, run_id, seed, len: to, durable: to, lost: None };
-    Ok(Some((log, header, FrameRange { from: 0, to })))
+    Ok(Some((log, run, FrameRange { from: 0, to })))
 }
 
-/// Reads the frames from `behind` on, and cuts a torn tail. Everything is durable before it is visited.
+/// Reads the frames from `from_offset` on, and cuts a torn tail. Everything is durable before it is visited.
 fn read_log(
     mut log: Log,
-    header: RunHeader,
+    run: RunHeader,
     first: FrameRange,
-    behind: u64,
+    from_offset: u64,
     visit: &mut dyn FnMut(SpoolEntry) -> Result<(), Failure>,
 ) -> Result<(Log, Recovered), Failure> {
     let path = log.path.clone();
-    let io = |error: io::Error| local("read", &path, &error);
+    let io = |error: io::Error| io_failure("read", &path, &error);
     // A process that was killed left pages that only the kernel knows; whoever hears of them may write them down as
     // durable at once.
-    log.file.sync_all().map_err(|error| local("sync", &path, &error))?;
+    log.file.sync_all().map_err(|error| io_failure("sync", &path, &error))?;
     let len = log.file.metadata().map_err(io)?.len();
     let mut at = first.to;
-    if behind == 0 {
-        visit(SpoolEntry::Begun { header, frame: first })?;
+    if from_offset == 0 {
+        visit(SpoolEntry::Begun { header: run, frame: first })?;
     } else {
-        if behind > len {
-            return Err(log.damage(len, &format!("it ends there, but {behind} bytes of it had been committed")));
+        if from_offset > len {
+            return Err(log.damage(len, &format!("it ends there, but {from_offset} bytes of it had been committed")));
         }
-        if !ends_a_frame(&log, first, behind).map_err(io)? {
-            return Err(log.damage(behind, "the last committed entry does not end there, or is not whole"));
+        if !ends_a_frame(&log, first, from_offset).map_err(io)? {
+            return Err(log.damage(from_offset, "the last committed entry does not end there, or is not whole"));
         }
-        at = behind;
+        at = from_offset;
     }
     while at < len {
-        let Some((head, meta)) = check_frame(&log.file, log.seed, at, len).map_err(io)? else {
+        let Some((header, meta)) = check_frame(&log.file, log.seed, at, len).map_err(io)? else {
             if let Some(later) = find_proof_of_damage(&log, at, len).map_err(io)? {
                 return Err(log.damage(at, &format!("the entry at byte {later} was written after it had been synced")));
             }
             break;
         };
         // Lengths have been checked against the file's.
-        let frame = FrameRange { from: at, to: at + head.frame_len().unwrap_or_default() };
+        let frame = FrameRange { from: at, to: at + header.frame_len().unwrap_or_default() };
         let unreadable = |error| log.damage(at, &format!("the entry is whole but cannot be read: {error}"));
-        if head.kind == Kind::Run {
+        if header.kind == FrameKind::Run {
             return Err(log.damage(at, "a second run begins there"));
         }
-        visit(read_entry(&head, &meta, frame).map_err(unreadable)?)?;
+        visit(read_entry(&header, &meta, frame).map_err(unreadable)?)?;
         at = frame.to;
     }
     harvester_actors::crash_point!("spool.recover.read");
@@ -478,9 +479,9 @@ fn read_log(
         at = len;
     }
     if at < len {
-        log.file.set_len(at).map_err(|error| local("cut", &path, &error))?;
+        log.file.set_len(at).map_err(|error| io_failure("cut", &path, &error))?;
         harvester_actors::crash_point!("spool.recover.cut");
-        log.file.sync_all().map_err(|error| local("sync", &path, &error))?;
+        log.file.sync_all().map_err(|error| io_failure("sync", &path, &error))?;
     }
     harvester_actors::crash_point!("spool.recover.synced");
     (log.len, log.durable) = (at, at);
@@ -488,11 +489,11 @@ fn read_log(
 }
 
 /// The entry of a frame that has been checked.
-fn read_entry(head: &Head, meta: &[u8], frame: FrameRange) -> serde_json::Result<SpoolEntry> {
-    Ok(match head.kind {
-        Kind::Run => SpoolEntry::Begun { header: serde_json::from_slice(meta)?, frame },
-        Kind::Piece => SpoolEntry::Planned { piece: serde_json::from_slice(meta)?, frame },
-        Kind::Page => SpoolEntry::Page(serde_json::from_slice::<PageMeta>(meta)?.into_span(frame)),
+fn read_entry(header: &FrameHeader, meta: &[u8], frame: FrameRange) -> serde_json::Result<SpoolEntry> {
+    Ok(match header.kind {
+        FrameKind::Run => SpoolEntry::Begun { header: serde_json::from_slice(meta)?, frame },
+        FrameKind::Piece => SpoolEntry::Planned { piece: serde_json::from_slice(meta)?, frame },
+        FrameKind::Page => SpoolEntry::Page(serde_json::from_slice::<PageMeta>(meta)?.into_span(frame)),
     })
 }
 
@@ -501,7 +502,7 @@ fn ends_a_frame(log: &Log, first: FrameRange, at: u64) -> io::Result<bool> {
     if at <= first.to {
         return Ok(at == first.to);
     }
-    if at - first.to < (HEAD_BYTES + TRAILER_BYTES) as u64 {
+    if at - first.to < (HEADER_BYTES + TRAILER_BYTES) as u64 {
         return Ok(false);
     }
     let mut trailer = [0; TRAILER_BYTES];
@@ -510,28 +511,28 @@ fn ends_a_frame(log: &Log, first: FrameRange, at: u64) -> io::Result<bool> {
         return Ok(false);
     };
     let frame = check_frame(&log.file, log.seed, from, at)?;
-    Ok(frame.is_some_and(|(head, _)| head.frame_len() == Some(at - from)))
+    Ok(frame.is_some_and(|(header, _)| header.frame_len() == Some(at - from)))
 }
 
-/// Head and meta of the frame at `from`, when all of it lies before `end` and fits its checksums.
+/// FrameHeader and meta of the frame at `from`, when all of it lies before `end` and fits its checksums.
 ///
 /// The body goes through the checksum in pieces.
-fn check_frame(file: &File, seed: u32, from: u64, end: u64) -> io::Result<Option<(Head, Vec<u8>)>> {
+fn check_frame(file: &File, seed: u32, from: u64, end: u64) -> io::Result<Option<(FrameHeader, Vec<u8>)>> {
     let room = end - from;
-    if room < HEAD_BYTES as u64 {
+    if room < HEADER_BYTES as u64 {
         return Ok(None);
     }
-    let mut bytes = [0; HEAD_BYTES];
+    let mut bytes = [0; HEADER_BYTES];
     file.read_exact_at(&mut bytes, from)?;
-    let Ok(head) = Head::decode(&bytes, seed, from) else { return Ok(None) };
-    let Some(frame_len) = head.frame_len().filter(|len| *len <= room) else { return Ok(None) };
+    let Ok(header) = FrameHeader::decode(&bytes, seed, from) else { return Ok(None) };
+    let Some(frame_len) = header.frame_len().filter(|len| *len <= room) else { return Ok(None) };
     let mut crc = FrameCrc::begin(seed, &bytes);
-    let mut meta = vec![0; head.meta_len as usize];
-    file.read_exact_at(&mut meta, from + HEAD_BYTES as u64)?;
+    let mut meta = vec![0; header.meta_len as usize];
+    file.read_exact_at(&mut meta, from + HEADER_BYTES as u64)?;
     crc.update(&meta);
-    let mut at = from + HEAD_BYTES as u64 + u64::from(head.meta_len);
-    let body_end = at + head.body_len;
-    let mut buffer = vec![0; CHUNK_BYTES.min(usize::try_from(head.body_len).unwrap_or(CHUNK_BYTES))];
+    let mut at = from + HEADER_BYTES as u64 + u64::from(header.meta_len);
+    let body_end = at + header.body_len;
+    let mut buffer = vec![0; CHUNK_BYTES.min(usize::try_from(header.body_len).unwrap_or(CHUNK_BYTES))];
     while at < body_end {
         let part = buffer.len().min(usize::try_from(body_end - at).unwrap_or(buffer.len()));
         file.read_exact_at(&mut buffer[..part], at)?;
@@ -540,38 +541,41 @@ fn check_frame(file: &File, seed: u32, from: u64, end: u64) -> io::Result<Option
     }
     let mut trailer = [0; TRAILER_BYTES];
     file.read_exact_at(&mut trailer, at)?;
-    Ok((trailer == crc.trailer(frame_len)).then_some((head, meta)))
+    Ok((trailer == crc.trailer(frame_len)).then_some((header, meta)))
 }
 
-/// The place of a valid head behind `bad` that was written when the bytes at `bad` were already durable.
+/// The place of a valid header after `bad` that was written when the bytes at `bad` were already durable.
 fn find_proof_of_damage(log: &Log, bad: u64, len: u64) -> io::Result<Option<u64>> {
     let mut buffer = vec![0; CHUNK_BYTES];
     let mut base = bad + 1;
-    while base.saturating_add(HEAD_BYTES as u64) <= len {
+    while base.saturating_add(HEADER_BYTES as u64) <= len {
         let part = buffer.len().min(usize::try_from(len - base).unwrap_or(buffer.len()));
         log.file.read_exact_at(&mut buffer[..part], base)?;
         let mut i = 0;
         while let Some(found) = buffer[i..part].iter().position(|byte| *byte == MAGIC[0]) {
             i += found;
-            let Some(bytes) = buffer[i..part].first_chunk::<HEAD_BYTES>() else { break };
+            let Some(bytes) = buffer[i..part].first_chunk::<HEADER_BYTES>() else { break };
             let at = base + i as u64;
-            if Head::decode(bytes, log.seed, at).is_ok_and(|head| head.durable > bad) {
+            if FrameHeader::decode(bytes, log.seed, at).is_ok_and(|header| header.durable > bad) {
                 return Ok(Some(at));
             }
             i += 1;
         }
-        // The next piece begins with what could be the front of a head.
-        base += (part - (HEAD_BYTES - 1)) as u64;
+        // The next piece begins with what could be the front of a header.
+        base += (part - (HEADER_BYTES - 1)) as u64;
     }
     Ok(None)
 }
 
 #[cfg(test)]
 mod tests {
-    use harvester_actors::partition::PartitionRole;
+    use harvester_actors::{
+        page::PageRef,
+        partition::{PassId, Yield},
+    };
 
     use super::{
-        super::conformance::{header, page, plan, spilled, stream},
+        super::conformance::{child, header, page, plan, spilled},
         *,
     };
 
@@ -583,38 +587,55 @@ mod tests {
         entries: Vec<(SpoolEntry, FrameRange, u64)>,
     }
 
+    /// A plan of one stream with two partitions.
+    fn two_partitions() -> PlanPiece {
+        plan(&["s"], &[(0, Yield::Rows, 2)])
+    }
+
+    /// Begins this run in this directory.
+    fn begun(dir: &Path, run_id: &str) -> SpoolLog {
+        let spool = SpoolLog::new(dir.to_path_buf());
+        spool.begin(&header(run_id)).unwrap();
+        spool.extend_plan(&two_partitions()).unwrap();
+        spool.commit_plan().unwrap();
+        spool
+    }
+
     fn sample() -> Sample {
         let dir = tempfile::tempdir().unwrap();
-        let spool = Spool::new(dir.path().to_path_buf());
-        let plan = plan(vec![stream("s")], &[(0, PartitionRole::Rows); 2]);
-        let begun = header(RUN, &plan);
-        let first = spool.begin(&begun).unwrap();
-        let mut entries = vec![(SpoolEntry::Begun { header: begun, frame: first }, first, 0)];
-        let mut durable = first.to;
+        let spool = SpoolLog::new(dir.path().to_path_buf());
+        let first = spool.begin(&header(RUN)).unwrap();
+        let mut entries = vec![(SpoolEntry::Begun { header: header(RUN), frame: first }, first, 0)];
+        let extend = |entries: &mut Vec<_>, piece: PlanPiece, durable| {
+            let frame = spool.extend_plan(&piece).unwrap();
+            entries.push((SpoolEntry::Planned { piece, frame }, frame, durable));
+            frame.to
+        };
         let append = |entries: &mut Vec<_>, page, durable| {
-            let span = spool.append(page).unwrap();
+            let span = spool.append(page, PartitionId(2)).unwrap();
             let frame = span.frame;
             entries.push((SpoolEntry::Page(span), frame, durable));
             frame.to
         };
+        let mut durable = extend(&mut entries, two_partitions(), 0);
+        spool.commit_plan().unwrap();
         append(&mut entries, page(0, 0, &[("a", r#"{"id":"a"}"#), ("b", r#"{"id":"b"}"#)]), durable);
         durable = append(&mut entries, page(1, 0, &[]), durable);
         spool.sync().unwrap();
         append(&mut entries, spilled(page(1, 1, &[("c", r#"{"id":"c"}"#)])), durable);
-        let grown = vec![plan.partitions[0].clone()];
-        let frame = spool.grow(&grown).unwrap();
-        entries.push((SpoolEntry::Grown { partitions: grown, frame }, frame, durable));
-        append(&mut entries, page(0, 1, &[("d", r#"{"id":"d"}"#)]), durable);
+        extend(&mut entries, plan(&[], &[(0, Yield::Keys, 0)]), durable);
+        let children = vec![child(PassId(0), "part")];
+        append(&mut entries, Page { children, ..page(0, 1, &[("d", r#"{"id":"d"}"#)]) }, durable);
         Sample { bytes: fs::read(dir.path().join(format!("{RUN}.log"))).unwrap(), entries }
     }
 
     /// Recovers a spool of these bytes; what it visited, and what it left of the file.
-    fn recover(bytes: &[u8], behind: u64) -> (Result<Option<Recovered>, Failure>, Vec<SpoolEntry>, Vec<u8>) {
+    fn recover(bytes: &[u8], from_offset: u64) -> (Result<Option<Recovered>, Failure>, Vec<SpoolEntry>, Vec<u8>) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(format!("{RUN}.log"));
         fs::write(&path, bytes).unwrap();
         let mut entries = Vec::new();
-        let found = Spool::new(dir.path().to_path_buf()).recover(behind, &mut |entry| {
+        let found = SpoolLog::new(dir.path().to_path_buf()).recover(from_offset, &mut |entry| {
             entries.push(entry);
             Ok(())
         });
@@ -666,7 +687,7 @@ mod tests {
             }
             let expected: Vec<_> = entries[..visited.len()].iter().map(|(entry, _, _)| entry.clone()).collect();
             assert_eq!(visited, expected, "byte {at}");
-            assert!(visited.len() <= place, "byte {at}: nothing of the frame or behind it");
+            assert!(visited.len() <= place, "byte {at}: nothing of the frame or after it");
         }
     }
 
@@ -686,21 +707,30 @@ mod tests {
         let mut buffer = Vec::new();
         for (entry, frame, _) in &entries {
             let SpoolEntry::Page(span) = entry else { continue };
-            reader.page(span, &mut buffer, |_| Ok(())).unwrap();
+            let page = span.page_ref();
+            reader.page(&page, &mut buffer, |_| Ok(())).unwrap();
             for at in frame.from..frame.to {
                 let byte = bytes[usize::try_from(at).unwrap()];
                 file.write_all_at(&[byte ^ 4], at).unwrap();
-                let failure = reader.page(span, &mut buffer, |_| Ok(())).unwrap_err();
+                let failure = reader.page(&page, &mut buffer, |_| Ok(())).unwrap_err();
                 assert_eq!(failure.class, FailureClass::Damaged, "byte {at}");
                 assert!(!failure.message.contains("{\""), "no row in {failure}");
                 file.write_all_at(&[byte], at).unwrap();
             }
-            let mut other = span.clone();
-            other.counts.kept += 1;
-            reader.page(&other, &mut buffer, |_| Ok(())).unwrap_err();
-            other = span.clone();
-            other.frame.to += 1;
-            reader.page(&other, &mut buffer, |_| Ok(())).unwrap_err();
+            type Change = fn(&mut PageRef);
+            let changes: [Change; 5] = [
+                |page| page.partition.0 += 1,
+                |page| page.seq += 1,
+                |page| page.counts.kept += 1,
+                |page| page.frame.to += 1,
+                |page| page.frame.from -= 1,
+            ];
+            for (place, change) in changes.iter().enumerate() {
+                let mut other = page;
+                change(&mut other);
+                let failure = reader.page(&other, &mut buffer, |_| Ok(())).unwrap_err();
+                assert_eq!(failure.class, FailureClass::Damaged, "change {place}");
+            }
         }
     }
 
@@ -708,11 +738,11 @@ mod tests {
     fn pages_torn_out_of_order_by_a_power_cut_are_a_torn_tail() {
         let Sample { mut bytes, entries } = sample();
         // Of three unsynced frames the first never reached the disk, and the others did.
-        let lost = entries[3].1;
+        let lost = entries[4].1;
         bytes[usize::try_from(lost.from).unwrap()..usize::try_from(lost.to).unwrap()].fill(0);
         let (found, visited, _) = recover(&bytes, 0);
         assert_eq!(found.unwrap().unwrap().len, lost.from);
-        assert_eq!(visited.len(), 3);
+        assert_eq!(visited.len(), 4);
         let (found, visited, _) = recover(&bytes, lost.from);
         assert_eq!(found.unwrap().unwrap().len, lost.from);
         assert_eq!(visited.len(), 0);
@@ -721,22 +751,21 @@ mod tests {
     #[test]
     fn a_failed_append_leaves_a_spool_that_the_next_one_continues() {
         let dir = tempfile::tempdir().unwrap();
-        let spool = Spool::new(dir.path().to_path_buf());
-        let plan = plan(vec![stream("s")], &[(0, PartitionRole::Rows)]);
-        spool.begin(&header(RUN, &plan)).unwrap();
-        let first = spool.append(page(0, 0, &[("a", "{}")])).unwrap();
+        let spool = begun(dir.path(), RUN);
+        let append = |page| spool.append(page, PartitionId(2));
+        let first = append(page(0, 0, &[("a", "{}")])).unwrap();
         let row = "x".repeat(3 * CHUNK_BYTES);
         let mut bad = spilled(page(0, 1, &[("b", &row)]));
         if let PageBody::Spilled { len, .. } = &mut bad.body {
             *len += 1000;
         }
-        let failure = spool.append(bad).unwrap_err();
+        let failure = append(bad).unwrap_err();
         assert_eq!(failure.class, FailureClass::Local);
         assert!(failure.message.starts_with("cannot append to `"), "{failure}");
-        let second = spool.append(page(0, 1, &[("b", "{}")])).unwrap();
+        let second = append(page(0, 1, &[("b", "{}")])).unwrap();
         assert_eq!(second.frame.from, first.frame.to);
         let mut pages = Vec::new();
-        let recovered = Spool::new(dir.path().to_path_buf()).recover(0, &mut |entry| {
+        let recovered = SpoolLog::new(dir.path().to_path_buf()).recover(0, &mut |entry| {
             pages.extend(if let SpoolEntry::Page(span) = entry { Some(span) } else { None });
             Ok(())
         });
@@ -746,10 +775,9 @@ mod tests {
     #[test]
     fn of_two_logs_the_greater_name_counts_and_a_beginning_that_was_not_finished_never_does() {
         let dir = tempfile::tempdir().unwrap();
-        let plan = plan(vec![stream("s")], &[(0, PartitionRole::Rows)]);
         let log = |run: &str| {
             let dir = tempfile::tempdir().unwrap();
-            Spool::new(dir.path().to_path_buf()).begin(&header(run, &plan)).unwrap();
+            begun(dir.path(), run);
             fs::read(dir.path().join(format!("{run}.log"))).unwrap()
         };
         let (old, new, newest) = ("20260101T000000Z", "20260102T000000Z", "20260103T000000Z");
@@ -757,17 +785,52 @@ mod tests {
         fs::write(dir.path().join(format!("{new}.log")), log(new)).unwrap();
         fs::write(dir.path().join(format!("{newest}.log")), &log(newest)[..50]).unwrap();
         fs::write(dir.path().join("20260104T000000Z.log.new"), log("20260104T000000Z")).unwrap();
-        let spool = Spool::new(dir.path().to_path_buf());
-        spool.recover(0, &mut |_| Ok(())).unwrap().unwrap();
-        assert_eq!(spool.run_id().as_deref(), Some(new));
+        let mut runs = Vec::new();
+        let spool = SpoolLog::new(dir.path().to_path_buf());
+        let found = spool.recover(0, &mut |entry| {
+            runs.extend(if let SpoolEntry::Begun { header, .. } = entry { Some(header.run_id) } else { None });
+            Ok(())
+        });
+        assert_eq!((found.unwrap().is_some(), runs), (true, vec![new.to_owned()]));
 
         fs::write(dir.path().join(format!("{newest}.log")), log(old)).unwrap();
-        let failure = Spool::new(dir.path().to_path_buf()).recover(0, &mut |_| Ok(())).unwrap_err();
+        let failure = SpoolLog::new(dir.path().to_path_buf()).recover(0, &mut |_| Ok(())).unwrap_err();
         assert_eq!(failure.class, FailureClass::Damaged, "a renamed log is not what its name says");
+    }
 
-        spool.begin(&header("20260105T000000Z", &plan)).unwrap();
-        let left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        assert_eq!(left, ["20260105T000000Z.log"]);
+    #[test]
+    fn a_plan_that_is_committed_removes_earlier_logs_and_records_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        begun(dir.path(), "20260101T000000Z").append(page(0, 0, &[]), PartitionId(2)).unwrap();
+        for name in [
+            "20260101T000000Z.s.ndjson.done",
+            "20250101T000000Z.log",
+            "20260104T000000Z.log.new",
+            "20260105T000000Z.s.ndjson.done",
+            "notes.txt",
+            "log",
+        ] {
+            fs::write(dir.path().join(name), b"x").unwrap();
+        }
+        let names = || {
+            let names =
+                fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+            let mut names: Vec<_> = names.collect();
+            names.sort_unstable();
+            names
+        };
+        let before = names();
+        let spool = SpoolLog::new(dir.path().to_path_buf());
+        spool.begin(&header("20260105T000000Z")).unwrap();
+        spool.extend_plan(&two_partitions()).unwrap();
+        let mut begun: Vec<_> = before.clone();
+        begun.push("20260105T000000Z.log.new".to_owned());
+        begun.sort_unstable();
+        assert_eq!(names(), begun, "nothing is removed before the plan is complete");
+        spool.commit_plan().unwrap();
+        assert_eq!(names(), ["20260105T000000Z.log", "log", "notes.txt"]);
+        spool.discard().unwrap();
+        assert_eq!(names(), ["log", "notes.txt"]);
     }
 
     #[test]

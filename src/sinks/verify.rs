@@ -11,9 +11,9 @@ use sha2::{Digest, Sha256};
 use url::Url;
 
 use super::{
-    disk::{self, local},
+    disk::{self, io_failure},
     names,
-    publish::{MANIFEST, MANIFEST_PART, ManifestFault, read_manifest},
+    publish::{MANIFEST, MANIFEST_PART, ManifestError, read_manifest},
 };
 
 /// Whose files are expected in a folder.
@@ -31,7 +31,7 @@ pub struct Verification {
     /// The manifest; `None` when there is none that can be read, and when it is somebody else's.
     pub manifest: Option<Manifest>,
     /// What is wrong, in the order of the streams' names; empty when all is well.
-    pub findings: Vec<Finding>,
+    pub findings: Vec<FileMismatch>,
 }
 
 impl Verification {
@@ -43,7 +43,7 @@ impl Verification {
 
 /// One thing that is wrong.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Finding {
+pub struct FileMismatch {
     /// The file, relative to the folder.
     pub file: String,
     /// What is wrong with it.
@@ -112,7 +112,7 @@ impl std::fmt::Display for Problem {
 /// `Local` when something that exists cannot be read.
 pub fn verify(dir: &Path, whose: Whose<'_>) -> Result<Verification, Failure> {
     let mut findings = Vec::new();
-    let finding = |file: &str, problem| Finding { file: file.to_owned(), problem };
+    let finding = |file: &str, problem| FileMismatch { file: file.to_owned(), problem };
     let manifest = match read_manifest(&dir.join(MANIFEST)) {
         Ok(None) => {
             findings.push(finding(MANIFEST, Problem::Missing));
@@ -125,11 +125,11 @@ pub fn verify(dir: &Path, whose: Whose<'_>) -> Result<Verification, Failure> {
             }
             None => Some(manifest),
         },
-        Err(ManifestFault::Unreadable(why)) => {
+        Err(ManifestError::Unreadable(why)) => {
             findings.push(finding(MANIFEST, Problem::Unreadable(why)));
             None
         }
-        Err(ManifestFault::Io(error)) => return Err(local("read", &dir.join(MANIFEST), &error)),
+        Err(ManifestError::Io(error)) => return Err(io_failure("read", &dir.join(MANIFEST), &error)),
     };
     match read_manifest(&dir.join(MANIFEST_PART)) {
         Ok(None) => {}
@@ -137,8 +137,8 @@ pub fn verify(dir: &Path, whose: Whose<'_>) -> Result<Verification, Failure> {
             let problem = foreign(&half, whose).unwrap_or(Problem::HalfPublished { run_id: half.run_id });
             findings.push(finding(MANIFEST_PART, problem));
         }
-        Err(ManifestFault::Unreadable(why)) => findings.push(finding(MANIFEST_PART, Problem::Unreadable(why))),
-        Err(ManifestFault::Io(error)) => return Err(local("read", &dir.join(MANIFEST_PART), &error)),
+        Err(ManifestError::Unreadable(why)) => findings.push(finding(MANIFEST_PART, Problem::Unreadable(why))),
+        Err(ManifestError::Io(error)) => return Err(io_failure("read", &dir.join(MANIFEST_PART), &error)),
     }
     for stream in manifest.iter().flat_map(|manifest| manifest.streams.values()) {
         if let Some(problem) = check(dir, &stream.file, stream.bytes, &stream.sha256)? {
@@ -187,9 +187,9 @@ fn check(dir: &Path, file: &str, bytes: u64, sha256: &str) -> Result<Option<Prob
         }
         Ok(_) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Some(Problem::Missing)),
-        Err(error) => return Err(local("look at", &path, &error)),
+        Err(error) => return Err(io_failure("look at", &path, &error)),
     }
-    let found = sha256_of(&path).map_err(|error| local("read", &path, &error))?;
+    let found = sha256_of(&path).map_err(|error| io_failure("read", &path, &error))?;
     Ok((found != sha256).then(|| Problem::Sha256 { expected: sha256.to_owned(), found }))
 }
 

@@ -9,5 +9,5 @@ fuzz_target!(|data: (u64, [u8; 36], bool)| {
         bytes[..8].copy_from_slice(b"\xF7hspool\x01");
         bytes[9..12].fill(0);
     }
-    dhis2_harvester::sinks::fuzz_head(&bytes, from);
+    dhis2_harvester::sinks::fuzz_header(&bytes, from);
 });
