@@ -14,14 +14,14 @@ use std::{
 };
 
 use harvester_actors::{
-    events::{Event, Listener},
+    events::Event,
     report::{Outcome, Report, ReportError},
 };
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
-use tokio::time::Instant;
 
 use super::{
+    Observer,
     progress::{Phase, Progress},
     report::replace,
 };
@@ -204,13 +204,13 @@ struct Slot {
 
 /// Keeps `status.json` and, at the end, `report.json`.
 #[derive(Debug)]
-pub struct StatusListener {
+pub struct StatusObserver {
     /// The job.
     job: String,
     /// The state folder.
     folder: PathBuf,
     /// Kept between events.
-    state: Mutex<ListenerState>,
+    state: Mutex<StatusState>,
     /// What the thread writes next.
     slot: Arc<(Mutex<Slot>, Condvar)>,
     /// The thread.
@@ -218,20 +218,16 @@ pub struct StatusListener {
 }
 
 /// State between events.
-#[derive(Debug)]
-struct ListenerState {
-    /// When it began.
-    began: Instant,
-    /// How far the run has come.
-    progress: Progress,
+#[derive(Debug, Default)]
+struct StatusState {
     /// When a status was last handed to the thread.
     written: Option<Duration>,
     /// The run has begun, so the folder is ours to write to.
     is_ours: bool,
 }
 
-impl StatusListener {
-    /// A listener for one run, writing into its state folder from the first event of the run on.
+impl StatusObserver {
+    /// An observer of one run, writing into its state folder from the first event of the run on.
     ///
     /// A run that never begins (locked, or another job's folder) writes nothing.
     ///
@@ -241,12 +237,10 @@ impl StatusListener {
         let slot: Arc<(Mutex<Slot>, Condvar)> = Arc::default();
         let (shared, path) = (Arc::clone(&slot), folder.join(STATUS_FILE));
         let writer = thread::Builder::new().name("status".to_owned()).spawn(move || write_all(&shared, &path))?;
-        let state =
-            ListenerState { began: Instant::now(), progress: Progress::default(), written: None, is_ours: false };
-        Ok(StatusListener {
+        Ok(StatusObserver {
             job: job.to_owned(),
             folder: folder.to_owned(),
-            state: Mutex::new(state),
+            state: Mutex::default(),
             slot,
             writer: Mutex::new(Some(writer)),
         })
@@ -290,11 +284,9 @@ fn write_all(slot: &(Mutex<Slot>, Condvar), path: &Path) {
     }
 }
 
-impl Listener for StatusListener {
-    fn on_event(&self, event: &Event) {
+impl Observer for StatusObserver {
+    fn observe(&self, event: &Event, progress: &Progress, now: Duration) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = state.began.elapsed();
-        state.progress.apply(event, now);
         let end = match event {
             Event::RunEnded(report) => Some(report),
             _ => {
@@ -308,7 +300,7 @@ impl Listener for StatusListener {
         let is_due = state.written.is_none_or(|written| now.saturating_sub(written) >= INTERVAL);
         if is_due || end.is_some() || is_turn(event) {
             state.written = Some(now);
-            let status = Status::of(&self.job, &state.progress, now, Timestamp::now());
+            let status = Status::of(&self.job, progress, now, Timestamp::now());
             self.slot.0.lock().unwrap_or_else(PoisonError::into_inner).next = Some(status);
             self.slot.1.notify_one();
         }
@@ -326,7 +318,7 @@ fn is_turn(event: &Event) -> bool {
     matches!(event, Event::PlanReady { .. } | Event::Finishing { .. } | Event::Stopping { .. })
 }
 
-impl Drop for StatusListener {
+impl Drop for StatusObserver {
     fn drop(&mut self) {
         self.close();
     }
@@ -334,10 +326,10 @@ impl Drop for StatusListener {
 
 #[cfg(test)]
 mod tests {
-    use harvester_actors::events::{Pace, Waiting};
+    use harvester_actors::events::{Listener as _, Pace, Waiting};
 
     use super::*;
-    use crate::observe::{progress::tests::half_way, report::without_run};
+    use crate::observe::{Observers, progress::tests::half_way, report::without_run};
 
     fn recovered() -> Event {
         Event::Recovered { resumed_run: None, cut_bytes: 0, rebuilt: None }
@@ -374,7 +366,7 @@ mod tests {
     #[test]
     fn the_end_is_on_the_disk_when_it_has_been_heard() {
         let folder = tempfile::tempdir().unwrap();
-        let listener = StatusListener::new("x", folder.path()).unwrap();
+        let listener = Observers::default().with(StatusObserver::new("x", folder.path()).unwrap());
         listener.on_event(&recovered());
         let mut report = without_run("x", Outcome::Interrupted, "stopped", "go on");
         report.exit_code = 143;
@@ -389,7 +381,7 @@ mod tests {
     #[test]
     fn a_run_that_never_began_leaves_the_folder_of_another_alone() {
         let folder = tempfile::tempdir().unwrap();
-        let listener = StatusListener::new("x", folder.path()).unwrap();
+        let listener = Observers::default().with(StatusObserver::new("x", folder.path()).unwrap());
         listener.on_event(&Event::RunEnded(Arc::new(without_run("x", Outcome::Locked, "", ""))));
         drop(listener);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
@@ -415,7 +407,7 @@ mod tests {
 
     #[test]
     fn a_folder_that_cannot_be_written_stops_nothing() {
-        let listener = StatusListener::new("x", Path::new("/nonexistent")).unwrap();
+        let listener = Observers::default().with(StatusObserver::new("x", Path::new("/nonexistent")).unwrap());
         listener.on_event(&recovered());
         listener.on_event(&Event::RunEnded(Arc::new(without_run("x", Outcome::Complete, "", ""))));
     }
