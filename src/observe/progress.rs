@@ -10,7 +10,7 @@ use harvester_actors::{
     checkpoint::PassTotals,
     events::{Event, Pace},
     partition::{PartitionId, SourceIdentity, Stream, StreamId, Yield},
-    report::{Report, StreamReport},
+    report::{Outcome, Report, StreamReport},
 };
 
 /// Speeds are those of the last this much time.
@@ -185,6 +185,24 @@ impl Progress {
                 self.held.clear();
             }
             Event::SpanCommitted { .. } | Event::FetcherDied { .. } => {}
+        }
+    }
+
+    /// The report so far; its verdict comes with the end.
+    pub(super) fn report(&self, job: &str, now: Duration) -> Report<Option<Outcome>, Option<u8>> {
+        if let Phase::Ended(report) = &self.phase {
+            return (**report).clone().with_verdict(Some(report.outcome), Some(report.exit_code));
+        }
+        Report {
+            resumed: self.resumed,
+            run_id: self.run_id.clone(),
+            streams: self.streams.clone(),
+            requests: self.pace.requests,
+            retries: self.retries,
+            seconds: now.as_secs_f64(),
+            peak_requests_per_second: self.pace.peak_requests_per_second,
+            left_out: self.left_out.clone(),
+            ..Report::new(job, None, None)
         }
     }
 
