@@ -12,9 +12,7 @@ use crate::{
     page::Reject,
     partition::{PassId, Stream, StreamId, Yield},
     planner::PartitionOutcomes,
-    report::{
-        Manifest, ManifestSource, ManifestStream, Outcome, Report, ReportError, StreamReport, next_step, outcome_of,
-    },
+    report::{Manifest, ManifestSource, ManifestStream, Outcome, Report, ReportError, StreamReport, outcome_of},
     sink::PreparedStream,
 };
 
@@ -251,38 +249,21 @@ impl Accounts {
         let (outcome, error) = match ended.err() {
             None if rejected => (Outcome::Rejected, Some(self.rejected_error())),
             None => (Outcome::Complete, None),
-            Some(RunError::Failed(failure)) => {
-                let outcome = outcome_of(failure.class);
-                (outcome, Some(error(failure.class.as_str(), failure.message, failure.next, outcome)))
-            }
+            Some(RunError::Failed(failure)) => (outcome_of(failure.class), Some(failure.into())),
+            Some(RunError::Refused(failure)) => (Outcome::Refused, Some(failure.into())),
             Some(RunError::Stopped(stop)) => {
-                let message = format!("stopped by {}", stop.reason);
-                (stop.outcome, Some(error("stopped", message, None, stop.outcome)))
+                (stop.outcome, Some(error("stopped", format!("stopped by {}", stop.reason))))
             }
-            Some(RunError::Mismatch(message)) => {
-                (Outcome::Mismatch, Some(error("mismatch", message, None, Outcome::Mismatch)))
-            }
-            Some(RunError::Refused(failure)) => {
-                let class = failure.class.as_str();
-                (Outcome::Refused, Some(error(class, failure.message, failure.next, Outcome::Refused)))
-            }
+            Some(RunError::Mismatch(message)) => (Outcome::Mismatch, Some(error("mismatch", message))),
         };
         let run_id = self.checkpoint.as_ref().map(|checkpoint| checkpoint.header.run_id.clone());
         Report {
-            outcome,
-            exit_code: 0,
-            resumed: false,
-            job: job.to_owned(),
             run_id: run_id.unwrap_or_default(),
             streams,
-            requests: 0,
-            retries: 0,
-            seconds: 0.0,
-            peak_requests_per_second: 0,
             error,
             left_out,
             watermarks: self.watermarks.clone(),
-            warnings: Vec::new(),
+            ..Report::new(job, outcome, 0)
         }
     }
 
@@ -310,14 +291,13 @@ impl Accounts {
             Some(outcome) => outcome.failure.message.clone(),
             None => "some rows could not be taken".to_owned(),
         };
-        error("rejected", message, None, Outcome::Rejected)
+        error("rejected", message)
     }
 }
 
-/// An error with the next step that fits its outcome, unless what failed knows a better one.
-fn error(class: &str, message: String, next: Option<String>, outcome: Outcome) -> ReportError {
-    let next = next.unwrap_or_else(|| next_step(outcome).to_owned());
-    ReportError { class: class.to_owned(), message, next }
+/// An error of a run that is not a failure of a port.
+fn error(class: &str, message: String) -> ReportError {
+    ReportError { class: class.to_owned(), message, next: String::new() }
 }
 
 /// Where the next incremental run of a stream resumes: the source's time when this run began or that of the newest

@@ -212,10 +212,9 @@ impl Run {
     fn check_source(&self, identity: &SourceIdentity) -> Result<(), RunError> {
         match self.accounts.known()?.header.source.difference(identity) {
             None => Ok(()),
-            Some(difference) => Err(RunError::Failed(
-                Failure::new(FailureClass::Changed, difference)
-                    .with_next("check the url; run again with --restart to start over with the source as it is now"),
-            )),
+            Some(difference) => {
+                Err(RunError::Failed(Failure::new(FailureClass::Changed, difference).with_next("check the url")))
+            }
         }
     }
 
@@ -227,10 +226,7 @@ impl Run {
         }
         let differences = (self.harvest.differences)(&checkpoint.header.fingerprint, &self.harvest.fingerprint);
         let message = format!("the job has changed since run {}: {}", checkpoint.header.run_id, differences.join("; "));
-        Err(RunError::Failed(
-            Failure::new(FailureClass::Changed, message)
-                .with_next("change it back to resume, or run again with --restart to start over"),
-        ))
+        Err(RunError::Failed(Failure::new(FailureClass::Changed, message).with_next("change it back to resume")))
     }
 
     /// Plans the run, and makes the plan durable. The store then learns it from the spool, as after a death.

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{failure::FailureClass, follow::Proof};
+use crate::{
+    failure::{Failure, FailureClass},
+    follow::Proof,
+};
 
 /// How a command ended. The exit code is a function of this alone (`src/exit_code.rs`).
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -38,6 +41,28 @@ pub enum Outcome {
     Invalid,
     /// A bug.
     Bug,
+}
+
+impl Outcome {
+    /// The word that reports use.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Outcome::Complete => "complete",
+            Outcome::Rejected => "rejected",
+            Outcome::Mismatch => "mismatch",
+            Outcome::Unavailable => "unavailable",
+            Outcome::Denied => "denied",
+            Outcome::Refused => "refused",
+            Outcome::Limit => "limit",
+            Outcome::Interrupted => "interrupted",
+            Outcome::Locked => "locked",
+            Outcome::Damaged => "damaged",
+            Outcome::Changed => "changed",
+            Outcome::Storage => "storage",
+            Outcome::Invalid => "invalid",
+            Outcome::Bug => "bug",
+        }
+    }
 }
 
 /// `manifest.json`: what a complete run left in the sink's directory.
@@ -101,13 +126,13 @@ pub struct ManifestStream {
     pub complete: bool,
 }
 
-/// `report.json` and `run --json`.
+/// `report.json` and `run --json`; with other types for the verdict, what a status says of a run that goes on.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
-pub struct Report {
+pub struct Report<O = Outcome, C = u8> {
     /// How it ended.
-    pub outcome: Outcome,
+    pub outcome: O,
     /// The process's exit code.
-    pub exit_code: u8,
+    pub exit_code: C,
     /// Whether it went on from a checkpoint.
     pub resumed: bool,
     /// The job's name.
@@ -135,6 +160,48 @@ pub struct Report {
     /// Things a person should know although they changed nothing: a store rebuilt, rows that appeared or vanished.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+}
+
+impl<O, C> Report<O, C> {
+    /// The report of something that has done nothing yet.
+    pub fn new(job: &str, outcome: O, exit_code: C) -> Self {
+        Report {
+            outcome,
+            exit_code,
+            resumed: false,
+            job: job.to_owned(),
+            run_id: String::new(),
+            streams: BTreeMap::new(),
+            requests: 0,
+            retries: 0,
+            seconds: 0.0,
+            peak_requests_per_second: 0,
+            error: None,
+            left_out: BTreeMap::new(),
+            watermarks: BTreeMap::new(),
+            warnings: Vec::new(),
+        }
+    }
+
+    /// The same with another verdict.
+    pub fn with_verdict<P, D>(self, outcome: P, exit_code: D) -> Report<P, D> {
+        Report {
+            outcome,
+            exit_code,
+            resumed: self.resumed,
+            job: self.job,
+            run_id: self.run_id,
+            streams: self.streams,
+            requests: self.requests,
+            retries: self.retries,
+            seconds: self.seconds,
+            peak_requests_per_second: self.peak_requests_per_second,
+            error: self.error,
+            left_out: self.left_out,
+            watermarks: self.watermarks,
+            warnings: self.warnings,
+        }
+    }
 }
 
 /// The numbers of one stream.
@@ -169,8 +236,15 @@ pub struct ReportError {
     pub class: String,
     /// What happened to what.
     pub message: String,
-    /// What to do or type next.
+    /// What to do or type next; empty where what failed knows nothing better than what fits the outcome.
     pub next: String,
+}
+
+impl From<Failure> for ReportError {
+    fn from(failure: Failure) -> Self {
+        let next = failure.next.unwrap_or_default();
+        ReportError { class: failure.class.as_str().to_owned(), message: failure.message, next }
+    }
 }
 
 /// The outcome of a run that ended with a failure of this class.
@@ -185,23 +259,5 @@ pub fn outcome_of(class: FailureClass) -> Outcome {
         FailureClass::Local => Outcome::Storage,
         FailureClass::Damaged => Outcome::Damaged,
         FailureClass::Bug => Outcome::Bug,
-    }
-}
-
-/// What to do after a run that ended so.
-pub(crate) fn next_step(outcome: Outcome) -> &'static str {
-    match outcome {
-        Outcome::Complete => "nothing",
-        Outcome::Rejected => "look at rejects.ndjson",
-        Outcome::Mismatch => "run the same command again to compare again, or with --restart to fetch everything again",
-        Outcome::Unavailable | Outcome::Limit | Outcome::Interrupted => "run the same command to resume",
-        Outcome::Denied => "check user name, password or token, then run the same command",
-        Outcome::Refused => "check url, collections, fields and filters of the job",
-        Outcome::Locked => "wait for the other process, or stop it",
-        Outcome::Damaged => "run again with --restart to start over",
-        Outcome::Changed => "undo the change, or run again with --restart to start over",
-        Outcome::Storage => "free space or repair the disk, then run the same command to resume",
-        Outcome::Invalid => "correct the job file",
-        Outcome::Bug => "run the same command to resume, and report the bug",
     }
 }

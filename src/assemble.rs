@@ -22,12 +22,13 @@ use tokio::{sync::watch, time::Instant};
 
 use crate::{
     checkpoints::SledStore,
-    exit_code::{self, StopReason},
+    exit_code::StopReason,
     extract::{
         Contact, Dhis2Source, Extract, LimiterGate, MetadataExtract, OutageProbe, SourceGate, Watermarks, classify,
     },
     job::{self, Collections, Credentials, Job, differences},
     job_record::JobRecord,
+    observe::report,
     service::lock::{LockError, StateLock},
     sinks::{self, FileSpool, FilesSettings, FilesTarget},
 };
@@ -63,9 +64,9 @@ pub(crate) fn run(request: RunRequest) -> Report {
     let job = request.job.name.clone();
     let mut report = match RunSetup::new(&request) {
         Ok(setup) => actix::System::new().block_on(setup.run(request)),
-        Err(error) => error.report(job),
+        Err(error) => error.report(&job),
     };
-    report.exit_code = exit_code::exit_code(report.outcome, *stop.borrow());
+    report::complete(&mut report, *stop.borrow());
     listener.on_event(&Event::RunEnded(Arc::new(report.clone())));
     report
 }
@@ -73,49 +74,36 @@ pub(crate) fn run(request: RunRequest) -> Report {
 /// Why a run cannot start.
 pub(crate) struct StartError {
     outcome: Outcome,
-    class: &'static str,
-    message: String,
-    next: String,
+    error: ReportError,
 }
 
 impl StartError {
-    /// A failure of the state directory.
+    /// Something other than a failure of a port.
+    fn new(outcome: Outcome, class: &str, message: String, next: impl Into<String>) -> Self {
+        StartError { outcome, error: ReportError { class: class.to_owned(), message, next: next.into() } }
+    }
+
+    /// This machine cannot.
     fn storage(message: String) -> Self {
-        let next = "check the folder's permissions and free space, or choose another with --state-dir".to_owned();
-        StartError { outcome: Outcome::Storage, class: FailureClass::Local.as_str(), message, next }
+        let next = "check the folder's permissions and free space, or choose another with --state-dir";
+        StartError::new(Outcome::Storage, FailureClass::Local.as_str(), message, next)
     }
 
     /// The same for commands without a report.
     pub(crate) fn into_failure(self) -> Failure {
         let class = if self.outcome == Outcome::Storage { FailureClass::Local } else { FailureClass::Rejected };
-        Failure::new(class, self.message).with_next(self.next)
+        Failure::new(class, self.error.message).with_next(self.error.next)
     }
 
-    /// The report of a run that did not start.
-    fn report(self, job: String) -> Report {
-        Report {
-            outcome: self.outcome,
-            exit_code: 0,
-            resumed: false,
-            job,
-            run_id: String::new(),
-            streams: Default::default(),
-            requests: 0,
-            retries: 0,
-            seconds: 0.0,
-            peak_requests_per_second: 0,
-            error: Some(ReportError { class: self.class.to_owned(), message: self.message, next: self.next }),
-            left_out: Default::default(),
-            watermarks: Default::default(),
-            warnings: Vec::new(),
-        }
+    /// The report of a run that did not begin.
+    fn report(self, job: &str) -> Report {
+        Report { error: Some(self.error), ..Report::new(job, self.outcome, 0) }
     }
 }
 
 impl From<Failure> for StartError {
     fn from(failure: Failure) -> Self {
-        let next = failure.next.unwrap_or_else(|| "correct the job file".to_owned());
-        StartError { outcome: outcome_of(failure.class), class: failure.class.as_str(), message: failure.message, next }
+        StartError { outcome: outcome_of(failure.class), error: failure.into() }
     }
 }
 
@@ -141,12 +129,11 @@ impl RunSetup {
             .and_then(|()| sinks::sync_dir(&request.state_dir))
             .map_err(|error| StartError::storage(format!("cannot make `{}`: {error}", folder.display())))?;
         let lock = StateLock::acquire(&folder).map_err(|error| match error {
-            LockError::Held { .. } => StartError {
-                outcome: Outcome::Locked,
-                class: "locked",
-                message: error.to_string(),
-                next: format!("wait for it or stop it; `harvester status {}` shows what it does", job.path.display()),
-            },
+            LockError::Held { .. } => {
+                let next =
+                    format!("wait for it or stop it; `harvester status {}` shows what it does", job.path.display());
+                StartError::new(Outcome::Locked, "locked", error.to_string(), next)
+            }
             LockError::Storage { .. } => StartError::storage(error.to_string()),
         })?;
         let before = JobRecord::load(&folder);
@@ -154,12 +141,8 @@ impl RunSetup {
             before.as_ref().is_some_and(|record| !ended_long_ago(record)) && harvester_pacing::control!("cold-start");
         let mut record = before.unwrap_or_else(|| JobRecord::new(job));
         if let Some(conflict) = record.conflict(job, &folder).filter(|_| !request.restart) {
-            return Err(StartError {
-                outcome: Outcome::Changed,
-                class: FailureClass::Changed.as_str(),
-                message: conflict.message,
-                next: conflict.next.to_owned(),
-            });
+            let class = FailureClass::Changed.as_str();
+            return Err(StartError::new(Outcome::Changed, class, conflict.message, conflict.next));
         }
         if let Some(differences) = record.start(job, request.restart) {
             tracing::warn!(
@@ -184,10 +167,11 @@ impl RunSetup {
         // The share of the origin's budget ends with the run.
         let (harvest, probe, _share) = match self.harvest(request) {
             Ok(harvest) => harvest,
-            Err(error) => return error.report(job.name),
+            Err(error) => return error.report(&job.name),
         };
         let source = Arc::clone(&harvest.source);
         let mut report = harvest::run(harvest).await;
+        report::offer_restart(&mut report);
         source.close();
         self.remember(&job, &mut report, probe.system_id());
         report
@@ -436,12 +420,10 @@ pub(crate) fn extract(extract: &job::ExtractSettings) -> Result<Extract, StartEr
         | job::ExtractSettings::Analytics { .. }
         | job::ExtractSettings::DataStore { .. }
         | job::ExtractSettings::SqlView { .. }
-        | job::ExtractSettings::CompleteRegistrations { .. }) => Err(StartError {
-            outcome: Outcome::Invalid,
-            class: "invalid",
-            message: format!("kind `{}` is not available in this version", other.kind()),
-            next: "take it out of the job file".to_owned(),
-        }),
+        | job::ExtractSettings::CompleteRegistrations { .. }) => {
+            let message = format!("kind `{}` is not available in this version", other.kind());
+            Err(StartError::new(Outcome::Invalid, "invalid", message, "take it out of the job file"))
+        }
     }
 }
 

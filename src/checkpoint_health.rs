@@ -272,9 +272,8 @@ mod tests {
             "started_at": "2026-01-01T00:00:00Z",
             "fingerprint": job.fingerprint(),
             "source": { "url": "https://h.example", "system_id": null, "version": "2.40.1", "minor": 40, "server_date": null },
-            "plan": { "streams": [], "partitions": [], "left_out": [] },
         }));
-        Loaded::Unfinished(Box::new(Checkpoint::begun(header.unwrap(), spool_len)))
+        Loaded::Unfinished(Box::new(Checkpoint::new(header.unwrap(), spool_len)))
     }
 
     #[test]

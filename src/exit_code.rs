@@ -111,26 +111,6 @@ pub fn is_resumable(outcome: Outcome) -> bool {
     }
 }
 
-/// The word that reports and JSON use for an outcome.
-pub fn outcome_word(outcome: Outcome) -> &'static str {
-    match outcome {
-        Outcome::Complete => "complete",
-        Outcome::Rejected => "rejected",
-        Outcome::Mismatch => "mismatch",
-        Outcome::Unavailable => "unavailable",
-        Outcome::Denied => "denied",
-        Outcome::Refused => "refused",
-        Outcome::Limit => "limit",
-        Outcome::Interrupted => "interrupted",
-        Outcome::Locked => "locked",
-        Outcome::Damaged => "damaged",
-        Outcome::Changed => "changed",
-        Outcome::Storage => "storage",
-        Outcome::Invalid => "invalid",
-        Outcome::Bug => "bug",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -156,7 +136,7 @@ mod tests {
             for stop in [None, Some(StopReason::Sigterm)] {
                 assert_eq!(exit_code(outcome, stop), code, "{outcome:?}");
             }
-            assert_eq!(serde_json::to_value(outcome).unwrap(), outcome_word(outcome));
+            assert_eq!(serde_json::to_value(outcome).unwrap(), outcome.as_str());
         }
     }
 

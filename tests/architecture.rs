@@ -210,9 +210,26 @@ impl<'ast> Visit<'ast> for Names {
 
 /// What the files of a directory of the root package or of a crate name, tests included.
 fn names(directory: &str) -> Vec<(PathBuf, Names)> {
+    read(directory, true)
+}
+
+/// The same without what is there for tests alone.
+fn without_tests(directory: &str) -> Vec<(PathBuf, Names)> {
+    let mut files = read(directory, false);
+    let mut for_tests = BTreeSet::new();
+    for (path, names) in &files {
+        let is_root = ["mod.rs", "lib.rs"].iter().any(|name| path.ends_with(name));
+        let own = if is_root { path.parent().unwrap().to_owned() } else { path.with_extension("") };
+        for_tests.extend(names.test_modules.iter().map(|module| own.join(module).with_extension("rs")));
+    }
+    files.retain(|(path, _)| !for_tests.contains(path));
+    files
+}
+
+fn read(directory: &str, with_tests: bool) -> Vec<(PathBuf, Names)> {
     let of_crate = ["src/dhis2", "actors/pacing", "actors"].into_iter().find(|root| directory.starts_with(root));
     let crate_directory = of_crate.unwrap_or("src");
-    sources(directory).into_iter().map(|path| (path.clone(), Names::of(&path, crate_directory, true))).collect()
+    sources(directory).into_iter().map(|path| (path.clone(), Names::of(&path, crate_directory, with_tests))).collect()
 }
 
 /// Asserts that no file of `directory` names one of `forbidden`, or what is below it.
@@ -295,7 +312,7 @@ fn each_foreign_crate_has_the_room_it_is_there_for() {
 fn only_commands_and_the_observer_print() {
     let prints: BTreeSet<_> = ["print", "println", "eprint", "eprintln", "dbg"].map(str::to_owned).into();
     for directory in ["src", "src/dhis2", "actors", "actors/pacing"] {
-        for (path, names) in names(directory) {
+        for (path, names) in without_tests(directory) {
             let within = path.strip_prefix(root()).unwrap();
             if within.starts_with("src/cli") || within.starts_with("src/observe") {
                 continue;
@@ -318,6 +335,11 @@ fn only_the_client_knows_header_and_parameter_names() {
 }
 
 #[test]
+fn the_engine_names_no_flag_of_the_command_line() {
+    assert_absent("actors", &["--restart", "--max-seconds", "--state-dir", "harvester run"]);
+}
+
+#[test]
 fn only_last_will_sends_past_a_full_mailbox() {
     // `Addr::do_send` and `Recipient::do_send` alike.
     for (path, names) in names("actors") {
@@ -329,19 +351,11 @@ fn only_last_will_sends_past_a_full_mailbox() {
 #[test]
 fn the_modules_of_the_root_package_know_each_other_in_one_direction_only() {
     let mut knows: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    let files: Vec<_> = sources("src").into_iter().map(|path| (Names::of(&path, "src", false), path)).collect();
-    let mut for_tests = BTreeSet::new();
-    for (names, path) in &files {
-        let own = if path.ends_with("mod.rs") { path.parent().unwrap().to_owned() } else { path.with_extension("") };
-        for_tests.extend(names.test_modules.iter().map(|module| own.join(module).with_extension("rs")));
-    }
-    let modules: BTreeSet<_> = files.iter().filter_map(|(names, _)| names.module.first().cloned()).collect();
-    for (names, path) in &files {
+    let files = without_tests("src");
+    let modules: BTreeSet<_> = files.iter().filter_map(|(_, names)| names.module.first().cloned()).collect();
+    for (_, names) in &files {
         // The crate's root knows all of them, and nobody knows it.
         let Some(module) = names.module.first() else { continue };
-        if for_tests.contains(path) {
-            continue;
-        }
         let known = names.paths.iter().filter_map(|path| path.strip_prefix("crate::")?.split("::").next());
         let known = known.filter(|known| known != module && modules.contains(*known)).map(str::to_owned);
         knows.entry(module.clone()).or_default().extend(known);

@@ -22,6 +22,7 @@ use crate::{
         ProgressMode, Redactor, Screen,
         log::{self, LogFormat as Format},
         screen::{STDERR_THREAD, is_terminal},
+        words::{self, After},
     },
 };
 
@@ -92,28 +93,8 @@ impl From<JobError> for CommandError {
 impl From<Failure> for CommandError {
     fn from(failure: Failure) -> Self {
         let outcome = outcome_of(failure.class);
-        let next = failure.next.unwrap_or_else(|| default_next(outcome).to_owned());
+        let next = failure.next.unwrap_or_else(|| words::next_step(outcome, After::Question).to_owned());
         CommandError::new(outcome, failure.message, next)
-    }
-}
-
-/// The next step for an error that brings none of its own.
-fn default_next(outcome: Outcome) -> &'static str {
-    match outcome {
-        Outcome::Unavailable => "try again later, or see whether the address is right",
-        Outcome::Denied => "check user name, password or token",
-        Outcome::Refused => "check the url, the path and what is asked for",
-        Outcome::Storage => "free space, or check the folder's permissions",
-        Outcome::Damaged => "start over with --restart",
-        Outcome::Changed => "undo the change, or start over with --restart",
-        Outcome::Bug => "report it, with the output of the same command and -v",
-        Outcome::Complete
-        | Outcome::Rejected
-        | Outcome::Mismatch
-        | Outcome::Limit
-        | Outcome::Interrupted
-        | Outcome::Locked
-        | Outcome::Invalid => "see `harvester --help`",
     }
 }
 

@@ -15,11 +15,11 @@ use crate::{
     assemble::{self, RunRequest},
     job::{CAPABILITIES, Credentials, Job},
     observe::{
-        LogListener, ProgressListener, Redacting, StatusListener,
+        LogObserver, Observers, ProgressObserver, Redacting, StatusObserver,
         log::LogFormat,
         report::{self, ReportContext},
     },
-    service::{Signals, open_files, systemd::SystemdListener},
+    service::{Signals, open_files, systemd::SystemdObserver},
 };
 
 /// Examples below the help.
@@ -95,7 +95,7 @@ fn context(job: &Job, ctx: &CommandContext) -> ReportContext {
     }
 }
 
-/// Runs a job to its end, with all listeners attached.
+/// Runs a job to its end, with all observers attached.
 pub(super) fn harvest(
     job: Job,
     credentials: Credentials,
@@ -111,20 +111,20 @@ pub(super) fn harvest(
     };
     let signals = Signals::install(max_seconds, before_exit)
         .map_err(|error| CommandError::new(Outcome::Bug, format!("cannot listen to signals: {error}"), "report it"))?;
-    let mut listeners = crate::observe::Listeners::default()
-        .with(LogListener::new(&job.name, ctx.format, ctx.screen.mode(), job.limits.outage))
-        .with(ProgressListener::new(&job.name, ctx.screen.clone()));
-    match StatusListener::new(&job.name, &assemble::state_folder(&state_dir, &job.name)) {
-        Ok(status) => listeners = listeners.with(status),
+    let mut observers = Observers::default()
+        .with(LogObserver::new(&job.name, ctx.format, ctx.screen.mode(), job.limits.outage))
+        .with(ProgressObserver::new(&job.name, ctx.screen.clone()));
+    match StatusObserver::new(&job.name, &assemble::state_folder(&state_dir, &job.name)) {
+        Ok(status) => observers = observers.with(status),
         Err(error) => tracing::warn!(%error, "cannot keep a status; the run continues"),
     }
     let watchdog = CommandContext::environment("WATCHDOG_USEC").map(|usec| usec.to_string_lossy().into_owned());
     let notify_socket = CommandContext::environment("NOTIFY_SOCKET");
-    match SystemdListener::new(notify_socket.as_deref(), watchdog.as_deref(), job.limits.first_byte_timeout) {
-        Ok(systemd) => listeners = listeners.with(systemd),
+    match SystemdObserver::new(notify_socket.as_deref(), watchdog.as_deref(), job.limits.first_byte_timeout) {
+        Ok(systemd) => observers = observers.with(systemd),
         Err(error) => tracing::warn!(%error, "cannot talk to the service manager; the run continues"),
     }
-    let listener = Arc::new(Redacting { listener: listeners, redactor: ctx.redactor.clone() });
+    let listener = Arc::new(Redacting { listener: observers, redactor: ctx.redactor.clone() });
     let request = RunRequest { job, credentials, state_dir, restart, listener, stop: signals.stop.clone() };
     let ended = panic::catch_unwind(AssertUnwindSafe(|| assemble::run(request)));
     // The block must be gone before the report is printed, even if the run never began.

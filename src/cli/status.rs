@@ -86,11 +86,8 @@ fn read(job: &str, folder: &Path) -> Result<Status, CommandError> {
         ));
     }
     let has_checkpoint = folder.join("checkpoint").exists();
-    let mut report: Report = report::without_run(job, Outcome::Interrupted, "", "run the job to resume");
-    report.error = None;
-    let mut status = Status::from_report(report);
-    status.outcome = None;
-    status.exit_code = None;
+    let mut status = Status::from_report(Report::new(job, Outcome::Interrupted, 0));
+    (status.report.outcome, status.report.exit_code) = (None, None);
     status.state = if has_checkpoint { State::Stopped } else { State::New };
     Ok(status)
 }
@@ -101,7 +98,7 @@ fn text(status: &Status, context: &ReportContext, now: Timestamp, width: usize) 
     let file = &context.job_file;
     let state = match status.state {
         State::New => {
-            return format!("{}: has never run\n\nnext: harvester run {file}\n", status.job);
+            return format!("{}: has never run\n\nnext: harvester run {file}\n", status.report.job);
         }
         State::Running => "running",
         State::Finishing => "finishing",
@@ -109,13 +106,11 @@ fn text(status: &Status, context: &ReportContext, now: Timestamp, width: usize) 
         State::Complete => "complete",
         State::Failed => "failed",
     };
-    if let (State::Complete | State::Failed, Some(outcome), Some(exit_code)) =
-        (status.state, status.outcome, status.exit_code)
-    {
-        return report::to_text(&as_report(status, outcome, exit_code), context, width);
+    if let (State::Complete | State::Failed, Some(report)) = (status.state, status.ended()) {
+        return report::to_text(&report, context, width);
     }
-    let run = if status.run_id.is_empty() { String::new() } else { format!(" (run {})", status.run_id) };
-    let _ = writeln!(text, "{}: {state}{run}", status.job);
+    let run = if status.report.run_id.is_empty() { String::new() } else { format!(" (run {})", status.report.run_id) };
+    let _ = writeln!(text, "{}: {state}{run}", status.report.job);
     if let (State::Running | State::Finishing, Ok(updated)) = (status.state, status.updated_at.parse::<Timestamp>()) {
         let ago = Duration::try_from(now.duration_since(updated)).unwrap_or_default();
         let _ = writeln!(text, "process {}, last update {} ago", status.pid, about(ago));
@@ -125,8 +120,8 @@ fn text(status: &Status, context: &ReportContext, now: Timestamp, width: usize) 
         let _ = writeln!(text, "waiting: {reason}{until}");
     }
     let numbers = &status.progress;
-    let rows: u64 = status.streams.values().map(|stream| stream.rows).sum();
-    let expected: Option<u64> = status.streams.values().map(|stream| stream.expected).sum();
+    let rows: u64 = status.report.streams.values().map(|stream| stream.rows).sum();
+    let expected: Option<u64> = status.report.streams.values().map(|stream| stream.expected).sum();
     let rows = match expected.filter(|expected| *expected > 0) {
         Some(expected) => format!("{} of {} rows", count(rows), count(expected)),
         None => plural(rows, "row"),
@@ -146,41 +141,24 @@ fn text(status: &Status, context: &ReportContext, now: Timestamp, width: usize) 
             numbers.in_flight_limit
         );
     }
-    if status.retries > 0 {
+    if status.report.retries > 0 {
         let last = numbers.last_failure.as_ref().map_or_else(String::new, |last| format!("; the last: {last}"));
-        let retries =
-            if status.retries == 1 { "1 retry".to_owned() } else { format!("{} retries", count(status.retries)) };
+        let retries = if status.report.retries == 1 {
+            "1 retry".to_owned()
+        } else {
+            format!("{} retries", count(status.report.retries))
+        };
         let _ = writeln!(text, "{retries}{last}");
     }
     let next = match status.state {
         State::Running | State::Finishing => format!("wait for it, or stop it resumably: kill -TERM {}", status.pid),
         State::New | State::Stopped | State::Complete | State::Failed => format!("harvester run {file}"),
     };
-    let _ = match &status.error {
+    let _ = match &status.report.error {
         Some(error) => writeln!(text, "\nerror: {}\nnext:  {next}", error.message),
         None => writeln!(text, "\nnext: {next}"),
     };
     text
-}
-
-/// The status of a run that is over, as its report.
-fn as_report(status: &Status, outcome: Outcome, exit_code: u8) -> Report {
-    Report {
-        outcome,
-        exit_code,
-        resumed: status.resumed,
-        job: status.job.clone(),
-        run_id: status.run_id.clone(),
-        streams: status.streams.clone(),
-        requests: status.requests,
-        retries: status.retries,
-        seconds: status.seconds,
-        peak_requests_per_second: status.peak_requests_per_second,
-        error: status.error.clone(),
-        left_out: status.left_out.clone(),
-        watermarks: status.watermarks.clone(),
-        warnings: status.warnings.clone(),
-    }
 }
 
 #[cfg(test)]
@@ -193,11 +171,11 @@ mod tests {
         let mut status =
             Status::from_report(report::without_run("sl", Outcome::Unavailable, "the source is gone", "wait"));
         status.state = state;
-        status.run_id = "20260101T000000Z".to_owned();
+        status.report.run_id = "20260101T000000Z".to_owned();
         status.pid = 4711;
         status.updated_at = "2026-01-01T00:00:00.000Z".to_owned();
         let stream = StreamReport { rows: 30_000, expected: Some(100_000), ..StreamReport::default() };
-        status.streams.insert("organisationUnits".to_owned(), stream);
+        status.report.streams.insert("organisationUnits".to_owned(), stream);
         status.progress.partitions = 40;
         status.progress.partitions_finished = 12;
         status
@@ -213,8 +191,8 @@ mod tests {
         };
         let now: Timestamp = "2026-01-01T00:00:02Z".parse().unwrap();
         let mut running = status(State::Running);
-        running.error = None;
-        running.retries = 3;
+        running.report.error = None;
+        running.report.retries = 3;
         running.progress.last_failure = Some("organisationUnits/3: 503 Service Unavailable".to_owned());
         running.waiting_for = Some("Retry-After".to_owned());
         running.until = Some("2026-01-01T00:10:00Z".to_owned());
@@ -234,9 +212,9 @@ mod tests {
         fs::create_dir(folder.path().join("checkpoint")).unwrap();
         assert_eq!(read("x", folder.path()).unwrap().state, State::Stopped);
         report::keep(&report::without_run("x", Outcome::Denied, "401", "check"), folder.path()).unwrap();
-        assert_eq!(read("x", folder.path()).unwrap().exit_code, Some(6));
+        assert_eq!(read("x", folder.path()).unwrap().report.exit_code, Some(6));
         fs::write(folder.path().join("status.json"), "{").unwrap();
-        assert_eq!(read("x", folder.path()).unwrap().exit_code, Some(6));
+        assert_eq!(read("x", folder.path()).unwrap().report.exit_code, Some(6));
         fs::remove_file(folder.path().join(REPORT_FILE)).unwrap();
         assert_eq!(read("x", folder.path()).unwrap_err().outcome, Outcome::Storage);
     }

@@ -10,22 +10,18 @@ use std::{
     time::Duration,
 };
 
-use harvester_actors::{
-    events::{Event, Listener},
-    report::Outcome,
-};
+use harvester_actors::{events::Event, report::Outcome};
 use jiff::{SignedDuration, Timestamp};
-use tokio::time::Instant;
 use tracing::{Level, debug, error, info, level_filters::LevelFilter, warn};
 use tracing_subscriber::{Layer as _, filter::Targets, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
 use super::{
+    Observer,
     block::plain_line,
-    progress::{Phase, Progress},
+    progress::Progress,
     screen::{PLAIN_INTERVAL, ProgressMode, Screen},
     waits::{Telling, Wait, WaitTeller},
 };
-use crate::exit_code::outcome_word;
 
 /// Our own crates.
 const OURS: [&str; 5] = ["dhis2_harvester", "harvester", "harvester_actors", "harvester_pacing", "dhis2"];
@@ -94,11 +90,11 @@ pub(crate) fn clock(from_now: Duration) -> Option<String> {
 
 /// Writes a log line for each event that is worth one.
 #[derive(Debug)]
-pub struct LogListener {
+pub struct LogObserver {
     /// The job.
     job: String,
     /// Kept between events.
-    state: Mutex<ListenerState>,
+    state: Mutex<LogState>,
     /// Whether progress itself goes to the log: with JSON, where nothing else may stand on stderr.
     tells_progress: bool,
     /// Whether a block on the terminal shows what it waits for.
@@ -108,29 +104,21 @@ pub struct LogListener {
 }
 
 /// State between events.
-#[derive(Debug)]
-struct ListenerState {
-    /// When it began.
-    began: Instant,
-    /// How far the run has come.
-    progress: Progress,
+#[derive(Debug, Default)]
+struct LogState {
     /// When progress was last told.
     told: Duration,
     /// Which waits have been told.
     waits: WaitTeller,
+    /// Whether it has been told that files are written.
+    is_finishing: bool,
 }
 
-impl LogListener {
-    /// A listener for one run of a job that lets its source be gone for `outage`.
+impl LogObserver {
+    /// An observer of one run of a job that lets its source be gone for `outage`.
     pub fn new(job: &str, format: LogFormat, mode: ProgressMode, outage: Duration) -> Self {
-        let state = ListenerState {
-            began: Instant::now(),
-            progress: Progress::default(),
-            told: Duration::ZERO,
-            waits: WaitTeller::default(),
-        };
         let (tells_progress, has_block) = (format == LogFormat::Json, mode == ProgressMode::Bar);
-        LogListener { job: job.to_owned(), state: Mutex::new(state), tells_progress, has_block, outage }
+        LogObserver { job: job.to_owned(), state: Mutex::default(), tells_progress, has_block, outage }
     }
 
     /// Tells what it waits for, where that is news.
@@ -152,13 +140,10 @@ impl LogListener {
     }
 }
 
-impl Listener for LogListener {
-    fn on_event(&self, event: &Event) {
+impl Observer for LogObserver {
+    fn observe(&self, event: &Event, progress: &Progress, now: Duration) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = state.began.elapsed();
-        let was_finishing = matches!(state.progress.phase, Phase::Finishing(_));
-        state.progress.apply(event, now);
-        let (job, progress) = (self.job.as_str(), &state.progress);
+        let job = self.job.as_str();
         match event {
             Event::Recovered { resumed_run, cut_bytes, rebuilt } => {
                 if let Some(why) = rebuilt {
@@ -223,14 +208,14 @@ impl Listener for LogListener {
             }
             Event::Pace(_) => {}
             Event::Finishing { stream } => {
-                if !was_finishing {
+                if !std::mem::replace(&mut state.is_finishing, true) {
                     info!(job, streams = progress.streams.len(), "writing the files");
                 }
                 debug!(job, stream = progress.stream(*stream), "writing the file");
             }
             Event::Stopping { reason } => info!(job, reason = %reason, "stopping; pages in flight are being finished"),
             Event::RunEnded(report) => {
-                let outcome = outcome_word(report.outcome);
+                let outcome = report.outcome.as_str();
                 let rows: u64 = report.streams.values().map(|stream| stream.rows).sum();
                 let (requests, retries, seconds) = (report.requests, report.retries, report.seconds);
                 match (&report.error, report.outcome) {
@@ -252,12 +237,12 @@ impl Listener for LogListener {
         if !matches!(event, Event::RunEnded(_)) {
             let telling = state.waits.update(waiting, now);
             if let Some(telling) = telling {
-                self.tell_wait(telling, &state.progress, now);
+                self.tell_wait(telling, progress, now);
             }
         }
         if self.tells_progress && now.saturating_sub(state.told) >= PLAIN_INTERVAL {
             state.told = now;
-            let progress = plain_line(job, &state.progress, now);
+            let progress = plain_line(job, progress, now);
             info!(job, %progress, "progress");
         }
     }

@@ -13,36 +13,62 @@ mod show;
 pub mod status;
 mod voice;
 pub(crate) mod waits;
+pub(crate) mod words;
 
-use std::sync::Arc;
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 pub(crate) use block::{fetched_bytes, waits};
 pub use finding::{Finding, Severity};
 use harvester_actors::events::{Event, Listener};
-pub use log::LogListener;
+pub use log::LogObserver;
+pub use progress::Progress;
 pub(crate) use redactor::Redacting;
 pub use redactor::Redactor;
 pub use screen::{ProgressMode, Screen};
-pub use show::ProgressListener;
-pub use status::{Status, StatusListener};
+pub use show::ProgressObserver;
+pub use status::{Status, StatusObserver};
+use tokio::time::Instant;
 
-/// Tells every event to each of its parts, in order.
-#[derive(Clone, Default)]
-pub struct Listeners(Vec<Arc<dyn Listener>>);
+/// Shows what happens: is given each event of a run, and what all events so far amount to.
+pub trait Observer: Send + Sync {
+    /// Takes one event.
+    ///
+    /// - `now`: time since the process began.
+    fn observe(&self, event: &Event, progress: &Progress, now: Duration);
+}
 
-impl Listeners {
-    /// Adds a part.
+/// The one listener of a run: adds the events up, and hands the sums to each observer in order.
+pub struct Observers {
+    began: Instant,
+    progress: Mutex<Progress>,
+    observers: Vec<Box<dyn Observer>>,
+}
+
+impl Default for Observers {
+    fn default() -> Self {
+        Observers { began: Instant::now(), progress: Mutex::default(), observers: Vec::new() }
+    }
+}
+
+impl Observers {
+    /// Adds an observer.
     #[must_use]
-    pub fn with(mut self, listener: impl Listener + 'static) -> Self {
-        self.0.push(Arc::new(listener));
+    pub fn with(mut self, observer: impl Observer + 'static) -> Self {
+        self.observers.push(Box::new(observer));
         self
     }
 }
 
-impl Listener for Listeners {
+impl Listener for Observers {
     fn on_event(&self, event: &Event) {
-        for listener in &self.0 {
-            listener.on_event(event);
+        let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = self.began.elapsed();
+        progress.apply(event, now);
+        for observer in &self.observers {
+            observer.observe(event, &progress, now);
         }
     }
 }

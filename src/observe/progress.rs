@@ -10,7 +10,7 @@ use harvester_actors::{
     checkpoint::PassTotals,
     events::{Event, Pace},
     partition::{PartitionId, SourceIdentity, Stream, StreamId, Yield},
-    report::{Report, StreamReport},
+    report::{Outcome, Report, StreamReport},
 };
 
 /// Speeds are those of the last this much time.
@@ -185,6 +185,24 @@ impl Progress {
                 self.held.clear();
             }
             Event::SpanCommitted { .. } | Event::FetcherDied { .. } => {}
+        }
+    }
+
+    /// The report so far; its verdict comes with the end.
+    pub(super) fn report(&self, job: &str, now: Duration) -> Report<Option<Outcome>, Option<u8>> {
+        if let Phase::Ended(report) = &self.phase {
+            return (**report).clone().with_verdict(Some(report.outcome), Some(report.exit_code));
+        }
+        Report {
+            resumed: self.resumed,
+            run_id: self.run_id.clone(),
+            streams: self.streams.clone(),
+            requests: self.pace.requests,
+            retries: self.retries,
+            seconds: now.as_secs_f64(),
+            peak_requests_per_second: self.pace.peak_requests_per_second,
+            left_out: self.left_out.clone(),
+            ..Report::new(job, None, None)
         }
     }
 
@@ -457,22 +475,13 @@ pub(super) mod tests {
 
     #[test]
     fn a_resumed_run_begins_with_what_is_committed_and_with_no_speed() {
-        let (half, _) = half_way();
         let mut progress = Progress::default();
-        let counts = PageCounts { fetched: 500, kept: 500, ..PageCounts::default() };
-        let committed = [(0, 5, false), (1, 1, true)].map(|(id, pages, is_finished)| Committed {
-            partition: PartitionId(id),
-            pages,
-            counts,
-            is_finished,
-        });
-        let plan = Arc::clone(&half.plan);
+        let committed = [5, 1].map(|pages| PassTotals { pages, counts: counts(500) }).to_vec();
         progress.apply(
             &Event::Recovered { resumed_run: Some("r".to_owned()), cut_bytes: 0, rebuilt: None },
             Duration::ZERO,
         );
-        let committed = committed.to_vec();
-        progress.apply(&Event::PlanMade { run_id: "r".to_owned(), plan, committed }, Duration::ZERO);
+        progress.apply(&plan_ready(1, committed), Duration::ZERO);
         progress.apply(&page(0, 500), Duration::ZERO);
         assert_eq!((progress.rows(), progress.partitions_finished, progress.resumed), (1500, 1, true));
         let pages = |stream: &str| progress.streams[stream].pages;
@@ -484,7 +493,7 @@ pub(super) mod tests {
     fn a_failure_is_counted_and_kept_with_its_partition() {
         let (mut progress, now) = half_way();
         let returned = Event::PartitionReturned {
-            partition: PartitionId(1),
+            partition: partition(1),
             class: FailureClass::Transient,
             message: "503".to_owned(),
             attempt: 1,

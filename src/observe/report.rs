@@ -11,8 +11,11 @@ use std::{
 
 use harvester_actors::report::{Outcome, Report, ReportError, StreamReport};
 
-use super::numbers::{bytes, count, duration, plural};
-use crate::exit_code::{exit_code, is_resumable};
+use super::{
+    numbers::{bytes, count, duration, plural},
+    words::{After, headline, next_step},
+};
+use crate::exit_code::{StopReason, exit_code, is_resumable};
 
 /// The report's name within a state folder.
 pub const REPORT_FILE: &str = "report.json";
@@ -36,25 +39,26 @@ pub struct ReportContext {
 
 /// The report of something that ended before a run began.
 pub fn without_run(job: &str, outcome: Outcome, message: impl Into<String>, next: impl Into<String>) -> Report {
-    Report {
-        outcome,
-        exit_code: exit_code(outcome, None),
-        resumed: false,
-        job: job.to_owned(),
-        run_id: String::new(),
-        streams: Default::default(),
-        requests: 0,
-        retries: 0,
-        seconds: 0.0,
-        peak_requests_per_second: 0,
-        error: Some(ReportError {
-            class: crate::exit_code::outcome_word(outcome).to_owned(),
-            message: message.into(),
-            next: next.into(),
-        }),
-        left_out: Default::default(),
-        watermarks: Default::default(),
-        warnings: Vec::new(),
+    let class = outcome.as_str().to_owned();
+    let error = Some(ReportError { class, message: message.into(), next: next.into() });
+    Report { error, ..Report::new(job, outcome, exit_code(outcome, None)) }
+}
+
+/// Gives a report what only the process knows: its exit code, and what to do where nothing better is known.
+pub(crate) fn complete(report: &mut Report, stop: Option<StopReason>) {
+    report.exit_code = exit_code(report.outcome, stop);
+    if let Some(error) = report.error.as_mut().filter(|error| error.next.is_empty()) {
+        error.next = next_step(report.outcome, After::Run).to_owned();
+    }
+}
+
+/// Names the flag that helps a run whose job or source has changed. The engine knows no command line.
+pub(crate) fn offer_restart(report: &mut Report) {
+    if let (Outcome::Changed, Some(error)) = (report.outcome, &mut report.error)
+        && !error.next.is_empty()
+        && !error.next.contains("--restart")
+    {
+        error.next.push_str(", or run again with --restart to start over");
     }
 }
 
@@ -95,26 +99,6 @@ fn overwrite(path: &Path, content: &[u8]) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).open(path)?;
     file.write_all(content)?;
     file.set_len(content.len() as u64)
-}
-
-/// The headline of an outcome.
-fn headline(outcome: Outcome) -> &'static str {
-    match outcome {
-        Outcome::Complete => "complete",
-        Outcome::Rejected => "finished with rejects",
-        Outcome::Mismatch => "the numbers do not add up",
-        Outcome::Unavailable => "the source is not available",
-        Outcome::Denied => "the source rejected the credentials",
-        Outcome::Refused => "the source refuses",
-        Outcome::Limit => "stopped by --max-seconds",
-        Outcome::Interrupted => "stopped",
-        Outcome::Locked => "another process is running this job",
-        Outcome::Damaged => "the checkpoint is damaged",
-        Outcome::Changed => "job or source does not match the saved state",
-        Outcome::Storage => "local storage failed",
-        Outcome::Invalid => "the job file is invalid",
-        Outcome::Bug => "internal error",
-    }
 }
 
 /// The report for people, with the next command to type; ends with a line end.

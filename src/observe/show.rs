@@ -5,10 +5,10 @@ use std::{
     time::Duration,
 };
 
-use harvester_actors::events::{Event, Listener};
-use tokio::time::Instant;
+use harvester_actors::events::Event;
 
 use super::{
+    Observer,
     block::{block, plain_line},
     progress::Progress,
     screen::{PLAIN_INTERVAL, ProgressMode, Screen},
@@ -19,27 +19,16 @@ const DRAW_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Shows progress.
 #[derive(Debug)]
-pub struct ProgressListener {
+pub struct ProgressObserver {
     /// The terminal.
     screen: Screen,
     /// The job.
     job: String,
-    /// Kept between events.
-    state: Mutex<ListenerState>,
-}
-
-/// State between events.
-#[derive(Debug)]
-struct ListenerState {
-    /// When it began.
-    began: Instant,
-    /// How far the run has come.
-    progress: Progress,
     /// When it was last shown; `None`: not yet.
-    shown: Option<Duration>,
+    shown: Mutex<Option<Duration>>,
 }
 
-/// What an event makes the listener draw.
+/// What an event makes the observer draw.
 #[derive(Debug, Eq, PartialEq)]
 enum DrawAction {
     /// Nothing.
@@ -70,30 +59,27 @@ fn draw_action(mode: ProgressMode, event: &Event, since_shown: Option<Duration>)
     }
 }
 
-impl ProgressListener {
-    /// A listener for one run.
+impl ProgressObserver {
+    /// An observer of one run.
     pub fn new(job: &str, screen: Screen) -> Self {
-        let state = ListenerState { began: Instant::now(), progress: Progress::default(), shown: None };
-        ProgressListener { screen, job: job.to_owned(), state: Mutex::new(state) }
+        ProgressObserver { screen, job: job.to_owned(), shown: Mutex::default() }
     }
 }
 
-impl Listener for ProgressListener {
-    fn on_event(&self, event: &Event) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = state.began.elapsed();
-        state.progress.apply(event, now);
-        let since_shown = state.shown.map(|shown| now.saturating_sub(shown));
+impl Observer for ProgressObserver {
+    fn observe(&self, event: &Event, progress: &Progress, now: Duration) {
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        let since_shown = shown.map(|shown| now.saturating_sub(shown));
         match draw_action(self.screen.mode(), event, since_shown) {
             DrawAction::Nothing => return,
             // One column stays free: a terminal may wrap a line that fills its last one.
             DrawAction::Block => {
-                self.screen.draw(&block(&self.job, &state.progress, now, self.screen.columns().saturating_sub(1)));
+                self.screen.draw(&block(&self.job, progress, now, self.screen.columns().saturating_sub(1)));
             }
-            DrawAction::Line => self.screen.print_progress(&plain_line(&self.job, &state.progress, now)),
+            DrawAction::Line => self.screen.print_progress(&plain_line(&self.job, progress, now)),
             DrawAction::End => self.screen.clear(),
         }
-        state.shown = Some(now);
+        *shown = Some(now);
     }
 }
 

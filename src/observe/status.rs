@@ -5,7 +5,6 @@
 //! a process, and a process does not survive a power cut.
 
 use std::{
-    collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
     process,
@@ -15,14 +14,14 @@ use std::{
 };
 
 use harvester_actors::{
-    events::{Event, Listener},
-    report::{Outcome, Report, ReportError, StreamReport},
+    events::Event,
+    report::{Outcome, Report, ReportError},
 };
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
-use tokio::time::Instant;
 
 use super::{
+    Observer,
     progress::{Phase, Progress},
     report::replace,
 };
@@ -68,37 +67,9 @@ pub struct Status {
     pub updated_at: String,
     /// How far it has come.
     pub progress: Numbers,
-    /// As in the report; `null` while the run goes on.
-    pub outcome: Option<Outcome>,
-    /// As in the report; `null` while the run goes on.
-    pub exit_code: Option<u8>,
-    /// As in the report.
-    pub resumed: bool,
-    /// As in the report.
-    pub job: String,
-    /// As in the report.
-    pub run_id: String,
-    /// As in the report.
-    pub streams: BTreeMap<String, StreamReport>,
-    /// As in the report.
-    pub requests: u64,
-    /// As in the report.
-    pub retries: u64,
-    /// As in the report.
-    pub seconds: f64,
-    /// As in the report.
-    pub peak_requests_per_second: u32,
-    /// As in the report.
-    pub error: Option<ReportError>,
-    /// As in the report.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub left_out: BTreeMap<String, String>,
-    /// As in the report.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub watermarks: BTreeMap<String, String>,
-    /// As in the report.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub warnings: Vec<String>,
+    /// The report; its verdict is `null` while the run goes on.
+    #[serde(flatten)]
+    pub report: Report<Option<Outcome>, Option<u8>>,
 }
 
 /// How far a run has come.
@@ -134,14 +105,10 @@ impl Status {
             let until = clock.checked_add(SignedDuration::try_from((*remaining)?).ok()?).ok()?;
             Some(format!("{until:.0}"))
         });
-        let report = match &progress.phase {
-            Phase::Ended(report) => Some(report.as_ref()),
-            _ => None,
-        };
-        let state = match (&progress.phase, report) {
-            (_, Some(report)) => state_of(report.outcome),
-            (Phase::Finishing(_) | Phase::Stopping(_), _) => State::Finishing,
-            _ => State::Running,
+        let state = match &progress.phase {
+            Phase::Ended(report) => state_of(report.outcome),
+            Phase::Finishing(_) | Phase::Stopping(_) => State::Finishing,
+            Phase::Starting | Phase::Running => State::Running,
         };
         Status {
             state,
@@ -162,49 +129,29 @@ impl Status {
                 remaining_seconds: progress.remaining(now).map(|remaining| remaining.as_secs_f64()),
                 last_failure: progress.last_failure.clone(),
             },
-            outcome: report.map(|report| report.outcome),
-            exit_code: report.map(|report| report.exit_code),
-            resumed: report.map_or(progress.resumed, |report| report.resumed),
-            job: job.to_owned(),
-            run_id: progress.run_id.clone(),
-            streams: report.map_or_else(|| progress.streams.clone(), |report| report.streams.clone()),
-            requests: report.map_or(progress.pace.requests, |report| report.requests),
-            retries: report.map_or(progress.retries, |report| report.retries),
-            seconds: report.map_or(now.as_secs_f64(), |report| report.seconds),
-            peak_requests_per_second: report
-                .map_or(progress.pace.peak_requests_per_second, |report| report.peak_requests_per_second),
-            error: report.and_then(|report| report.error.clone()),
-            left_out: report.map_or_else(|| progress.left_out.clone(), |report| report.left_out.clone()),
-            watermarks: report.map(|report| report.watermarks.clone()).unwrap_or_default(),
-            warnings: report.map(|report| report.warnings.clone()).unwrap_or_default(),
+            report: progress.report(job, now),
         }
     }
 
     /// The status as a report whose process is gone.
     pub fn from_report(report: Report) -> Status {
+        let (outcome, exit_code) = (report.outcome, report.exit_code);
         Status {
-            state: state_of(report.outcome),
+            state: state_of(outcome),
             waiting_for: None,
             until: None,
             pid: 0,
             pid_started: None,
             updated_at: String::new(),
             progress: Numbers::default(),
-            outcome: Some(report.outcome),
-            exit_code: Some(report.exit_code),
-            resumed: report.resumed,
-            job: report.job,
-            run_id: report.run_id,
-            streams: report.streams,
-            requests: report.requests,
-            retries: report.retries,
-            seconds: report.seconds,
-            peak_requests_per_second: report.peak_requests_per_second,
-            error: report.error,
-            left_out: report.left_out,
-            watermarks: report.watermarks,
-            warnings: report.warnings,
+            report: report.with_verdict(Some(outcome), Some(exit_code)),
         }
+    }
+
+    /// The report of a run that is over; `None` while it goes on.
+    pub fn ended(&self) -> Option<Report> {
+        let (outcome, exit_code) = self.report.outcome.zip(self.report.exit_code)?;
+        Some(self.report.clone().with_verdict(outcome, exit_code))
     }
 
     /// Reads a state folder's status. A process that ended without a clean shutdown is `Stopped`, whatever it wrote last.
@@ -218,9 +165,9 @@ impl Status {
             status.state = State::Stopped;
             status.waiting_for = None;
             status.until = None;
-            status.outcome = Some(Outcome::Interrupted);
-            status.exit_code = Some(exit_code(Outcome::Interrupted, None));
-            status.error = Some(ReportError {
+            status.report.outcome = Some(Outcome::Interrupted);
+            status.report.exit_code = Some(exit_code(Outcome::Interrupted, None));
+            status.report.error = Some(ReportError {
                 class: "stopped".to_owned(),
                 message: format!("process {} ended without a clean shutdown", status.pid),
                 next: "run the same command to resume".to_owned(),
@@ -257,13 +204,13 @@ struct Slot {
 
 /// Keeps `status.json` and, at the end, `report.json`.
 #[derive(Debug)]
-pub struct StatusListener {
+pub struct StatusObserver {
     /// The job.
     job: String,
     /// The state folder.
     folder: PathBuf,
     /// Kept between events.
-    state: Mutex<ListenerState>,
+    state: Mutex<StatusState>,
     /// What the thread writes next.
     slot: Arc<(Mutex<Slot>, Condvar)>,
     /// The thread.
@@ -271,20 +218,16 @@ pub struct StatusListener {
 }
 
 /// State between events.
-#[derive(Debug)]
-struct ListenerState {
-    /// When it began.
-    began: Instant,
-    /// How far the run has come.
-    progress: Progress,
+#[derive(Debug, Default)]
+struct StatusState {
     /// When a status was last handed to the thread.
     written: Option<Duration>,
     /// The run has begun, so the folder is ours to write to.
     is_ours: bool,
 }
 
-impl StatusListener {
-    /// A listener for one run, writing into its state folder from the first event of the run on.
+impl StatusObserver {
+    /// An observer of one run, writing into its state folder from the first event of the run on.
     ///
     /// A run that never begins (locked, or another job's folder) writes nothing.
     ///
@@ -294,12 +237,10 @@ impl StatusListener {
         let slot: Arc<(Mutex<Slot>, Condvar)> = Arc::default();
         let (shared, path) = (Arc::clone(&slot), folder.join(STATUS_FILE));
         let writer = thread::Builder::new().name("status".to_owned()).spawn(move || write_all(&shared, &path))?;
-        let state =
-            ListenerState { began: Instant::now(), progress: Progress::default(), written: None, is_ours: false };
-        Ok(StatusListener {
+        Ok(StatusObserver {
             job: job.to_owned(),
             folder: folder.to_owned(),
-            state: Mutex::new(state),
+            state: Mutex::default(),
             slot,
             writer: Mutex::new(Some(writer)),
         })
@@ -343,11 +284,9 @@ fn write_all(slot: &(Mutex<Slot>, Condvar), path: &Path) {
     }
 }
 
-impl Listener for StatusListener {
-    fn on_event(&self, event: &Event) {
+impl Observer for StatusObserver {
+    fn observe(&self, event: &Event, progress: &Progress, now: Duration) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = state.began.elapsed();
-        state.progress.apply(event, now);
         let end = match event {
             Event::RunEnded(report) => Some(report),
             _ => {
@@ -361,7 +300,7 @@ impl Listener for StatusListener {
         let is_due = state.written.is_none_or(|written| now.saturating_sub(written) >= INTERVAL);
         if is_due || end.is_some() || is_turn(event) {
             state.written = Some(now);
-            let status = Status::of(&self.job, &state.progress, now, Timestamp::now());
+            let status = Status::of(&self.job, progress, now, Timestamp::now());
             self.slot.0.lock().unwrap_or_else(PoisonError::into_inner).next = Some(status);
             self.slot.1.notify_one();
         }
@@ -379,7 +318,7 @@ fn is_turn(event: &Event) -> bool {
     matches!(event, Event::PlanReady { .. } | Event::Finishing { .. } | Event::Stopping { .. })
 }
 
-impl Drop for StatusListener {
+impl Drop for StatusObserver {
     fn drop(&mut self) {
         self.close();
     }
@@ -387,10 +326,10 @@ impl Drop for StatusListener {
 
 #[cfg(test)]
 mod tests {
-    use harvester_actors::events::{Pace, Waiting};
+    use harvester_actors::events::{Listener as _, Pace, Waiting};
 
     use super::*;
-    use crate::observe::{progress::tests::half_way, report::without_run};
+    use crate::observe::{Observers, progress::tests::half_way, report::without_run};
 
     fn recovered() -> Event {
         Event::Recovered { resumed_run: None, cut_bytes: 0, rebuilt: None }
@@ -427,13 +366,13 @@ mod tests {
     #[test]
     fn the_end_is_on_the_disk_when_it_has_been_heard() {
         let folder = tempfile::tempdir().unwrap();
-        let listener = StatusListener::new("x", folder.path()).unwrap();
+        let listener = Observers::default().with(StatusObserver::new("x", folder.path()).unwrap());
         listener.on_event(&recovered());
         let mut report = without_run("x", Outcome::Interrupted, "stopped", "go on");
         report.exit_code = 143;
         listener.on_event(&Event::RunEnded(Arc::new(report.clone())));
         let status = Status::read(folder.path()).unwrap();
-        assert_eq!((status.state, status.exit_code), (State::Stopped, Some(143)));
+        assert_eq!((status.state, status.report.exit_code), (State::Stopped, Some(143)));
         let kept: Report =
             serde_json::from_slice(&fs::read(folder.path().join(super::super::report::REPORT_FILE)).unwrap()).unwrap();
         assert_eq!(kept, report);
@@ -442,7 +381,7 @@ mod tests {
     #[test]
     fn a_run_that_never_began_leaves_the_folder_of_another_alone() {
         let folder = tempfile::tempdir().unwrap();
-        let listener = StatusListener::new("x", folder.path()).unwrap();
+        let listener = Observers::default().with(StatusObserver::new("x", folder.path()).unwrap());
         listener.on_event(&Event::RunEnded(Arc::new(without_run("x", Outcome::Locked, "", ""))));
         drop(listener);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
@@ -461,14 +400,14 @@ mod tests {
         assert_eq!(write(process::id(), started(process::id())).state, State::Running);
         // The number now belongs to another process.
         let other = write(process::id(), Some(1));
-        assert_eq!((other.state, other.exit_code), (State::Stopped, Some(130)));
-        assert!(other.error.unwrap().message.contains("ended without a clean shutdown"));
+        assert_eq!((other.state, other.report.exit_code), (State::Stopped, Some(130)));
+        assert!(other.report.error.unwrap().message.contains("ended without a clean shutdown"));
         assert_eq!(write(u32::MAX, Some(1)).state, State::Stopped);
     }
 
     #[test]
     fn a_folder_that_cannot_be_written_stops_nothing() {
-        let listener = StatusListener::new("x", Path::new("/nonexistent")).unwrap();
+        let listener = Observers::default().with(StatusObserver::new("x", Path::new("/nonexistent")).unwrap());
         listener.on_event(&recovered());
         listener.on_event(&Event::RunEnded(Arc::new(without_run("x", Outcome::Complete, "", ""))));
     }

@@ -12,10 +12,9 @@ use std::{
     time::Duration,
 };
 
-use harvester_actors::events::{Event, Listener};
-use tokio::time::Instant;
+use harvester_actors::events::Event;
 
-use crate::observe::{fetched_bytes, numbers::count, progress::Phase, progress::Progress, waits};
+use crate::observe::{Observer, fetched_bytes, numbers::count, progress::Phase, progress::Progress, waits};
 
 /// `STATUS=` is told at most this often, unless the phase changes, or a wait begins or ends.
 const STATUS_INTERVAL: Duration = Duration::from_secs(10);
@@ -36,7 +35,7 @@ enum Address {
 
 /// Tells the service manager what happens. Does nothing where there is none.
 #[derive(Debug)]
-pub struct SystemdListener {
+pub struct SystemdObserver {
     /// Where to, and through what; `None` outside of a service.
     socket: Option<(UnixDatagram, Address)>,
     /// How often the watchdog wants to be fed; `None`: never.
@@ -44,16 +43,12 @@ pub struct SystemdListener {
     /// How long nothing may happen before it is a hang.
     patience: Duration,
     /// Kept between events.
-    state: Mutex<ListenerState>,
+    state: Mutex<SystemdState>,
 }
 
 /// State between events.
-#[derive(Debug)]
-struct ListenerState {
-    /// When it began.
-    began: Instant,
-    /// How far the run has come.
-    progress: Progress,
+#[derive(Debug, Default)]
+struct SystemdState {
     /// When something last showed that the run is alive.
     alive: Duration,
     /// Requests sent and in flight when last told: a change shows life.
@@ -68,8 +63,8 @@ struct ListenerState {
     is_ready: bool,
 }
 
-impl SystemdListener {
-    /// A listener for the service manager of this process.
+impl SystemdObserver {
+    /// An observer for the service manager of this process.
     ///
     /// - `notify_socket`, `watchdog_usec`: the environment variables `NOTIFY_SOCKET` and `WATCHDOG_USEC`.
     /// - `first_byte_timeout`: how long the job lets the server think; the watchdog is at least that patient.
@@ -92,22 +87,12 @@ impl SystemdListener {
             }
         };
         let usec: Option<u64> = watchdog_usec.and_then(|text| text.parse().ok()).filter(|usec| *usec > 0);
-        let state = ListenerState {
-            began: Instant::now(),
-            progress: Progress::default(),
-            alive: Duration::ZERO,
-            requests: (0, 0),
-            fed: None,
-            told: None,
-            told_waiting: false,
-            is_ready: false,
-        };
-        let listener = SystemdListener {
+        let listener = SystemdObserver {
             socket,
             // Half of what the service manager waits: one message may be late.
             watchdog: usec.map(|usec| Duration::from_micros(usec) / 2),
             patience: PATIENCE_MIN.max(first_byte_timeout + Duration::from_secs(60)),
-            state: Mutex::new(state),
+            state: Mutex::default(),
         };
         listener.send(&format!("STATUS=reading the checkpoint\nEXTEND_TIMEOUT_USEC={}", EXTENSION.as_micros()));
         Ok(listener)
@@ -128,20 +113,18 @@ impl SystemdListener {
     }
 
     /// The messages for an event, given the time since the beginning.
-    fn messages(&self, state: &mut ListenerState, event: &Event, now: Duration) -> Vec<String> {
+    fn messages(&self, state: &mut SystemdState, event: &Event, progress: &Progress, now: Duration) -> Vec<String> {
         let mut messages = Vec::new();
-        let has_wait_with_end = |progress: &Progress| {
-            progress.waiting(now).is_some_and(|(_, remaining)| remaining.is_some_and(|left| !left.is_zero()))
-        };
-        state.progress.apply(event, now);
+        let has_wait_with_end =
+            || progress.waiting(now).is_some_and(|(_, remaining)| remaining.is_some_and(|left| !left.is_zero()));
         let shows_life = match event {
             // A pace comes by the clock: it shows life only when it tells of something new.
             Event::Pace(pace) => {
                 let requests = (pace.requests, pace.in_flight);
                 let is_new = std::mem::replace(&mut state.requests, requests) != requests;
                 // A large stream may be sorted and hashed for longer than anybody should be patient with a source.
-                let writes_files = matches!(state.progress.phase, Phase::Finishing(_));
-                is_new || writes_files || has_wait_with_end(&state.progress)
+                let writes_files = matches!(progress.phase, Phase::Finishing(_));
+                is_new || writes_files || has_wait_with_end()
             }
             _ => true,
         };
@@ -160,7 +143,7 @@ impl SystemdListener {
             // Counting what is to be planned may take long, and so may a wait.
             Event::Pace(_) if !state.is_ready && shows_life => messages.push(extension),
             // Draining may take a page's time.
-            Event::Pace(_) if matches!(state.progress.phase, Phase::Stopping(_)) && shows_life => {
+            Event::Pace(_) if matches!(progress.phase, Phase::Stopping(_)) && shows_life => {
                 messages.push(extension);
             }
             _ => {}
@@ -169,12 +152,12 @@ impl SystemdListener {
             event,
             Event::PlanReady { .. } | Event::Finishing { .. } | Event::Stopping { .. } | Event::RunEnded(_)
         );
-        let is_waiting = waits(&state.progress, now).is_some();
+        let is_waiting = waits(progress, now).is_some();
         let is_turn = is_turn || is_waiting != state.told_waiting;
         if is_turn || state.told.is_none_or(|told| now.saturating_sub(told) >= STATUS_INTERVAL) {
             state.told = Some(now);
             state.told_waiting = is_waiting;
-            messages.push(format!("STATUS={}", status(&state.progress, now)));
+            messages.push(format!("STATUS={}", status(progress, now)));
         }
         if let (Some(interval), Event::Pace(_)) = (self.watchdog, event) {
             let is_due = state.fed.is_none_or(|fed| now.saturating_sub(fed) >= interval);
@@ -204,22 +187,21 @@ fn status(progress: &Progress, now: Duration) -> String {
         Phase::Running => waits(progress, now),
         Phase::Finishing(stream) => Some(format!("writing {stream}")),
         Phase::Stopping(reason) => Some(format!("stopping: {reason}")),
-        Phase::Ended(report) => Some(crate::exit_code::outcome_word(report.outcome).to_owned()),
+        Phase::Ended(report) => Some(report.outcome.as_str().to_owned()),
     };
     // One line: a line end would begin another message.
     let text = phase.map_or(sums.clone(), |phase| format!("{sums}, {phase}"));
     text.replace(['\n', '\r'], " ")
 }
 
-impl Listener for SystemdListener {
-    fn on_event(&self, event: &Event) {
+impl Observer for SystemdObserver {
+    fn observe(&self, event: &Event, progress: &Progress, now: Duration) {
         if self.socket.is_none() {
             return;
         }
         let messages = {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-            let now = state.began.elapsed();
-            self.messages(&mut state, event, now)
+            self.messages(&mut state, event, progress, now)
         };
         if !messages.is_empty() {
             self.send(&messages.join("\n"));
@@ -232,13 +214,13 @@ mod tests {
     use std::sync::Arc;
 
     use harvester_actors::{
-        events::{Pace, Waiting},
+        events::{Listener as _, Pace, Waiting},
         partition::PartitionId,
         report::Outcome,
     };
 
     use super::*;
-    use crate::observe::report::without_run;
+    use crate::observe::{Observers, report::without_run};
 
     fn plan_made() -> Event {
         Event::PlanReady {
@@ -258,11 +240,13 @@ mod tests {
 
     /// How often the watchdog is fed within an hour of events, one a second.
     fn feedings(event: impl Fn(u64) -> Event) -> Vec<u64> {
-        let listener = SystemdListener::new(None, Some("60000000"), Duration::from_secs(600)).unwrap();
+        let listener = SystemdObserver::new(None, Some("60000000"), Duration::from_secs(600)).unwrap();
         let mut state = listener.state.lock().unwrap();
-        let mut fed = Vec::new();
+        let (mut progress, mut fed) = (Progress::default(), Vec::new());
         for second in 0..3600 {
-            let messages = listener.messages(&mut state, &event(second), Duration::from_secs(second));
+            let (event, now) = (event(second), Duration::from_secs(second));
+            progress.apply(&event, now);
+            let messages = listener.messages(&mut state, &event, &progress, now);
             if messages.iter().any(|message| message == "WATCHDOG=1") {
                 fed.push(second);
             }
@@ -287,10 +271,13 @@ mod tests {
 
     #[test]
     fn the_start_may_take_as_long_as_something_moves_or_is_waited_for() {
-        let listener = SystemdListener::new(None, None, Duration::ZERO).unwrap();
+        let listener = SystemdObserver::new(None, None, Duration::ZERO).unwrap();
         let mut state = listener.state.lock().unwrap();
+        let mut progress = Progress::default();
         let mut is_extended = |event: &Event, second| {
-            let messages = listener.messages(&mut state, event, Duration::from_secs(second));
+            let now = Duration::from_secs(second);
+            progress.apply(event, now);
+            let messages = listener.messages(&mut state, event, &progress, now);
             messages.iter().any(|message| message.starts_with("EXTEND_TIMEOUT_USEC="))
         };
         assert!(is_extended(&pace(1, None), 1));
@@ -302,13 +289,15 @@ mod tests {
 
     #[test]
     fn a_wait_is_told_when_it_begins_and_when_it_ends() {
-        let listener = SystemdListener::new(None, None, Duration::ZERO).unwrap();
+        let listener = SystemdObserver::new(None, None, Duration::ZERO).unwrap();
         let mut state = listener.state.lock().unwrap();
-        let mut told = Vec::new();
+        let (mut progress, mut told) = (Progress::default(), Vec::new());
         for second in 0..8_u64 {
             let left = (2..5).contains(&second).then(|| Duration::from_secs(600));
             let event = if second == 0 { plan_made() } else { pace(second, left) };
-            let messages = listener.messages(&mut state, &event, Duration::from_secs(second));
+            let now = Duration::from_secs(second);
+            progress.apply(&event, now);
+            let messages = listener.messages(&mut state, &event, &progress, now);
             told.extend(
                 messages.into_iter().filter(|m| m.starts_with("STATUS=")).map(|m| (second, m.contains("waiting"))),
             );
@@ -321,7 +310,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("notify");
         let manager = UnixDatagram::bind(&path).unwrap();
-        let listener = SystemdListener::new(Some(path.as_os_str()), None, Duration::ZERO).unwrap();
+        let observer = SystemdObserver::new(Some(path.as_os_str()), None, Duration::ZERO).unwrap();
+        let listener = Observers::default().with(observer);
         let hear = || {
             let mut buffer = [0; 4096];
             let length = manager.recv(&mut buffer).unwrap();
@@ -347,15 +337,15 @@ mod tests {
         let address = std::os::unix::net::SocketAddr::from_abstract_name(&name).unwrap();
         let manager = UnixDatagram::bind_addr(&address).unwrap();
         let path = std::ffi::OsString::from(format!("@{name}"));
-        let _listener = SystemdListener::new(Some(&path), None, Duration::ZERO).unwrap();
+        let _listener = SystemdObserver::new(Some(&path), None, Duration::ZERO).unwrap();
         let mut buffer = [0; 4096];
         assert!(manager.recv(&mut buffer).unwrap() > 0);
     }
 
     #[test]
     fn outside_of_a_service_nothing_is_sent() {
-        let listener = SystemdListener::new(None, None, Duration::ZERO).unwrap();
-        listener.on_event(&plan_made());
+        let listener = SystemdObserver::new(None, None, Duration::ZERO).unwrap();
+        listener.observe(&plan_made(), &Progress::default(), Duration::ZERO);
         assert!(!listener.state.lock().unwrap().is_ready);
     }
 

@@ -48,14 +48,14 @@ struct FakeSource {
 
 impl Source for FakeSource {
     fn identify(&self) -> LocalBoxFuture<'_, Result<SourceIdentity, Failure>> {
-        Box::pin(std::future::ready(Ok(SourceIdentity { url: "http://fake".to_owned(), minor: 40, ..Default::default() })))
+        Box::pin(std::future::ready(Ok(SourceIdentity {
+            url: "http://fake".to_owned(),
+            minor: 40,
+            ..Default::default()
+        })))
     }
 
-    fn plan<'a>(
-        &'a self,
-        _: &'a SourceIdentity,
-        mut plan: PlanBuilder<'a>,
-    ) -> LocalBoxFuture<'a, Result<(), Failure>> {
+    fn plan<'a>(&'a self, _: &'a SourceIdentity, mut plan: PlanBuilder<'a>) -> LocalBoxFuture<'a, Result<(), Failure>> {
         Box::pin(async move {
             let stream = Stream { name: "rows".to_owned(), expected_rows: None, optional: false, watermark: None };
             let pass = plan.add_stream(stream, serde_json::Value::Null)?;
@@ -104,8 +104,7 @@ impl Source for FakeSource {
             let row = format!(r#"{{"id":"{id}","value":"12"}}"#);
             let mut records = Vec::new();
             push_record(&mut records, id.as_bytes(), row.as_bytes());
-            page.counts =
-                PageCounts { fetched: 1, kept: 1, bytes: row.len() as u64 + 1, ..PageCounts::default() };
+            page.counts = PageCounts { fetched: 1, kept: 1, bytes: row.len() as u64 + 1, ..PageCounts::default() };
             page.body = PageBody::Memory(records);
             Ok(page)
         })
