@@ -58,6 +58,7 @@ pub use error::{Conflict, Error, ErrorKind, ServerMessage};
 pub use handle::{Handle, RowBatches};
 pub use imports::ImportSummary;
 pub use pager::Pager;
+pub use redaction::Redaction;
 pub use request::{Request, Response, Rows, path_segment};
 pub use system::{Me, SystemInfo};
 pub use uid::{ParseUidError, Uid};

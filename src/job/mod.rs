@@ -19,11 +19,12 @@ mod tests;
 
 use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
 
+pub use dhis2::{Credentials, Secret};
 pub use diagnostic::{Diagnostics, Location};
 pub use fingerprint::differences;
 pub use jiff::civil::Date;
 pub use load::{CAPABILITIES, Capabilities, JobError};
-pub use secret::{Secret, SecretSource};
+pub use secret::SecretSource;
 pub use semantics::base_url;
 use url::Url;
 
@@ -74,22 +75,6 @@ pub enum CredentialSource {
     Token(SecretSource),
     /// An OAuth2 or JWT bearer token.
     Bearer(SecretSource),
-}
-
-/// Credentials with the secret.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Credentials {
-    /// User name and password.
-    Basic {
-        /// Has no colon.
-        username: String,
-        /// The password.
-        password: Secret,
-    },
-    /// A personal access token: `Authorization: ApiToken …`.
-    Token(Secret),
-    /// An OAuth2 or JWT bearer token: `Authorization: Bearer …`.
-    Bearer(Secret),
 }
 
 impl CredentialSource {
