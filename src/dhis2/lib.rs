@@ -53,7 +53,7 @@ mod version;
 mod wire;
 
 pub use auth::{Credentials, Secret};
-pub use client::{Client, ClientBuilder};
+pub use client::{Client, ClientBuilder, api_path};
 pub use error::{Conflict, Error, ErrorKind, ServerMessage};
 pub use handle::{Handle, RowBatches};
 pub use imports::ImportSummary;
