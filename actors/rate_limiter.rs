@@ -48,7 +48,7 @@ use tokio::{sync::oneshot, time::Instant};
 
 use crate::{events, last_will::LastWill};
 
-/// How long a probe may take, waiting for its permit included. As long as the breaker's longest opening, so that a probe that
+/// Timeout of a probe, the wait for its permit included. As long as the breaker's longest opening, so that a probe that
 /// hangs in a black hole delays the next one by nothing.
 const PROBE_MAX: Duration = harvester_pacing::breaker::OPEN_MAX;
 
@@ -148,7 +148,7 @@ pub struct RateLimiterSettings {
     pub in_flight: u32,
     /// It is unknown what was sent in the last second, for instance after a kill: send nothing for 1.05 s.
     pub cold_start: bool,
-    /// What the jitter is drawn from. Equal seeds, equal runs.
+    /// Seed of the jitter. Equal seeds, equal runs.
     pub seed: u64,
 }
 
@@ -170,7 +170,7 @@ pub struct LimiterSnapshot {
     pub limit_per_second: u32,
     /// Permits that have not ended.
     pub in_flight: u32,
-    /// How many permits may be out at the moment.
+    /// Permits that may be in use at the moment.
     pub concurrency_limit: u32,
     /// Waiters in the queue.
     pub waiting: u32,
@@ -214,7 +214,7 @@ pub struct RateLimiter {
     bucket: Arc<leaky_bucket::RateLimiter>,
     /// The bucket's permit for the next send.
     bucket_permit: BucketPermit,
-    /// How many at once.
+    /// Limits the number at once.
     concurrency: Concurrency,
     /// Whether at all.
     breaker: Breaker,
@@ -234,7 +234,7 @@ pub struct RateLimiter {
     sent: u64,
     /// The timer that looks at the queue again.
     alarm: Option<(Instant, SpawnHandle)>,
-    /// What jitter is drawn from.
+    /// Source of the jitter.
     random: SmallRng,
 }
 
@@ -315,7 +315,7 @@ impl RateLimiter {
     /// A share of the limiter of `origin` in this process: of the one that lives, or of a new one on the caller's arbiter.
     ///
     /// Where one lives, the lower of each limit holds from now on, and as long as both shares are held. It lives as long as
-    /// anybody holds its address, and no longer than its arbiter: call this on an arbiter that outlives the jobs.
+    /// its address is held, and no longer than its arbiter: call this on an arbiter that outlives the jobs.
     ///
     /// - `origin`: scheme, host and port, in one spelling.
     pub fn for_origin(origin: &str, settings: RateLimiterSettings, probe: Arc<dyn SourceProbe>) -> Share {
@@ -358,7 +358,7 @@ impl RateLimiter {
         }
     }
 
-    /// Grants as many permits as the gates let through, and sees to it that somebody comes back when they let through more.
+    /// Grants as many permits as the gates let through, and arranges to be called when they let through more.
     ///
     /// Called after everything that happens.
     fn grant_permits(&mut self, ctx: &mut Context<Self>) {
@@ -388,7 +388,7 @@ impl RateLimiter {
         }
     }
 
-    /// What blocks the next waiter, and until when, if known: the first closed gate.
+    /// The first closed gate before the next waiter, and until when, if known.
     fn blocked_by(&self, now: Instant, probe: bool) -> Option<(WaitReason, Option<Instant>)> {
         if let Some(until) = self.retry_after.filter(|until| *until > now) {
             return Some((WaitReason::RetryAfter, Some(until)));
@@ -452,7 +452,7 @@ impl RateLimiter {
         false
     }
 
-    /// Begins a probe when one is due. Called while somebody waits: nobody is probed for nobody.
+    /// Starts a probe when one is due. Called while there are waiters only.
     fn begin_probe(&mut self, now: Instant, ctx: &mut Context<Self>) {
         // A probe that may not be sent yet would only use up its time.
         let paused = self.retry_after.is_some_and(|until| until > now);
@@ -483,7 +483,7 @@ impl RateLimiter {
         self.grant_permits(ctx);
     }
 
-    /// Stops everybody until `wait` is over, and a little longer.
+    /// Grants nothing until `wait` is over, and a little longer.
     fn pause(&mut self, now: Instant, wait: Duration) {
         let jitter = wait.mul_f64(self.random.random_range(0.0..=RETRY_AFTER_JITTER)).min(RETRY_AFTER_JITTER_MAX);
         let until = now + wait + jitter;
@@ -579,7 +579,7 @@ impl Handler<CurrentLimiter> for RateLimiter {
         let waiting = self.waiting.iter().chain(&self.waiting_probes).filter(|waiter| !waiter.is_closed()).count();
         let ordinary = self.waiting.iter().any(|waiter| !waiter.is_closed());
         let only_probes = waiting > 0 && !ordinary;
-        // Where nobody asks and nothing is out, whoever would ask has been told how long to stay away, and does.
+        // With an empty queue and nothing in flight, all senders are waiting out what they were told.
         let is_told = waiting > 0 || self.in_flight.is_empty();
         let blocked_by = if is_told { self.blocked_by(Instant::now(), only_probes) } else { None };
         LimiterSnapshot {
@@ -784,7 +784,7 @@ mod tests {
         limiter.send(CurrentLimiter).await.unwrap()
     }
 
-    /// Five requests that find nobody.
+    /// Five requests that are refused.
     async fn outage(limiter: &Addr<RateLimiter>) {
         for _ in 0..5 {
             permit(limiter).await.end(OVERLOADED, ms(1));

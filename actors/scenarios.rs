@@ -7,7 +7,7 @@
 //!
 //! Each file is one server and what is expected of us before it, run with several seeds. Whatever the server does, no 1.05 s
 //! at its ledger may hold more than the limit; that is checked in every scenario and never written in a file. The style is
-//! Vector's adaptive-concurrency tests (faults.md §4). To add a scenario, add a file.
+//! that of Vector's adaptive-concurrency tests. To add a scenario, add a file.
 
 use std::{cell::RefCell, rc::Rc};
 

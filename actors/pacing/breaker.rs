@@ -40,16 +40,16 @@ const FADE_OUTCOMES: f64 = 200.0;
 /// So many answered requests are assumed before the first.
 const OUTCOMES_ASSUMED: f64 = 20.0;
 
-/// How many of the last outcomes are looked at for the other rule.
+/// Number of the last outcomes that the other rule looks at.
 pub const OUTCOMES_SEEN: usize = 20;
 
 /// More overloads than this among the last [`OUTCOMES_SEEN`] open the breaker.
 pub const OVERLOADS_SEEN_MAX: usize = 10;
 
-/// How long the first opening lasts before a probe.
+/// Length of the first opening before a probe.
 pub const OPEN_FIRST: Duration = Duration::from_secs(1);
 
-/// How long an opening lasts at most: less than the ten seconds within which a run goes on after an outage.
+/// Longest opening: less than the ten seconds within which a run resumes after an outage.
 pub const OPEN_MAX: Duration = Duration::from_secs(8);
 
 /// Whether requests pass.
@@ -76,7 +76,7 @@ pub struct Breaker {
     before: (f64, f64),
     /// The last outcomes, oldest first; `true` is an overload.
     seen: VecDeque<bool>,
-    /// How long the next opening lasts.
+    /// Length of the next opening.
     open_next: Duration,
     /// When the breaker left `Closed`.
     open_since: Option<Instant>,

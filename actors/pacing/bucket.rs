@@ -12,16 +12,16 @@ use std::time::Duration;
 /// The shortest tick that a leaky bucket keeps without losing a noticeable part of the rate.
 const INTERVAL_MIN: Duration = Duration::from_millis(50);
 
-/// How much faster than the limit the bucket is: so much lateness costs nothing. More would leave gaps at the end of each
+/// Rate of the bucket in percent of the limit: so much lateness costs nothing. More would leave gaps at the end of each
 /// window.
 const HEADROOM_PERCENT: u64 = 110;
 
 /// Settings of a leaky bucket for one limit.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct BucketSettings {
-    /// How many sends one tick releases, and how many the bucket may hold: refill and max.
+    /// Sends that one tick releases, and that the bucket may hold: refill and max.
     pub permits: u32,
-    /// How often it ticks; at least 50 ms.
+    /// Interval of the ticks; at least 50 ms.
     pub interval: Duration,
 }
 

@@ -33,7 +33,7 @@ use tokio::time::Instant;
 
 use crate::RequestOutcome;
 
-/// How many requests at once the controller starts with: gentle, and enough to see whether two hinder each other.
+/// Number of requests at once that the controller starts with: gentle, and enough to see whether two hinder each other.
 pub const LIMIT_START: u32 = 2;
 
 /// Part of the limit that one overload leaves.
@@ -68,7 +68,7 @@ const PROBE_AGAIN_ANSWERS: u32 = 64;
 /// From which weight on a share of overloads at fewer in flight counts.
 const SHARE_WEIGHT_MIN: f64 = 8.0;
 
-/// How many standard errors a difference of waits must exceed to count.
+/// Standard errors that a difference of latencies must exceed to count.
 const DOUBT: f64 = 1.75;
 
 /// The same for a difference of shares of overloads.
@@ -88,7 +88,7 @@ const WORTH_GROWING: f64 = 0.93;
 /// assumption weighs.
 const SPREAD_ASSUMED: (f64, f64) = (0.04, 4.0);
 
-/// How many classes are remembered; the one not seen for longest makes room.
+/// Number of classes that are remembered; the one not seen for longest makes room.
 const CLASSES_MAX: usize = 16;
 
 /// What the controller recorded when a request began; passed back when it ends.
@@ -98,7 +98,7 @@ pub struct Started {
     load: f64,
     full: u64,
     probes: u32,
-    /// How many were out then, this one included.
+    /// Number in flight then, this one included.
     level: f64,
 }
 
@@ -115,7 +115,7 @@ impl Started {
 pub struct Concurrency {
     /// Never more than this; at least 1.
     ceiling: u32,
-    /// What the rules have arrived at: 1 to `ceiling`.
+    /// Result of the rules: 1 to `ceiling`.
     limit: u32,
     /// Requests that are out.
     in_flight: u32,
@@ -123,7 +123,7 @@ pub struct Concurrency {
     load: f64,
     /// Until when `load` is counted.
     load_at: Option<Instant>,
-    /// How often the last place was taken.
+    /// Number of times the last place was taken.
     full: u64,
     /// No trouble yet: grow with each answer.
     starting: bool,
@@ -162,7 +162,7 @@ struct LatencyProbe {
 struct DecayingMean {
     /// When it was last renewed, counted in answers.
     renewed: u64,
-    /// How many answers it stands for, less what has faded.
+    /// Number of answers it stands for, less what has faded.
     weight: f64,
     /// The mean number in flight.
     level: f64,
@@ -170,7 +170,7 @@ struct DecayingMean {
     value: f64,
 }
 
-/// How many in flight would do.
+/// Number in flight that would do.
 #[derive(Clone, Copy, Debug)]
 struct Knee {
     at: f64,
@@ -183,9 +183,9 @@ struct Knee {
 struct LatencyStats {
     /// The logarithm of seconds, by number in flight.
     means: Vec<DecayingMean>,
-    /// How many answers there have been.
+    /// Number of answers so far.
     answers: u64,
-    /// How answers at one number in flight differ: a variance, and how many answers it stands for.
+    /// Spread of answers at one number in flight: a variance, and the number of answers it stands for.
     spread: Option<(f64, f64)>,
 }
 
@@ -214,13 +214,13 @@ impl Concurrency {
         }
     }
 
-    /// How many requests may be out at the moment.
+    /// Number of requests that may be in flight at the moment.
     #[must_use]
     pub fn limit(&self) -> u32 {
         self.probe.map_or(self.limit, |probe| probe.limit)
     }
 
-    /// How many requests are out.
+    /// Number of requests in flight.
     #[must_use]
     pub fn in_flight(&self) -> u32 {
         self.in_flight
@@ -442,7 +442,7 @@ impl Concurrency {
         self.load += f64::from(self.in_flight) * now.saturating_duration_since(since).as_secs_f64();
     }
 
-    /// What is known about a class, which becomes the last seen.
+    /// Latencies of a class, which becomes the last seen.
     fn latencies_of(&mut self, class: u64) -> &mut LatencyStats {
         let latencies = match self.latencies.iter().position(|(known, _)| *known == class) {
             Some(index) => self.latencies.remove(index).1,
@@ -475,7 +475,7 @@ impl LatencyStats {
         self.means[place(level)].renewed = self.answers;
     }
 
-    /// How many in flight would do as well as `level`, as far as answers tell; `None` while nothing else is known.
+    /// Number in flight that would do as well as `level`, as far as answers tell; `None` while nothing else is known.
     ///
     /// Where a queue has formed, the wait grows with the number in flight and the answers per second do not: the knee is
     /// then `level` times the quicker wait over the wait at `level`.
@@ -521,7 +521,7 @@ fn merged<'a>(means: impl IntoIterator<Item = &'a DecayingMean>) -> DecayingMean
     all
 }
 
-/// Where a number in flight is kept: one place each up to 8, then one for each eighth more.
+/// Index for a number in flight: one each up to 8, then one for each eighth more.
 fn place(level: f64) -> usize {
     if level < 8.5 { level.round() as usize } else { 8 + ((level / 8.0).ln() / 1.125_f64.ln()).round() as usize }
 }

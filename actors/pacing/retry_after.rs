@@ -1,6 +1,6 @@
-//! `Retry-After` says how long a server wants to be left alone, in seconds or as a date.
+//! `Retry-After` says how long a server asks its clients to wait, in seconds or as a date.
 //!
-//! It is the proxies that send it; DHIS2 has no rate limit of its own (dhis2-api.md §8.2). Dates come in three spellings
+//! Proxies send it; DHIS2 has no rate limit of its own. Dates come in three spellings
 //! (RFC 9110 §5.6.7): `Sun, 06 Nov 1994 08:49:37 GMT`, `Sunday, 06-Nov-94 08:49:37 GMT`, `Sun Nov  6 08:49:37 1994`.
 //! A weekday that does not fit its date is not held against the date: many write it by hand.
 

@@ -21,20 +21,20 @@ use std::{
 
 use tokio::time::Instant;
 
-/// How long no more than N sends may take: one second, and how much delivery may vary on the way.
+/// Length of the window that holds N sends at most: one second, and how much delivery may vary on the way.
 pub const WINDOW: Duration = Duration::from_millis(1050);
 
-/// How long to send nothing after a start that cannot know what its predecessor sent last.
+/// Pause after a start that cannot know what its predecessor sent last.
 pub const COLD_START_WAIT: Duration = WINDOW;
 
-/// How far the even schedule may lag behind the clock, and so how much of it may be caught up with at once: more than a busy
+/// Lag of the even schedule behind the clock that may be caught up with at once: more than a busy
 /// machine is late with its timers, and less than would be a burst.
 pub const SPREAD_SLACK: Duration = Duration::from_millis(50);
 
 /// When to check again while all room is taken by sends that have not left. They are marked anyway when they do.
 const LEAVES_SOON: Duration = Duration::from_millis(10);
 
-/// What the limit is worded in, and what [`Window::peak_requests_per_second`] counts over.
+/// Unit of the limit, and window of [`Window::peak_requests_per_second`].
 const SECOND: Duration = Duration::from_secs(1);
 
 /// The last sends, and what they allow.
@@ -65,7 +65,7 @@ impl Window {
         }
     }
 
-    /// How long the next send must wait; zero when it may be granted now.
+    /// Wait of the next send; zero when it may be granted now.
     #[must_use]
     pub fn wait(&self, now: Instant) -> Duration {
         let spread = self.next.map_or(Duration::ZERO, |next| next.saturating_duration_since(now));

@@ -15,7 +15,7 @@
 //! | `header` | the run's header; absent when no run is unfinished | once |
 //! | `plan/<n>` | streams, passes and what was left out: a [`PlanPiece`](harvester_actors::partition::PlanPiece) without partitions | once |
 //! | `chunk/<first>` | [`Chunk`]: where the partitions from `first` on lie in the spool | once |
-//! | `pages/<pass><n>` | committed pages of a pass, at most [`PAGES_MAX`], in the order of the spool | once |
+//! | `pages/<pass><n>` | committed pages of a pass, at most [`PAGES_MAX`], in the order of the spool: see [`pack`] | once |
 //! | `pass/<pass>` | [`PassSums`]: what the pages of the pass must add up to | by each commit with pages of the pass |
 //! | `finished/<block>` | [`BLOCK_WORDS`] words of the set of finished partitions | by each commit that finishes one of them |
 //! | `open/<partition>` | how far a partition has come that has begun and not ended | by each commit with pages of it |
@@ -39,8 +39,8 @@ pub(crate) const VERSION: u8 = 2;
 /// Bytes in front of the JSON.
 const ENVELOPE_BYTES: usize = 5;
 
-/// Pages in one value.
-pub(crate) const PAGES_MAX: usize = 256;
+/// Pages in one value. sled keeps some thousand values in memory that were read last, however small its cache is to be.
+pub(crate) const PAGES_MAX: usize = 64;
 
 /// Words in one value of the set of finished partitions.
 pub(crate) const BLOCK_WORDS: usize = 64;
@@ -94,24 +94,64 @@ pub(crate) fn number_of(prefix: &[u8], key: &[u8]) -> Option<u32> {
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub(crate) struct Chunk(pub(crate) u32, pub(crate) u64, pub(crate) u64);
 
-/// A committed page in few bytes: partition, number, first byte, end offset; then its counts in the order of their fields.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub(crate) struct PageRow(u32, u32, u64, u64, u64, u64, u64, u64, u64, u64, u64);
+/// Numbers of a page.
+const PAGE_NUMBERS: usize = 11;
 
-impl From<PageRef> for PageRow {
-    fn from(page: PageRef) -> Self {
-        let PageRef { partition, seq, counts, frame: FrameRange { from, to } } = page;
-        let PageCounts { fetched, kept, filtered, rejected, nameless, bytes, miscounted } = counts;
-        PageRow(partition.0, seq, from, to, fetched, kept, filtered, rejected, nameless, bytes, miscounted)
+/// Pages in few bytes: for each page how many numbers follow, and these, of which trailing zeros are left out.
+///
+/// Their order is: partition (less that of the page before), length of the frame, fetched, bytes, distance to the frame
+/// before, number within the partition, filtered, rejected, nameless, miscounted, and by how much the counts of rows do
+/// not add up. Most pages need four.
+pub(crate) fn pack(pages: &[PageRef]) -> Vec<i64> {
+    let mut packed = Vec::with_capacity(pages.len() * (PAGE_NUMBERS / 2));
+    let (mut last_partition, mut last_to) = (0, 0);
+    for PageRef { partition, seq, counts, frame: FrameRange { from, to } } in pages {
+        let PageCounts { fetched, kept, filtered, rejected, nameless, bytes, miscounted } = *counts;
+        let kept_by_sum = fetched.wrapping_sub(filtered).wrapping_sub(rejected);
+        // Nothing is lost by wrapping: a difference of two such numbers has as many values as each of them.
+        let numbers: [i64; PAGE_NUMBERS] = [
+            i64::from(partition.0) - last_partition,
+            to.wrapping_sub(*from).cast_signed(),
+            fetched.cast_signed(),
+            bytes.cast_signed(),
+            from.wrapping_sub(last_to).cast_signed(),
+            i64::from(*seq),
+            filtered.cast_signed(),
+            rejected.cast_signed(),
+            nameless.cast_signed(),
+            miscounted.cast_signed(),
+            kept.wrapping_sub(kept_by_sum).cast_signed(),
+        ];
+        let used = numbers.iter().rposition(|number| *number != 0).map_or(0, |last| last + 1);
+        packed.push(used as i64);
+        packed.extend_from_slice(&numbers[..used]);
+        (last_partition, last_to) = (i64::from(partition.0), *to);
     }
+    packed
 }
 
-impl From<PageRow> for PageRef {
-    fn from(row: PageRow) -> Self {
-        let PageRow(partition, seq, from, to, fetched, kept, filtered, rejected, nameless, bytes, miscounted) = row;
+/// The pages that [`pack`] was given; `None` where these numbers are not of pages.
+pub(crate) fn unpack(mut packed: &[i64]) -> Option<Vec<PageRef>> {
+    let mut pages = Vec::new();
+    let (mut last_partition, mut last_to) = (0_i64, 0_u64);
+    while let Some((used, rest)) = packed.split_first() {
+        let used = usize::try_from(*used).ok().filter(|used| *used <= PAGE_NUMBERS && *used <= rest.len())?;
+        let mut numbers = [0; PAGE_NUMBERS];
+        numbers[..used].copy_from_slice(&rest[..used]);
+        packed = &rest[used..];
+        let [partition, len, fetched, bytes, distance, seq, filtered, rejected, nameless, miscounted, excess] = numbers;
+        let partition = u32::try_from(last_partition.checked_add(partition)?).ok()?;
+        let from = last_to.wrapping_add(distance.cast_unsigned());
+        let to = from.wrapping_add(len.cast_unsigned());
+        let [fetched, bytes, filtered, rejected, nameless, miscounted, excess] =
+            [fetched, bytes, filtered, rejected, nameless, miscounted, excess].map(i64::cast_unsigned);
+        let kept = fetched.wrapping_sub(filtered).wrapping_sub(rejected).wrapping_add(excess);
         let counts = PageCounts { fetched, kept, filtered, rejected, nameless, bytes, miscounted };
-        PageRef { partition: PartitionId(partition), seq, counts, frame: FrameRange { from, to } }
+        let seq = u32::try_from(seq).ok()?;
+        pages.push(PageRef { partition: PartitionId(partition), seq, counts, frame: FrameRange { from, to } });
+        (last_partition, last_to) = (i64::from(partition), to);
     }
+    Some(pages)
 }
 
 /// What the pages of a pass must add up to.
@@ -202,7 +242,10 @@ pub fn fuzz_value(bytes: &[u8]) {
     read::<harvester_actors::checkpoint::RunHeader>(HEADER, bytes);
     read::<harvester_actors::partition::PlanPiece>(&key(PLAN, 7), bytes);
     read::<Chunk>(&key(CHUNK, 7), bytes);
-    read::<Vec<PageRow>>(&pages_key(PassId(7), 3), bytes);
+    read::<Vec<i64>>(&pages_key(PassId(7), 3), bytes);
+    if let Some(pages) = serde_json::from_slice::<Vec<i64>>(bytes).ok().and_then(|packed| unpack(&packed)) {
+        assert_eq!(unpack(&pack(&pages)), Some(pages), "what was read cannot be read again");
+    }
     read::<PassSums>(&key(PASS, 7), bytes);
     read::<Vec<u64>>(&key(FINISHED, 7), bytes);
     read::<harvester_actors::checkpoint::PartitionState>(&key(OPEN, 7), bytes);
@@ -246,6 +289,20 @@ mod tests {
     }
 
     #[test]
+    fn pages_that_follow_each_other_take_few_numbers() {
+        let page = |n: u64| PageRef {
+            partition: PartitionId(7 + n as u32),
+            seq: 0,
+            counts: PageCounts { fetched: 1000, kept: 1000, bytes: 50_000, ..PageCounts::default() },
+            frame: FrameRange { from: 900 + n * 52_000, to: 900 + (n + 1) * 52_000 },
+        };
+        let packed = pack(&[page(0), page(1), page(2)]);
+        assert_eq!(packed[..6], [5, 7, 52_000, 1000, 50_000, 900]);
+        assert_eq!(packed[6..], [4, 1, 52_000, 1000, 50_000, 4, 1, 52_000, 1000, 50_000]);
+        assert_eq!((unpack(&[4, 1, 2]), unpack(&[12]), unpack(&[-1]), unpack(&[1, -1])), (None, None, None, None));
+    }
+
+    #[test]
     fn keys_sort_as_their_numbers_do_and_give_them_back() {
         let at = |pass, n| pages_key(PassId(pass), n);
         assert!(at(1, 255) < at(1, 256) && at(1, u32::MAX) < at(2, 0) && at(255, 0) < at(256, 0));
@@ -258,12 +315,23 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_page_survives_its_row(numbers in any::<[u64; 9]>(), partition: u32, seq: u32) {
-            let [from, to, fetched, kept, filtered, rejected, nameless, bytes, miscounted] = numbers;
-            let counts = PageCounts { fetched, kept, filtered, rejected, nameless, bytes, miscounted };
-            let page = PageRef { partition: PartitionId(partition), seq, counts, frame: FrameRange { from, to } };
-            let text = serde_json::to_string(&PageRow::from(page)).unwrap();
-            prop_assert_eq!(PageRef::from(serde_json::from_str::<PageRow>(&text).unwrap()), page);
+        fn pages_survive_being_packed(pages in prop::collection::vec((any::<[u64; 9]>(), any::<u32>(), any::<u32>()), 0..5)) {
+            let pages: Vec<PageRef> = pages
+                .into_iter()
+                .map(|([from, to, fetched, kept, filtered, rejected, nameless, bytes, miscounted], partition, seq)| {
+                    let counts = PageCounts { fetched, kept, filtered, rejected, nameless, bytes, miscounted };
+                    PageRef { partition: PartitionId(partition), seq, counts, frame: FrameRange { from, to } }
+                })
+                .collect();
+            let text = serde_json::to_string(&pack(&pages)).unwrap();
+            prop_assert_eq!(unpack(&serde_json::from_str::<Vec<i64>>(&text).unwrap()), Some(pages));
+        }
+
+        #[test]
+        fn arbitrary_numbers_are_unpacked_without_a_panic(packed in prop::collection::vec(prop_oneof![-2i64..12, any::<i64>()], 0..40)) {
+            if let Some(pages) = unpack(&packed) {
+                prop_assert_eq!(unpack(&pack(&pages)), Some(pages));
+            }
         }
 
         #[test]

@@ -14,8 +14,8 @@ use sled::{Db, IVec};
 
 use super::{
     format::{
-        BLOCK_WORDS, CHUNK, COMPLETED, Chunk, DecodeError, FINISHED, HEADER, OPEN, PAGES, PASS, PLAN, PageRow,
-        PassSums, TOTALS, Totals, decode, number_of, pages_key,
+        BLOCK_WORDS, CHUNK, COMPLETED, Chunk, DecodeError, FINISHED, HEADER, OPEN, PAGES, PASS, PLAN, PassSums, TOTALS,
+        Totals, decode, number_of, pages_key, unpack,
     },
     run::add,
 };
@@ -156,8 +156,8 @@ fn read_pages(db: &Db, page_values: &[u32], checkpoint: &Checkpoint) -> Result<(
 }
 
 /// The pages of one value.
-pub(super) fn decode_pages(key: &[u8], value: &[u8]) -> Result<impl Iterator<Item = PageRef>, DecodeError> {
-    Ok(decode::<Vec<PageRow>>(key, value)?.into_iter().map(PageRef::from))
+pub(super) fn decode_pages(key: &[u8], value: &[u8]) -> Result<Vec<PageRef>, DecodeError> {
+    unpack(&decode::<Vec<i64>>(key, value)?).ok_or_else(|| wrong("its pages cannot be read"))
 }
 
 /// The value under a key.

@@ -17,8 +17,8 @@ use harvester_actors::{
 use serde::Serialize;
 
 use super::format::{
-    BLOCK_PARTITIONS, BLOCK_WORDS, CHUNK, Chunk, FINISHED, HEADER, OPEN, PAGES_MAX, PASS, PLAN, PageRow, PassSums,
-    TOTALS, Totals, encode, key, pages_key,
+    BLOCK_PARTITIONS, BLOCK_WORDS, CHUNK, Chunk, FINISHED, HEADER, OPEN, PAGES_MAX, PASS, PLAN, PassSums, TOTALS,
+    Totals, encode, key, pack, pages_key,
 };
 
 /// An unfinished run, as the values on the disk say it.
@@ -126,8 +126,7 @@ impl LiveRun {
             self.page_values.resize(place + 1, 0);
         }
         for pages in pages.chunks(PAGES_MAX) {
-            let rows: Vec<PageRow> = pages.iter().map(|page| PageRow::from(*page)).collect();
-            writes.put(pages_key(pass, self.page_values[place]), &rows)?;
+            writes.put(pages_key(pass, self.page_values[place]), &pack(pages))?;
             self.page_values[place] += 1;
             self.totals.pages.values += 1;
             for page in pages {

@@ -267,7 +267,7 @@ impl SledStore {
             .with_next("leave it alone while a run goes on, and run the same command: what is missing is rebuilt"));
         }
         if harvester_pacing::control!("store-fsync") {
-            synced.sync_tree(&self.dir).map_err(|error| io_failure("sync", &self.dir, &error))?;
+            synced.sync_tree(&self.dir, now_unix()).map_err(|error| io_failure("sync", &self.dir, &error))?;
         }
         harvester_actors::crash_point!("store.commit.fsync");
         harvester_actors::crash_point!("store.commit.after");
@@ -458,44 +458,47 @@ struct Synced(BTreeMap<PathBuf, Stamp>);
 const SETTLED_AFTER: Duration = Duration::from_secs(1);
 
 impl Synced {
-    /// Syncs every file below a folder that may have changed, then the folder; makes them private.
-    fn sync_tree(&mut self, dir: &Path) -> io::Result<()> {
+    /// Syncs every file below a folder that may have changed, then the folder; makes them private. How many it synced.
+    ///
+    /// - `now`: since 1970, by the clock that dates changes.
+    fn sync_tree(&mut self, dir: &Path, now: Duration) -> io::Result<u32> {
+        let mut synced = 0;
         for entry in fs::read_dir(dir)? {
             let path = entry?.path();
             match fs::symlink_metadata(&path) {
-                Ok(found) if found.is_dir() => self.sync_tree(&path)?,
-                Ok(found) => self.sync(&path, &found)?,
+                Ok(found) if found.is_dir() => synced += self.sync_tree(&path, now)?,
+                Ok(found) => synced += u32::from(self.sync(&path, &found, now)?),
                 // sled removed an old snapshot meanwhile.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
             }
         }
-        self.sync(dir, &fs::symlink_metadata(dir)?)
+        Ok(synced + u32::from(self.sync(dir, &fs::symlink_metadata(dir)?, now)?))
     }
 
-    /// Syncs one file or folder, which looked like this, unless it looked like this before.
-    fn sync(&mut self, path: &Path, found: &fs::Metadata) -> io::Result<()> {
+    /// Syncs one file or folder, which looked like this, unless it looked like this before; whether it did.
+    fn sync(&mut self, path: &Path, found: &fs::Metadata, now: Duration) -> io::Result<bool> {
         let stamp =
             Stamp { id: (found.dev(), found.ino()), len: found.len(), changed: (found.ctime(), found.ctime_nsec()) };
         let known = self.0.get(path);
         if known == Some(&stamp) {
-            return Ok(());
+            return Ok(false);
         }
         let is_new = known.is_none_or(|known| known.id != stamp.id);
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let file = match File::open(path) {
             Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
             Err(error) => return Err(error),
         };
         if !found.is_dir() && found.permissions().mode() & 0o077 != 0 {
             file.set_permissions(fs::Permissions::from_mode(0o600))?;
         }
-        // The length comes with the data; the rest of what is known of a file never changes.
-        if is_new {
-            file.sync_all()?
+        // A file's length comes with its data, and nothing else of it ever changes. Not so the names in a folder: ext4 leaves
+        // them out of an fdatasync.
+        if is_new || found.is_dir() {
+            file.sync_all()?;
         } else {
-            file.sync_data()?
+            file.sync_data()?;
         }
         let settled = u64::try_from(stamp.changed.0).is_ok_and(|at| at + SETTLED_AFTER.as_secs() < now.as_secs());
         if settled || is_new {
@@ -503,8 +506,13 @@ impl Synced {
             let changed = if settled { stamp.changed } else { (0, 0) };
             self.0.insert(path.to_owned(), Stamp { changed, ..stamp });
         }
-        Ok(())
+        Ok(true)
     }
+}
+
+/// The time since 1970.
+fn now_unix() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 thread_local! {
@@ -592,12 +600,71 @@ fn read_pages(db: &Db, key: &[u8]) -> Result<Vec<PageRef>, String> {
     let read = || {
         let value = db.get(key).map_err(load::from_sled)?;
         let value = value.ok_or_else(|| DecodeError::Damaged("pages are missing".to_owned()))?;
-        load::decode_pages(key, &value).map(Iterator::collect)
+        load::decode_pages(key, &value)
     };
     match catch_panic(read) {
         Ok(Ok(pages)) => Ok(pages),
         Ok(Err(DecodeError::Damaged(why))) => Err(why),
         Ok(Err(DecodeError::Newer(version))) => Err(format!("its format is {version}")),
         Err(()) => Err("sled panicked over it".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Waits until a change is dated later than all before it.
+    fn tick(scratch: &Path) {
+        let dated = || {
+            fs::write(scratch, "").unwrap();
+            fs::metadata(scratch).map(|found| (found.ctime(), found.ctime_nsec())).unwrap()
+        };
+        let before = dated();
+        while dated() == before {}
+    }
+
+    #[test]
+    fn what_may_have_changed_is_synced_again_and_nothing_else() {
+        let root = tempfile::tempdir().unwrap();
+        let (dir, scratch) = (root.path().join("db"), root.path().join("scratch"));
+        fs::create_dir_all(dir.join("blobs")).unwrap();
+        fs::write(dir.join("conf"), "c").unwrap();
+        fs::write(dir.join("db"), "d").unwrap();
+        let (now, later) = (now_unix(), now_unix() + Duration::from_secs(10));
+        let mut synced = Synced::default();
+        // Two files and two folders. Their last change is so young that another one could have the same date.
+        assert_eq!(synced.sync_tree(&dir, now).unwrap(), 4);
+        assert_eq!(synced.sync_tree(&dir, now).unwrap(), 4);
+        // What was made private has changed by that, and has not settled.
+        assert_eq!(synced.sync_tree(&dir, later).unwrap(), 4);
+        assert_eq!(synced.sync_tree(&dir, later).unwrap(), 0);
+
+        let mut expect = |what: &str, count: u32, change: &dyn Fn()| {
+            tick(&scratch);
+            change();
+            assert_eq!(synced.sync_tree(&dir, now_unix() + Duration::from_secs(10)).unwrap(), count, "{what}");
+            assert_eq!(synced.sync_tree(&dir, now_unix()).unwrap(), 0, "{what}: once");
+        };
+        let write = |name: &str, text: &str| {
+            use std::os::unix::fs::FileExt;
+            let file = File::options().write(true).create(true).truncate(false).open(dir.join(name)).unwrap();
+            file.set_permissions(fs::Permissions::from_mode(0o600)).unwrap();
+            file.write_all_at(text.as_bytes(), 0).unwrap();
+        };
+        expect("nothing", 0, &|| ());
+        expect("the same length", 1, &|| write("db", "e"));
+        expect("longer", 1, &|| write("db", "longer"));
+        expect("a new file and its folder", 2, &|| write("snap.1", "s"));
+        expect("a rename, which also dates the file", 2, &|| {
+            fs::rename(dir.join("snap.1"), dir.join("snap.2")).unwrap()
+        });
+        expect("a new file deeper down", 2, &|| write("blobs/1", "b"));
+        expect("a removal", 1, &|| fs::remove_file(dir.join("blobs/1")).unwrap());
+        expect("another file of that name", 2, &|| {
+            fs::write(root.path().join("other"), "longer").unwrap();
+            fs::set_permissions(root.path().join("other"), fs::Permissions::from_mode(0o600)).unwrap();
+            fs::rename(root.path().join("other"), dir.join("db")).unwrap();
+        });
     }
 }

@@ -1,7 +1,7 @@
 //! Credentials go to one origin, in one way, and a wrong password is tried once.
 //!
 //! All threads of a client share one session: the cookie the server gave (so it need not check the password each time,
-//! nor open a session per request), and what is known about the credentials. Until a first answer shows that they are
+//! nor open a session per request), and what is known about the credentials. Until a first response shows that they are
 //! accepted, requests go one by one; once they are refused, nothing is sent any more. So sixteen workers with a wrong
 //! password make one failed login, not sixteen, and do not lock the account. Credentials that were accepted before may be
 //! refused by a database hiccup: then only pings are sent, as seldom as the caller likes, until one is answered.
@@ -272,7 +272,7 @@ impl Session {
         Ok(())
     }
 
-    /// Takes the session cookie out of an answer's head.
+    /// Takes the session cookie out of a response's head.
     pub(crate) fn take_cookies(&self, headers: &HeaderMap, generation: u64) {
         for value in headers.get_all(SET_COOKIE) {
             let Some(cookie) = value.to_str().ok().and_then(session_cookie) else { continue };

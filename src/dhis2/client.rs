@@ -117,7 +117,7 @@ impl ClientBuilder {
         self
     }
 
-    /// From the connection to the head of the answer. Default 600 s: a server may think for minutes.
+    /// From the connection to the head of the response. Default 600 s: a server may think for minutes.
     pub fn first_byte_timeout(mut self, limit: Duration) -> Self {
         self.limits.first_byte_timeout = limit;
         self
@@ -138,7 +138,7 @@ impl ClientBuilder {
 
     // ---- how much to take
 
-    /// The head of an answer. Default 64 KiB; the parser below stops at 128 KiB and 96 headers.
+    /// The head of a response. Default 64 KiB; the parser below stops at 128 KiB and 96 headers.
     pub fn head_bytes_max(mut self, bytes: usize) -> Self {
         self.limits.head_bytes_max = bytes;
         self
@@ -150,19 +150,19 @@ impl ClientBuilder {
         self
     }
 
-    /// The body of one answer, inflated. Default 8 GiB, since it is never held in memory.
+    /// The body of one response, inflated. Default 8 GiB, since it is never held in memory.
     pub fn body_bytes_max(mut self, bytes: u64) -> Self {
         self.limits.body_bytes_max = bytes;
         self
     }
 
-    /// How many times its size an answer may inflate to, beyond 8 MiB. Default 500; DHIS2's lists reach 8 to 12.
+    /// Largest ratio of inflated to compressed bytes, beyond 8 MiB. Default 500; DHIS2's lists reach 8 to 12.
     pub fn inflate_ratio_max(mut self, ratio: u64) -> Self {
         self.limits.inflate_ratio_max = ratio.max(1);
         self
     }
 
-    /// An answer that is parsed as one ([`Response::json`](crate::Response::json)). Default 16 MiB.
+    /// A response that is parsed as one ([`Response::json`](crate::Response::json)). Default 16 MiB.
     pub fn json_bytes_max(mut self, bytes: usize) -> Self {
         self.limits.json_bytes_max = bytes;
         self

@@ -45,7 +45,7 @@ pub enum ErrorKind {
     Truncated,
     /// The response has no known length, so it cannot be known to be complete.
     UnknownLength,
-    /// The answer's compression is damaged, or not the one asked for.
+    /// The response's compression is damaged, or not the one asked for.
     Encoding,
     /// Head, body or row is larger than the limit.
     TooLarge,
@@ -292,7 +292,7 @@ impl Error {
         self.0.kind
     }
 
-    /// The status of the answer, where there was one.
+    /// The status of the response, where there was one.
     pub fn status(&self) -> Option<u16> {
         self.0.status
     }

@@ -1,4 +1,4 @@
-//! Doors to parsers that nobody else may see, for `tests/fuzz`.
+//! Entry points of private parsers, for `tests/fuzz`.
 
 use crate::{
     auth::Credentials,
@@ -9,7 +9,7 @@ use crate::{
     transport::{is_login_page, title},
 };
 
-/// What is left of a connection's bytes once answers before the answer are passed over.
+/// Bytes of a connection after its interim responses.
 pub fn interim(pieces: &[&[u8]]) -> Vec<u8> {
     let (mut filter, mut out) = (InterimFilter::default(), Vec::new());
     for piece in pieces {
@@ -26,12 +26,12 @@ fn redaction(password: &str) -> Redaction {
     redaction
 }
 
-/// What is shown of a server's text to a client with this password, and how long it may be.
+/// A server's text as it is shown to a client with this password, and its longest length.
 pub fn clean(password: &str, text: &str) -> (String, usize) {
     (redaction(password).clean(text), TEXT_CHARS_MAX + 1)
 }
 
-/// What is read of a refusal's body: message, import, title of a page, whether it asks for a login.
+/// Reads the body of an error response: message, import, title of a page, whether it asks for a login.
 pub fn refusal(password: &str, body: &[u8]) -> (Option<ServerMessage>, Option<ImportSummary>, Option<String>, bool) {
     let redaction = redaction(password);
     let message = ServerMessage::parse(body, &redaction);

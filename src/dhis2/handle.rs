@@ -15,7 +15,7 @@ use crate::{
     split::{Envelope, Row, RowFault, SplitLimits},
 };
 
-/// Batches of rows that may wait for their reader; each is what one chunk of the answer brought, some 32 KiB.
+/// Batches of rows that may wait for their reader; each is what one chunk of the response brought, some 32 KiB.
 const BATCHES_WAITING_MAX: usize = 4;
 /// Work that may wait for the thread to take it up; it takes up everything at once, the gate decides what is sent.
 const TASKS_WAITING_MAX: usize = 64;
@@ -194,7 +194,7 @@ impl fmt::Debug for Batch {
 }
 
 impl RowBatches {
-    /// The next rows, a line of NDJSON each; none when all have come and the answer is known to be whole. Only then do
+    /// The next rows, a line of NDJSON each; none when all have come and the response is known to be whole. Only then do
     /// they count.
     ///
     /// # Errors

@@ -26,14 +26,14 @@ pub struct ImportSummary {
     pub ignored: u64,
     /// Rows that were removed.
     pub deleted: u64,
-    /// What was wrong, the first of it.
+    /// The first conflicts.
     pub conflicts: Vec<Conflict>,
-    /// How much was wrong.
+    /// Number of conflicts.
     pub conflict_count: u64,
 }
 
 impl Client {
-    /// Reads the summary in the body of an answer to an import, whole JSON; none when there are no counts in it (a job was
+    /// Reads the summary in the body of a response to an import, whole JSON; none when there are no counts in it (a job was
     /// begun, an object was saved, or it is no import at all).
     pub fn import_summary(&self, body: &[u8]) -> Option<ImportSummary> {
         ImportSummary::parse(body, &self.inner.session.redaction())

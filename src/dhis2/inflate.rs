@@ -1,12 +1,12 @@
 //! Inflates a gzip answer piece by piece and takes only a complete one.
 //!
-//! Several members in a row are one answer (RFC 1952 §2.2). Each member's checksum and length are compared, the output
+//! Several members in a row are one response (RFC 1952 §2.2). Each member's checksum and length are compared, the output
 //! is bounded in size and in proportion to the input. awc's own decoder is not used: it sends every piece through a
 //! thread pool and refuses several members.
 
 use flate2::{Crc, Decompress, FlushDecompress, Status};
 
-/// Bounds of one answer.
+/// Bounds of one response.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct InflateLimits {
     /// Bytes that come out at most.
@@ -18,7 +18,7 @@ pub(crate) struct InflateLimits {
 /// Below this much output a high ratio is harmless and, in repetitive JSON, usual.
 const RATIO_FREE_BYTES: u64 = 8 << 20;
 
-/// Why an answer cannot be inflated.
+/// Why a response cannot be inflated.
 #[derive(Debug, Eq, PartialEq, thiserror::Error)]
 pub(crate) enum InflateError {
     #[error("it is not gzip, although the server says so")]
@@ -33,7 +33,7 @@ pub(crate) enum InflateError {
     Bomb { max: u64 },
 }
 
-/// Where in a member the next byte lies.
+/// Position of the next byte in a member.
 #[derive(Debug)]
 enum Place {
     /// The ten fixed bytes; `seen` of them are in `fixed`.
@@ -66,7 +66,7 @@ const FLAG_COMMENT: u8 = 16;
 /// Bits that RFC 1952 reserves: unknown, so the rest of the header cannot be read.
 const FLAGS_RESERVED: u8 = 0b1110_0000;
 
-/// Inflates one answer.
+/// Inflates one response.
 pub(crate) struct Inflater {
     limits: InflateLimits,
     place: Place,
@@ -138,7 +138,7 @@ impl Inflater {
         }
     }
 
-    /// Says whether the answer was complete.
+    /// Says whether the response was complete.
     pub(crate) fn finish(&self) -> Result<(), InflateError> {
         if self.inside || self.members == 0 { Err(InflateError::Truncated) } else { Ok(()) }
     }

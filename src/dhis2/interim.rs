@@ -1,15 +1,15 @@
-//! Passes over the answers that come before the answer: 100, 102, 103 (RFC 9110 §15.2).
+//! Passes over the answers that come before the response: 100, 102, 103 (RFC 9110 §15.2).
 //!
 //! A server or proxy may send any number of them, and awc would take the first for the end of the matter. They have a
 //! head and no body, so they end with their first empty line. 101 is no such answer: it is the last word on the
 //! connection, and as we never ask to switch, a mistake.
 
-/// What every interim status line begins with; the minor version does not count.
+/// Start of every interim status line; the minor version does not count.
 const BEGINNING: &[u8] = b"HTTP/1.x 1";
 /// As much as tells an interim answer from another.
 const STATUS_BYTES: usize = b"HTTP/1.1 103".len();
 
-/// Looks at the beginning of an answer, piece by piece.
+/// Looks at the beginning of a response, piece by piece.
 #[derive(Debug, Default)]
 pub(crate) struct InterimFilter {
     place: Place,
@@ -17,11 +17,11 @@ pub(crate) struct InterimFilter {
 
 #[derive(Debug)]
 enum Place {
-    /// The first bytes of an answer, not yet told apart.
+    /// The first bytes of a response, not yet told apart.
     Beginning(Vec<u8>),
     /// In the head of an interim answer: bytes of the present line, carriage returns aside.
     Interim { line_bytes: usize },
-    /// In the answer itself.
+    /// In the response itself.
     Through,
 }
 
@@ -32,12 +32,12 @@ impl Default for Place {
 }
 
 impl InterimFilter {
-    /// Whether everything that comes belongs to the answer.
+    /// Whether everything that comes belongs to the response.
     pub(crate) fn is_through(&self) -> bool {
         matches!(self.place, Place::Through)
     }
 
-    /// Takes the next bytes of the connection and appends to `out` what belongs to the answer.
+    /// Takes the next bytes of the connection and appends to `out` what belongs to the response.
     pub(crate) fn push(&mut self, bytes: &[u8], out: &mut Vec<u8>) {
         let mut rest = bytes;
         while let Some((&byte, behind)) = rest.split_first() {
@@ -77,7 +77,7 @@ impl InterimFilter {
     }
 }
 
-/// Whether an answer that begins so may be interim; certain once it has [`STATUS_BYTES`].
+/// Whether a response that begins so may be interim; certain once it has [`STATUS_BYTES`].
 fn may_be_interim(kept: &[u8]) -> bool {
     let begins = kept.iter().zip(BEGINNING).all(|(byte, wanted)| match wanted {
         b'x' => byte.is_ascii_digit(),

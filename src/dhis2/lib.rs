@@ -13,7 +13,7 @@
 //! # }
 //! ```
 //!
-//! **Whole or an error.** An answer counts when its transfer, its compression, its type and its JSON are complete. A cut
+//! **Whole or an error.** A response counts when its transfer, its compression, its type and its JSON are complete. A cut
 //! body, a login page and an empty success are errors; see [`Error`].
 //!
 //! **One gate.** Every request passes one [`Gate`](gate::Gate), repeats too. No redirect is followed, and connections go to one host.

@@ -38,7 +38,7 @@ use crate::{
 /// ```
 #[derive(Clone, Debug)]
 pub struct MetadataList<'a> {
-    /// The collection and the name of the array in the answer: `dataElements`.
+    /// The collection and the name of the array in the response: `dataElements`.
     pub collection: &'a str,
     /// The path, where it is another than the collection's name (a schema's `relativeApiEndpoint`).
     pub endpoint: Option<&'a str>,
@@ -50,18 +50,18 @@ pub struct MetadataList<'a> {
     pub id_gt: Option<&'a str>,
     /// By id: the only order that is the same for all versions and never ties. Default yes.
     pub order_id_asc: bool,
-    /// Rows per page; none asks for the whole collection in one answer. Default none.
+    /// Rows per page; none asks for the whole collection in one response. Default none.
     pub page_size: Option<u32>,
     /// The page, from 1. Without effect when there are no pages. Default 1.
     pub page: u64,
     /// Further parameters, names and values.
     pub extra: &'a [(&'a str, &'a str)],
-    /// Bounds of the answer.
+    /// Bounds of the response.
     pub limits: SplitLimits,
 }
 
 impl<'a> MetadataList<'a> {
-    /// All objects of a collection, in one answer, by id, in the form that can be imported again.
+    /// All objects of a collection, in one response, by id, in the form that can be imported again.
     pub fn new(collection: &'a str) -> Self {
         MetadataList {
             collection,
@@ -133,10 +133,10 @@ pub struct MetadataRows {
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct MetadataPage {
-    /// What the server says about pages; none when none were asked for. `page` may differ from the request: past the
+    /// The server's pager; none when no pages were asked for. `page` may differ from the request: past the
     /// end it is the last page, whose rows come again up to 2.30 and do not come from 2.31 on.
     pub pager: Option<Pager>,
-    /// Rows of this answer.
+    /// Rows of this response.
     pub rows: u64,
     /// Those of them that were too long or too deep.
     pub unfit_rows: u64,
@@ -158,7 +158,7 @@ impl MetadataRows {
         }
     }
 
-    /// As [`Rows::finish`]; checks that the answer is the one asked for.
+    /// As [`Rows::finish`]; checks that the response is the one asked for.
     ///
     /// # Errors
     /// As [`Rows::finish`]; garbled when the array has another name, when pages were asked for and the pager is missing
@@ -206,7 +206,7 @@ pub struct DeletedObjects<'a> {
     pub klass: Option<&'a str>,
     /// Only what was deleted at or after this time, in the server's zone: `2024-01-31T00:00:00`. Default all.
     pub deleted_at: Option<&'a str>,
-    /// Rows per page; none asks for all in one answer.
+    /// Rows per page; none asks for all in one response.
     pub page_size: Option<u32>,
     /// The page, from 1.
     pub page: u64,

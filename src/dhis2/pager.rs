@@ -28,7 +28,7 @@ pub struct Pager {
 }
 
 impl Pager {
-    /// Compares the pager of an answer with what was asked for.
+    /// Compares the pager of a response with what was asked for.
     ///
     /// - `asked`: rows per page, or none when all were asked for without pages.
     ///

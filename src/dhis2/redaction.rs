@@ -1,6 +1,6 @@
 //! Text of a server, made fit for people: our secrets masked, control characters gone, short.
 //!
-//! A server, or whoever answers in its place, may send back what we sent: the password in a message, the whole
+//! A server, or a proxy before it, may send back what we sent: the password in a message, the whole
 //! `Authorization` header in an error page. It may also send what moves a terminal's cursor, turns the direction of
 //! writing, or fills a log. Every text of a server passes [`Redaction::clean`] where it enters an error or a struct that
 //! callers show to people. Rows do not: they are data, and are never shown.
@@ -117,7 +117,7 @@ impl Redaction {
     }
 }
 
-/// Where `secret` ends, if it begins at `at`, however its characters are written. Both are at borders of characters.
+/// End of `secret`, if it begins at `at`, however its characters are written. Both are at borders of characters.
 fn secret_end(text: &str, at: usize, secret: &str) -> Option<usize> {
     let mut ends = vec![at];
     for wanted in secret.bytes() {
@@ -142,7 +142,7 @@ fn raw_end(text: &str, at: usize, wanted: u8) -> Option<usize> {
     (text.as_bytes().get(at) == Some(&wanted)).then_some(at + 1)
 }
 
-/// Where an escape ends that stands for `wanted`.
+/// End of an escape that stands for `wanted`.
 fn escaped_end(text: &str, at: usize, wanted: u8) -> Option<usize> {
     let rest = &text.as_bytes()[at..];
     let number = |digits: &[u8], radix| u32::from_str_radix(std::str::from_utf8(digits).ok()?, radix).ok();

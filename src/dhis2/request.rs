@@ -1,4 +1,4 @@
-//! One GET request, and its answer as bytes, as JSON or as rows.
+//! One GET request, and its response as bytes, as JSON or as rows.
 
 use std::{fmt, future::Future, time::Duration};
 
@@ -61,7 +61,7 @@ impl Request {
         self
     }
 
-    /// Accepts any content type except a page for people. Without it the answer must be JSON.
+    /// Accepts any content type except a page for people. Without it the response must be JSON.
     pub fn raw(mut self) -> Self {
         self.accept = Accept::Anything;
         self
@@ -78,7 +78,7 @@ impl Request {
         self.path.as_deref().ok()
     }
 
-    /// Sends it and waits for the head of the answer.
+    /// Sends it and waits for the head of the response.
     ///
     /// # Errors
     /// Anything but a success of the wanted type. A client alone has tried it again by then.
@@ -105,7 +105,7 @@ impl Request {
         with_retries(&client, || async { send_once(&client, &spec).await?.bytes(bytes_max).await }).await
     }
 
-    /// Sends it; the answer is to be read as the rows of the array under `array` (keys from the outside in).
+    /// Sends it; the response is to be read as the rows of the array under `array` (keys from the outside in).
     ///
     /// # Errors
     /// As [`Request::send`]. What goes wrong once rows have come is not repeated here.
@@ -244,7 +244,7 @@ impl Response {
     }
 }
 
-/// The rows of an answer, as they arrive.
+/// The rows of a response, as they arrive.
 ///
 /// ```no_run
 /// # async fn example(client: dhis2::Client) -> Result<(), dhis2::Error> {
@@ -272,11 +272,11 @@ pub struct Rows {
 }
 
 impl Rows {
-    /// Waits for the next bytes of the answer and hands out the rows that are complete with them. False once the answer
+    /// Waits for the next bytes of the response and hands out the rows that are complete with them. False once the response
     /// has ended: then comes [`Rows::finish`], and only when that succeeds do the rows count.
     ///
     /// # Errors
-    /// As [`Response::chunk`]; garbled when the answer is not what it should be; stopped when the callback refused a row.
+    /// As [`Response::chunk`]; garbled when the response is not what it should be; stopped when the callback refused a row.
     pub async fn read(&mut self, on_row: &mut dyn FnMut(Row<'_>) -> Result<(), RowFault>) -> Result<bool, Error> {
         if self.ended {
             return Ok(false);
@@ -300,11 +300,11 @@ impl Rows {
         self
     }
 
-    /// What was around the rows; everything is then known to be whole and JSON. Call it once [`Rows::read`] has said
+    /// The envelope of the rows; everything is then known to be whole and JSON. Call it once [`Rows::read`] has said
     /// false.
     ///
     /// # Errors
-    /// Garbled: the answer's JSON was cut, or something is wrong around the rows. Stopped: it was not read to its end.
+    /// Garbled: the response's JSON was cut, or something is wrong around the rows. Stopped: it was not read to its end.
     pub fn finish(self) -> Result<Envelope, Error> {
         self.finish_with(|_| Ok(()))
     }

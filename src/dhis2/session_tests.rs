@@ -1,4 +1,4 @@
-//! Who is let in, how often it is tried, and where credentials go: over a real socket.
+//! Login, number of attempts, and the origin of credentials: over a real socket.
 
 use std::{
     sync::{
@@ -454,7 +454,7 @@ async fn credentials_that_were_never_accepted_are_not_even_tried_by_a_ping() {
     assert_eq!(server.heard().len(), 1);
 }
 
-/// What a server may say that it should not: the password, the whole header, what moves a terminal, and a lot of it.
+/// Texts that a server should not send: the password, the whole header, what moves a terminal, and a lot of it.
 fn indiscreet() -> String {
     let encoded = "canary%2Dpassword";
     format!("\u{1b}[31m canary-password {BASIC} {encoded} \u{202e}\u{9b}2J {}", "x".repeat(5000))

@@ -1,6 +1,6 @@
-//! The push splitter finds the rows of one answer as its bytes arrive: one row and one chunk in memory, however long the answer.
+//! The push splitter finds the rows of one response as its bytes arrive: one row and one chunk in memory, however long the response.
 //!
-//! It takes the answer apart into the rows of one named array and everything around it. A row is handed out as the
+//! It takes the response apart into the rows of one named array and everything around it. A row is handed out as the
 //! server's own bytes, without a copy when it lies inside one chunk. The text around the rows (the *envelope*) is kept,
 //! with `[]` in the place of the array, and is parsed at the end. Both together make the whole answer valid JSON:
 //! each row is checked in the pass that finds its end, what stands between them is checked here, the envelope is parsed with the array's place
@@ -15,16 +15,16 @@ use serde::{Deserialize, de::IgnoredAny};
 
 use crate::value_scan::ValueScan;
 
-/// Bounds of one answer. The defaults fit every list DHIS2 sends.
+/// Bounds of one response. The defaults fit every list DHIS2 sends.
 #[derive(Clone, Copy, Debug)]
 pub struct SplitLimits {
-    /// A longer row is reported as [`Row::Oversize`] and the answer goes on. Default 16 MiB.
+    /// A longer row is reported as [`Row::Oversize`] and reading continues. Default 16 MiB.
     pub row_bytes_max: usize,
     /// A longer envelope is an error. Default 256 KiB; analytics with metadata need more.
     pub envelope_bytes_max: usize,
     /// A row nested deeper is reported as [`Row::TooDeep`]. Default and maximum 127, since serde_json stops there.
     pub depth_max: u32,
-    /// How much of a row that is not handed out whole is kept, for its id. Default 64 KiB.
+    /// Bytes kept of a row that is too large, for its id. Default 64 KiB.
     pub prefix_bytes: usize,
     /// Whether rows may be something else than objects (arrays, numbers, texts). Default no.
     pub any_value: bool,
@@ -172,20 +172,20 @@ impl RowFault {
     }
 }
 
-/// Why an answer is not what it should be. Never quotes a row.
+/// Why a response is not what it should be. Never quotes a row.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SplitError {
     /// Nothing but white space.
     #[error("the response is empty")]
     Empty,
-    /// The answer does not begin as JSON does.
+    /// The response does not begin as JSON does.
     #[error("the response is not JSON: it begins with byte 0x{first:02x}")]
     NotJson {
         /// The first byte that is not white space.
         first: u8,
     },
-    /// The answer ends before its JSON does.
+    /// The response ends before its JSON does.
     #[error("the response ends before its JSON does, after {rows} rows")]
     Truncated {
         /// Rows handed out so far.
@@ -242,7 +242,7 @@ pub enum SplitError {
     Row {
         /// Position of the row, from 0.
         index: u64,
-        /// What is wrong with it.
+        /// The error.
         source: RowFault,
     },
 }
@@ -255,7 +255,7 @@ struct EnvelopeText {
     open: usize,
 }
 
-/// What was around the rows. Its syntax is checked.
+/// The envelope of the rows. Its syntax is checked.
 pub struct Envelope {
     text: Vec<u8>,
     found_array: bool,
@@ -304,7 +304,7 @@ impl Envelope {
     }
 }
 
-/// Where in the answer the next byte lies.
+/// Position of the next byte in the response.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Place {
     /// Around the rows, before or behind them.
@@ -317,7 +317,7 @@ enum Place {
     AfterRow,
 }
 
-/// Finds the rows of one answer as its bytes arrive.
+/// Finds the rows of one response as its bytes arrive.
 ///
 /// ```
 /// # use dhis2::split::{Row, RowFault, SplitLimits, Splitter};
@@ -367,7 +367,7 @@ impl fmt::Debug for Splitter {
 }
 
 impl Splitter {
-    /// A splitter for the array under `path`: keys from the outside in, none for an answer that is itself the array.
+    /// A splitter for the array under `path`: keys from the outside in, none for a response that is itself the array.
     pub fn new(path: &[&str], limits: SplitLimits) -> Self {
         Splitter {
             path: path.iter().map(|&key| key.to_owned()).collect(),
@@ -400,10 +400,10 @@ impl Splitter {
         self.rows
     }
 
-    /// Takes the next bytes of the answer and hands out every row that is complete with them.
+    /// Takes the next bytes of the response and hands out every row that is complete with them.
     ///
     /// # Errors
-    /// The answer is not what it should be, or the callback did not take a row. The splitter is then of no further use.
+    /// The response is not what it should be, or the callback did not take a row. The splitter is then of no further use.
     pub fn push(
         &mut self,
         chunk: &[u8],
@@ -423,10 +423,10 @@ impl Splitter {
         Ok(())
     }
 
-    /// Says what was around the rows, once the answer has ended.
+    /// Says what was around the rows, once the response has ended.
     ///
     /// # Errors
-    /// The answer ended too early, or the text around the rows is not one JSON document.
+    /// The response ended too early, or the text around the rows is not one JSON document.
     pub fn finish(self) -> Result<Envelope, SplitError> {
         if self.place != Place::Envelope {
             return Err(SplitError::Truncated { rows: self.rows });
@@ -609,7 +609,7 @@ fn key_text<'a>(row: &'a str, scan: &ValueScan) -> Result<Option<Cow<'a, str>>, 
 
 /// As much of a chunk as is UTF-8, from its first whole character on.
 struct Text8<'a> {
-    /// Where in the chunk it begins.
+    /// Its start in the chunk.
     from: usize,
     text: &'a str,
 }
@@ -779,7 +779,7 @@ mod tests {
 
     use super::*;
 
-    /// What came of splitting `text`, given in pieces of the lengths in `cuts`, then the rest.
+    /// Result of splitting `text`, given in pieces of the lengths in `cuts`, then the rest.
     fn split(
         text: &[u8],
         cuts: &[usize],

@@ -64,7 +64,7 @@ struct WithId {
     id: String,
 }
 
-/// The `ping` body is `pong`, or the same as a JSON string; nobody sends more.
+/// The `ping` body is `pong`, or the same as a JSON string.
 const PONG_BYTES_MAX: usize = 64;
 
 impl Client {

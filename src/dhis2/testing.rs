@@ -18,7 +18,7 @@ use flate2::{Compression, write::GzEncoder};
 /// A request as it arrived.
 #[derive(Clone, Debug)]
 pub(crate) struct Heard {
-    /// How many requests came before it.
+    /// Number of requests before it.
     pub(crate) number: usize,
     /// Path and query.
     pub(crate) path: String,
@@ -32,7 +32,7 @@ impl Heard {
     }
 }
 
-/// What becomes of the connection.
+/// What happens to the connection next.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Then {
     /// The next request may come on it.
@@ -107,7 +107,7 @@ impl Server {
         server
     }
 
-    /// A server that says the same to everybody and keeps connections.
+    /// A server that sends the same response to all requests and keeps connections.
     pub(crate) fn saying(answer: Vec<u8>) -> Self {
         Server::start(move |_, out| {
             out.write(&answer);
@@ -192,7 +192,7 @@ fn read_head(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<Heard> {
     Some(Heard { number: 0, path, headers })
 }
 
-/// An answer with a length; `headers` are whole lines without their end.
+/// A response with a length; `headers` are whole lines without their end.
 pub(crate) fn answer(status: &str, headers: &[&str], body: impl AsRef<[u8]>) -> Vec<u8> {
     let body = body.as_ref();
     let mut all = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n", body.len());

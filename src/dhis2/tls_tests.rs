@@ -1,4 +1,4 @@
-//! What TLS adds: whom we trust, and that a polite goodbye in the middle of an answer is no end of it.
+//! TLS: trusted authorities, and that a `close_notify` in the middle of a response is not its end.
 
 use std::{io::Write as _, net::TcpListener, path::PathBuf, sync::Arc};
 
@@ -89,7 +89,7 @@ MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgnwZyctg6a/CG0fGn
 -----END PRIVATE KEY-----
 ";
 
-/// How the server ends after its answer.
+/// End of the connection after the response.
 #[derive(Clone, Copy)]
 enum End {
     /// As TLS wants it: `close_notify`, then the end of the connection.
@@ -193,7 +193,7 @@ async fn a_goodbye_in_the_middle_of_an_answer_is_a_cut_whether_polite_or_rude() 
 async fn an_unknown_authority_and_a_wrong_name_are_told_apart_in_words() {
     let port = serve(json("{}"), End::Stay);
     let stranger = Client::builder(format!("https://localhost:{port}")).retries(3).build();
-    // Where the machine trusts nobody at all, the client says so before it starts.
+    // Without any trusted authority the client fails before it starts.
     let error = match stranger {
         Ok(client) => client.get("x").json::<serde_json::Value>().await.unwrap_err(),
         Err(error) => error,

@@ -1,4 +1,4 @@
-//! The one place where a request leaves, and where only a whole answer passes.
+//! The one place where a request leaves, and where only a complete response passes.
 //!
 //! ```text
 //! login known? ─▶ gate ─▶ send ─▶ head: time, length, type, login page? ─▶ body: time, rate, length, inflate
@@ -75,7 +75,7 @@ impl RequestSpec {
                 parameter.hash(&mut hasher);
             }
         }
-        // 0 is the class of what nobody knows.
+        // 0 is the class of unknown requests.
         hasher.finish().max(1)
     }
 }
@@ -133,7 +133,7 @@ pub(crate) async fn send(client: &Client, spec: &RequestSpec) -> Result<OpenResp
         let auth = session.acquire(with_cookie, spec.is_probe).await?;
         let mut response = exchange(client, spec, &auth).await?;
         let verdict = check_head(client, spec, &mut response).await;
-        // The session that comes with a refusal belongs to nobody.
+        // The session of a refusal is not a session of ours.
         if !matches!(verdict, Verdict::Login(_)) {
             session.take_cookies(response.body.payload.headers(), auth.generation);
         }
@@ -701,7 +701,7 @@ impl Body {
     }
 }
 
-/// Notices an answer that comes, but too slowly to be waited for.
+/// Notices a response that comes, but too slowly to be waited for.
 #[derive(Debug)]
 struct Rate {
     bytes_per_second_min: u64,

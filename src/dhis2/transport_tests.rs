@@ -1,4 +1,4 @@
-//! What the transport makes of every way an answer can be wrong. The server is [`Server`], on a real socket.
+//! The transport against every way a response can be wrong. The server is [`Server`], on a real socket.
 
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ async fn read(client: &Client) -> Result<Vec<u8>, Error> {
     client.get("x").send().await?.bytes(1 << 30).await
 }
 
-/// What a client says of a server that sends `bytes`, then does `then`.
+/// Kind of the client's error for a server that sends `bytes`, then does `then`.
 async fn kind_of(bytes: impl AsRef<[u8]>, then: Then) -> Result<Vec<u8>, ErrorKind> {
     let bytes = bytes.as_ref().to_vec();
     let server = Server::start(move |_, out| {

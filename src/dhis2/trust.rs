@@ -23,7 +23,7 @@ use crate::error::{Error, ErrorKind};
 #[derive(Debug)]
 struct Verifier {
     by_authority: Arc<WebPkiServerVerifier>,
-    /// What `ca_file` holds.
+    /// Certificates of `ca_file`.
     named: Vec<CertificateDer<'static>>,
 }
 

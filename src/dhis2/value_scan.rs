@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-/// What may come next.
+/// Tokens that may come next.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Expect {
     Value,
@@ -56,7 +56,7 @@ impl Word {
     }
 }
 
-/// What has been read of a number.
+/// State inside a number.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Number {
     Minus,
@@ -71,7 +71,7 @@ enum Number {
 }
 
 impl Number {
-    /// What has been read with this byte; none when it does not belong to the number.
+    /// The state after this byte; none when it does not belong to the number.
     fn with(self, byte: u8) -> Option<Number> {
         Some(match (self, byte) {
             (Number::Minus, b'0') => Number::Zero,
@@ -93,7 +93,7 @@ impl Number {
 /// Levels of nesting that can be checked: one bit each.
 const DEPTH_MAX: u32 = u128::BITS;
 
-/// See the module.
+/// Scans one JSON value, in chunks.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ValueScan {
     expect: Expect,
@@ -107,18 +107,18 @@ pub(crate) struct ValueScan {
     has_newline: bool,
     /// Bytes that earlier chunks brought.
     bytes_before: usize,
-    /// Where the last text began, in bytes from the value's first.
+    /// Start of the last text, in bytes from the value's first.
     text_from: usize,
     /// Whether that text has an escape.
     is_escaped: bool,
     /// The last name at the top was the key's and began here, in bytes from the value's first, and no text has ended as
     /// its value.
     key_name: Option<usize>,
-    /// Where the key stands; or the name of a key that is no text, or the end of a second one.
+    /// Position of the key; or the name of a key that is not a text, or the end of a second one.
     key: Option<Result<Key, usize>>,
 }
 
-/// Where the key stands in its value.
+/// Position of the key in its value.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Key {
     from: usize,
@@ -167,13 +167,13 @@ impl ValueScan {
         self.has_newline
     }
 
-    /// Where the key stands, if it is there; or the byte, from the value's first, at which it is not what a key must
+    /// Position of the key, if it is there; or the byte, from the value's first, at which it is not what a key must
     /// be: a text that is there once.
     pub(crate) fn key(&self) -> Option<Result<Key, usize>> {
         self.key_name.map(Err).or(self.key)
     }
 
-    /// Where the value ends: the index behind its last byte, if it ends in this chunk. `before` is what earlier chunks
+    /// End of the value, exclusive, if it ends in this chunk. `before` is what earlier chunks
     /// brought of it, `name` the member at the top of the value that is its key.
     ///
     /// # Errors
@@ -427,10 +427,10 @@ mod tests {
 
     use super::*;
 
-    /// What stands between the key's quotes and around it, or where the key is wrong.
+    /// The key between its quotes and its surroundings, or the position of an error in it.
     type KeyText = Result<String, usize>;
 
-    /// Where a value ends that comes in pieces, and what is its key; as `find_end` says it, or none when it goes on.
+    /// End and key of a value that comes in pieces; as `find_end` says it, or none when it goes on.
     fn scan(text: &[u8], cuts: &[usize], depth_max: u32) -> Result<Option<(usize, Option<KeyText>)>, usize> {
         let mut scan = ValueScan::new(depth_max);
         let mut done = 0;

@@ -179,11 +179,11 @@ struct ConnectionState {
     requests: Cell<u64>,
     bytes_read: Cell<u64>,
     poisoned: Cell<bool>,
-    /// A request has gone out since the last byte of an answer was read.
+    /// A request has gone out since the last byte of a response was read.
     is_asked: Cell<bool>,
 }
 
-/// Room for bytes among which the answer has yet to begin.
+/// Room for bytes among which the response has yet to begin.
 const BEGINNING_BYTES: usize = 4096;
 
 /// A connection that reports its end as an error and hides interim (1xx) responses.
@@ -191,7 +191,7 @@ pub(crate) struct GuardedStream {
     stream: Stream,
     connection: Rc<ConnectionState>,
     interim: InterimFilter,
-    /// Bytes of an answer that were read and not yet handed on.
+    /// Bytes of a response that were read and not yet handed on.
     ready: Vec<u8>,
 }
 
@@ -261,7 +261,7 @@ impl AsyncRead for GuardedStream {
                 Poll::Ready(Ok(())) if read.filled().is_empty() => return Poll::Ready(Ok(())),
                 Poll::Ready(Ok(())) => this.interim.push(read.filled(), &mut this.ready),
                 Poll::Ready(Err(error)) => {
-                    // What came of an answer comes before the news that there is no more.
+                    // What came of a response comes before the news that there is no more.
                     this.interim.end(&mut this.ready);
                     if this.ready.is_empty() {
                         return Poll::Ready(Err(error));

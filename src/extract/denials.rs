@@ -1,6 +1,6 @@
 //! What a refusal of credentials means that were accepted before.
 //!
-//! A database hiccup during authentication is a 401 on a real server (`dhis2-api.md` §16: 2 of 70 cuts), and a wrong password
+//! A database hiccup during authentication is a 401 on a real server (measured: after 2 of 70 cuts of its database connection), and a wrong password
 //! that is sent again and again locks an account. So one of the fetchers asks for all of them: after five seconds, and after
 //! thirty more, by a ping, behind which the question itself has another try. Whoever hears the same meanwhile waits for what comes of it, and nothing new is asked until then.
 
@@ -19,7 +19,7 @@ use super::gate::SourceGate;
 /// How long after a refusal the credentials are tried again, and once more.
 const WAITS: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(30)];
 
-/// See the module.
+/// Decides refusals of credentials for all fetchers of a run.
 #[derive(Default)]
 pub(crate) struct Denials {
     /// The refusal that is final. Locked while it is found out.

@@ -6,7 +6,7 @@
 //! refused: a page without rows that counts some, a listing shorter than its own number, rows that come again, a walk that
 //! does not move on.
 //!
-//! Source: `dhis2-api.md` §3.2 and §16: `total` counts what the user may read, under the filters of the request.
+//! Source: recorded from 2.40, 2.42 and 2.43: `total` counts what the user may read, under the filters of the request.
 
 use harvester_actors::{
     failure::{Failure, FailureClass},

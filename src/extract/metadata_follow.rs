@@ -325,4 +325,56 @@ mod tests {
         assert_eq!(listing(&selection, 2_000).page_size, Some(3_500));
         assert_eq!(listing(&selection, 1_000_000).page_size, Some(LISTING_ROWS_MAX));
     }
+
+    #[test]
+    fn a_key_is_missing_relisted_vanished_returned_or_appeared_by_the_passes_that_have_it() {
+        // (sets, (missing, relisted, vanished, returned, appeared)): who has the key.
+        let nothing = (0, 0, 0, 0, 0);
+        for (mask, expected) in [
+            (FIRST | NEWEST, nothing),
+            (FIRST | NEWEST | OLDER | EARLIER | SINCE, nothing),
+            // Listed and not there: to be asked for; by the second listing too, it was asked for before.
+            (NEWEST, (1, 0, 0, 0, 0)),
+            (NEWEST | OLDER, (1, 1, 0, 0, 0)),
+            // Came into being while the run went on: an earlier repair brought it, or the newest one.
+            (NEWEST | EARLIER, (0, 0, 0, 0, 1)),
+            (NEWEST | OLDER | EARLIER, (0, 0, 0, 0, 1)),
+            (NEWEST | SINCE, (0, 0, 0, 0, 1)),
+            (SINCE, (0, 0, 0, 0, 1)),
+            (SINCE | OLDER, (0, 0, 0, 0, 1)),
+            // There and no longer listed: deleted, unless it comes when it is asked for.
+            (FIRST, (0, 0, 1, 0, 0)),
+            (FIRST | OLDER, (0, 0, 1, 0, 0)),
+            (FIRST | EARLIER, (0, 0, 1, 0, 0)),
+            (FIRST | SINCE, (0, 0, 1, 1, 0)),
+            (EARLIER, (0, 0, 1, 0, 1)),
+            (EARLIER | SINCE, (0, 0, 1, 1, 1)),
+            // Only an older listing has it: deleted before it was fetched.
+            (OLDER, nothing),
+        ] {
+            let mut compared = Compared::default();
+            compared.take(b"key", mask);
+            let Compared { comparison, missing_keys, vanished_keys, reconciled } = compared;
+            let Comparison { listed, missing, relisted, vanished, returned, .. } = comparison;
+            assert_eq!((missing, relisted, vanished, returned, reconciled.appeared), expected, "{mask:05b}");
+            assert_eq!((listed, reconciled.vanished), (u64::from(mask & NEWEST != 0), vanished), "{mask:05b}");
+            let keys = |count: u64| vec!["key".to_owned(); count.try_into().unwrap()];
+            assert_eq!((missing_keys, vanished_keys), (keys(missing), keys(vanished)), "{mask:05b}");
+        }
+    }
+
+    #[test]
+    fn what_is_compared_is_counted_in_full_and_kept_up_to_a_bound() {
+        let mut compared = Compared::default();
+        for id in 0..MISSING_KEYS_MAX + 3 {
+            compared.take(format!("{id:06}").as_bytes(), NEWEST);
+        }
+        for id in 0..VANISHED_KEYS_MAX + 3 {
+            compared.take(format!("v{id:06}").as_bytes(), FIRST);
+        }
+        let Compared { comparison, missing_keys, vanished_keys, .. } = compared;
+        assert_eq!((comparison.missing, missing_keys.len()), (MISSING_KEYS_MAX as u64 + 3, MISSING_KEYS_MAX));
+        assert_eq!((comparison.vanished, vanished_keys.len()), (VANISHED_KEYS_MAX as u64 + 3, VANISHED_KEYS_MAX));
+        assert_eq!((&*missing_keys[0], &*vanished_keys[0]), ("000000", "v000000"));
+    }
 }

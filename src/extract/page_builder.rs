@@ -11,7 +11,7 @@ use harvester_actors::{
 /// Records kept in memory before a page goes to a file: a page of the default size fits, a whole table does not.
 pub(crate) const SPILL_BYTES: usize = 2 * 1024 * 1024;
 
-/// See the module.
+/// Collects the records of one page.
 pub(crate) struct PageBuilder {
     /// Records that are not in the file.
     records: Vec<u8>,

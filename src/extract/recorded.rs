@@ -1,4 +1,4 @@
-//! What real servers answered, asked again through our client: how every exchange is read, and what it means for a harvest.
+//! Recorded responses of real servers, asked for through our client: how every exchange is read, and what it means for a harvest.
 //!
 //! The recordings lie beside the project, in `../shared/recorded`; `DHIS2_RECORDED` names another place. A small server sends
 //! each recorded answer byte for byte, and the client asks for it by the recorded path. Where there are no recordings the
@@ -420,7 +420,7 @@ async fn the_most_telling_exchanges_have_the_class_that_is_written_here() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// What real servers and what stands before them say, that was seen (`dhis2-api.md` §8 and §16) but is not among the recordings.
+/// Responses of real servers, and of proxies before them, that were seen but are not among the recordings.
 #[rustfmt::skip]
 const SAID: [(&str, &str, &str, Option<FailureClass>); 45] = {
     use FailureClass::{Denied, Forbidden, Garbled, Rejected, TooHeavy, Transient};

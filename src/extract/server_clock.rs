@@ -1,9 +1,9 @@
 //! Whether a server's clock can be believed as the watermark of an incremental run.
 //!
-//! A clock that is ahead gives a watermark that lies in the future; once somebody sets it right, the next run would skip
+//! A clock that is ahead gives a watermark that lies in the future; once it is set right, the next run would skip
 //! every change made in between. What a run reaches back behind its watermark covers a clock that is off by up to that much.
 //!
-//! Source: `dhis2-api.md` §1: `serverDate` is local to the server and without a zone; `serverTimeZoneId` from 2.36 on.
+//! In DHIS2, `serverDate` is local to the server and without a zone; `serverTimeZoneId` from 2.36 on.
 
 use std::collections::BTreeMap;
 

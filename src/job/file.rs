@@ -15,7 +15,7 @@ pub(crate) struct Key {
     pub(crate) value_type: ValueType,
     /// Whether it is required.
     pub(crate) presence: Presence,
-    /// What it means, for the schema: one sentence, with its direction where it has one.
+    /// Description for the schema: one sentence, with its direction where it has one.
     pub(crate) doc: &'static str,
 }
 

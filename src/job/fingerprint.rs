@@ -44,7 +44,7 @@ impl Job {
     }
 }
 
-/// What of an extract decides about its rows.
+/// Keys of an extract that decide about its rows.
 fn semantic_keys(extract: &ExtractSettings) -> Vec<(&'static str, String)> {
     match extract {
         ExtractSettings::Metadata {
@@ -123,7 +123,7 @@ fn semantic_keys(extract: &ExtractSettings) -> Vec<(&'static str, String)> {
     }
 }
 
-/// What decides about rows in every kind.
+/// Keys of every kind that decide about rows.
 fn common_keys(common: &CommonOptions) -> Vec<(&'static str, String)> {
     let mode = if common.incremental { "incremental" } else { "full" };
     let mut keys = vec![("mode", mode.to_owned()), ("include_deleted", common.include_deleted.to_string())];
@@ -131,7 +131,7 @@ fn common_keys(common: &CommonOptions) -> Vec<(&'static str, String)> {
     keys
 }
 
-/// What decides about rows of data sets.
+/// Keys of data sets that decide about rows.
 fn scope_keys(
     data_sets: &Names,
     org_units: &Roots,
@@ -168,7 +168,7 @@ fn roots(roots: &Roots) -> String {
     }
 }
 
-/// What differs between the fingerprint a run began with and the job's present one: a sentence each, without full stop.
+/// Differences between the fingerprint a run began with and the job's present one: a sentence each, without full stop.
 /// Empty when the run can go on.
 pub fn differences(began_with: &BTreeMap<String, String>, now: &BTreeMap<String, String>) -> Vec<String> {
     let keys: std::collections::BTreeSet<&String> = began_with.keys().chain(now.keys()).collect();

@@ -120,15 +120,15 @@ pub struct Limits {
     pub requests_per_second: u32,
     /// Requests at once, at most: 1 to 64.
     pub in_flight: u32,
-    /// How long a connection may take to come about.
+    /// Timeout of a connection, TLS included.
     pub connect_timeout: Duration,
-    /// How long the server may think before it answers.
+    /// Timeout for the first byte of a response.
     pub first_byte_timeout: Duration,
-    /// How long an answer may be silent once it has begun.
+    /// Longest silence once a response has begun.
     pub stall_timeout: Duration,
     /// Further attempts at a page before it may be given up.
     pub retries: u32,
-    /// How long the source may be gone before the run gives up, resumably.
+    /// Longest outage of the source before the run gives up, resumably.
     pub outage: Duration,
 }
 
@@ -303,7 +303,7 @@ pub enum Confirm {
     None,
 }
 
-/// What of tracker is fetched.
+/// Kinds of tracker objects.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum TrackerKind {
     /// Events.

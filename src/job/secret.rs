@@ -18,9 +18,9 @@ use dhis2::Secret;
 
 /// Bytes a secret may have; a longer one is a file that was meant for something else.
 const SECRET_BYTES_MAX: u64 = 64 * 1024;
-/// How long a command may take to say a secret; a person may have to type a passphrase for it.
+/// Timeout of a command that prints a secret; a person may have to type a passphrase for it.
 const COMMAND_LIMIT: Duration = Duration::from_secs(30);
-/// How often a command that has closed its output is asked whether it has ended.
+/// Interval for checking whether a command that has closed its output has ended.
 const COMMAND_POLL: Duration = Duration::from_millis(20);
 
 /// Source of a secret.
@@ -34,7 +34,7 @@ pub enum SecretSource {
     File(PathBuf),
     /// A systemd credential: `$CREDENTIALS_DIRECTORY/NAME`.
     Credential(String),
-    /// What a command writes to its stdout; one trailing line end is not part of it.
+    /// Stdout of a command; one trailing line end is not part of it.
     Command(Vec<String>),
 }
 
@@ -139,7 +139,7 @@ impl SecretSource {
         Ok(Resolved { secret: Secret::new(text), warning })
     }
 
-    /// Where it comes from, for people: `$DHIS2_PASSWORD`.
+    /// Description for people: `$DHIS2_PASSWORD`.
     pub fn describe(&self) -> String {
         match self {
             SecretSource::Inline(_) => "the job file".to_owned(),
@@ -163,7 +163,7 @@ fn read_file(path: &Path) -> io::Result<(Vec<u8>, bool)> {
     Ok((bytes, mode & 0o077 != 0))
 }
 
-/// Editors and `echo` end a file with a line end that nobody means.
+/// Editors and `echo` end a file with a line end that is not meant.
 fn cut_line_end(mut bytes: Vec<u8>) -> Vec<u8> {
     if bytes.last() == Some(&b'\n') {
         bytes.pop();

@@ -22,7 +22,7 @@ const FRAME_ENDS: &str = "\x1b[?2026l";
 /// Columns and lines of a terminal.
 type Size = fn() -> (u16, u16);
 
-/// See the module.
+/// The terminal as indicatif draws on it.
 pub(super) struct Canvas<W> {
     /// How large it is.
     size: Size,

@@ -476,10 +476,11 @@ pub(super) mod tests {
     #[test]
     fn a_resumed_run_begins_with_what_is_committed_and_with_no_speed() {
         let mut progress = Progress::default();
-        let counts = PageCounts { fetched: 500, kept: 500, ..PageCounts::default() };
-        let recovered = Event::Recovered { resumed_run: Some("r".to_owned()), cut_bytes: 0, rebuilt: None };
-        progress.apply(&recovered, Duration::ZERO);
-        let committed = [5, 1].map(|pages| PassTotals { pages, counts }).to_vec();
+        let committed = [5, 1].map(|pages| PassTotals { pages, counts: counts(500) }).to_vec();
+        progress.apply(
+            &Event::Recovered { resumed_run: Some("r".to_owned()), cut_bytes: 0, rebuilt: None },
+            Duration::ZERO,
+        );
         progress.apply(&plan_ready(1, committed), Duration::ZERO);
         progress.apply(&page(0, 500), Duration::ZERO);
         assert_eq!((progress.rows(), progress.partitions_finished, progress.resumed), (1500, 1, true));

@@ -131,7 +131,7 @@ impl Shared {
     }
 }
 
-/// See the module.
+/// Writes to stderr on a thread of its own.
 #[derive(Debug)]
 pub(super) struct Voice {
     shared: Arc<Shared>,

@@ -49,13 +49,11 @@ impl StreamFinisher<'_> {
         let path = self.out_dir.join(format!("{file}{PART_SUFFIX}"));
         let mut part = PartFile::create(path, stream.watermark.is_some().then(Newest::default))?;
         let pages = passes.iter().flat_map(|pass| pages.pages_of(*pass)).map(|page| {
+            // A page may be without rows.
             cancel.check()?;
             page
         });
-        in_key_order(&self.reader, self.scratch_dir, pages, |key, row| {
-            cancel.check()?;
-            part.put(key, row)
-        })?;
+        in_key_order(&self.reader, self.scratch_dir, cancel, pages, |key, row| part.put(key, row))?;
         let FinishedFile { hasher, rows, bytes, duplicates, newest } = part.finish()?;
         let sha256 = names::hex(&hasher.finalize());
         Ok(PreparedStream { file, rows, bytes, sha256, duplicates, newest })

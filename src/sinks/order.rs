@@ -11,12 +11,15 @@
 //! Only where more than [`PAGES_OPEN_MAX`] pages have keys in common, or where a server sorts by a collation, are rows written
 //! to temporary files.
 //!
+//! The first reading proves every page by its checksum; the second one believes it.
+//! Reading, sorting and merging each end with the next row once they are cancelled.
+//!
 //! Memory: one [`Sorter`] with rows and a small one with the keys of pages; then [`PAGES_OPEN_MAX`] pages and
 //! [`FAN_IN`](super::sorter::FAN_IN) runs, of each of which [`merge`](super::merge) holds one buffer: about 22 MiB at most.
 
 use std::{cmp::Reverse, collections::BinaryHeap, io, path::Path, sync::Arc};
 
-use harvester_actors::{failure::Failure, page::PageRef};
+use harvester_actors::{failure::Failure, page::PageRef, sink::Cancel};
 
 use super::{
     disk::io_failure,
@@ -35,15 +38,16 @@ const PAGE_KEYS_BYTES: usize = 1024 * 1024;
 /// Hands the rows of pages to `take`, ordered by key; rows with equal keys in no particular order.
 ///
 /// # Errors
-/// `Damaged` when the spool does not hold a page; `Local` when it cannot be read, or a temporary file in `scratch_dir` fails;
-/// what `take` returns.
+/// `Damaged` when the spool does not hold a page; `Local` when it cannot be read, a temporary file in `scratch_dir` fails, or
+/// the work is cancelled; what `take` returns.
 pub(crate) fn in_key_order(
     reader: &SpoolReader,
     scratch_dir: &Path,
+    cancel: &Cancel,
     pages: impl Iterator<Item = Result<PageRef, Failure>>,
     mut take: impl FnMut(&[u8], &[u8]) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
-    let (pages, runs) = sorted(reader, scratch_dir, pages)?;
+    let (pages, runs) = sorted(reader, scratch_dir, cancel, pages)?;
     let read = |error: io::Error| io_failure("read the rows of", &reader.path, &error);
     let mut pages = Merge::of(vec![pages]).map_err(read)?;
     let mut rows = Merge::of(runs).map_err(read)?;
@@ -55,6 +59,7 @@ pub(crate) fn in_key_order(
             pages.advance().map_err(read)?;
         }
         let Some((key, row)) = rows.first().map_err(read)? else { return Ok(()) };
+        cancel.check()?;
         take(key, row)?;
         rows.advance().map_err(read)?;
     }
@@ -64,9 +69,10 @@ pub(crate) fn in_key_order(
 fn sorted(
     reader: &SpoolReader,
     scratch_dir: &Path,
+    cancel: &Cancel,
     pages: impl Iterator<Item = Result<PageRef, Failure>>,
 ) -> Result<(Run, Vec<Run>), Failure> {
-    let mut rows = Rows { reader, scratch_dir, sorter: Sorter::new(scratch_dir) };
+    let mut rows = Rows { reader, scratch_dir, cancel, sorter: Sorter::new(scratch_dir, cancel) };
     let ascending = rows.survey(pages)?;
     let pages = rows.choose(ascending)?;
     Ok((pages, rows.sorter.into_runs()?))
@@ -76,20 +82,22 @@ fn sorted(
 struct Rows<'a> {
     reader: &'a SpoolReader,
     scratch_dir: &'a Path,
+    cancel: &'a Cancel,
     sorter: Sorter,
 }
 
 impl Rows<'_> {
     /// Reads all pages; those whose keys ascend are returned by first key, the rows of the others go to the sorter.
     fn survey(&mut self, pages: impl Iterator<Item = Result<PageRef, Failure>>) -> Result<Sorter, Failure> {
-        let mut ascending = Sorter::with_run_bytes(self.scratch_dir, PAGE_KEYS_BYTES);
+        let mut ascending = Sorter::with_run_bytes(self.scratch_dir, self.cancel, PAGE_KEYS_BYTES);
         let (mut buffer, mut keys) = (Vec::new(), PageKeys::default());
         for page in pages {
             let page = page?;
             keys.clear();
+            // A page may be a whole table.
             self.reader.page(&page, &mut buffer, |record| {
                 keys.see(record);
-                Ok(())
+                self.cancel.check()
             })?;
             let bytes = Bytes { from: keys.from, to: page.frame.to.saturating_sub(TRAILER_BYTES as u64) };
             match keys.rows {
@@ -205,11 +213,9 @@ mod tests {
         *,
     };
 
-    /// The keys of partitions in key order, and how many runs it took besides their pages, which have `page_rows` rows and
-    /// arrive in turn.
-    fn ordered(partitions: &[Vec<String>], page_rows: usize) -> (Vec<String>, usize) {
-        let dir = tempfile::tempdir().unwrap();
-        let spool = SpoolLog::new(dir.path().to_path_buf());
+    /// A spool of partitions with these keys, whose pages have `page_rows` rows and arrive in turn; and the pages.
+    fn appended(dir: &Path, partitions: &[Vec<String>], page_rows: usize) -> (SpoolReader, Vec<PageRef>) {
+        let spool = SpoolLog::new(dir.to_path_buf());
         spool.begin(&header("20260101T000000Z")).unwrap();
         let end = PartitionId(u32::try_from(partitions.len()).unwrap());
         spool.extend_plan(&plan(&["s"], &[(0, Yield::Rows, end.0)])).unwrap();
@@ -223,16 +229,56 @@ mod tests {
                 pages.push(spool.append(page(partition, turn, &rows), end).unwrap().page_ref());
             }
         }
-        let reader = spool.reader().unwrap();
-        let pages = || pages.iter().copied().map(Ok);
-        let (_, runs) = sorted(&reader, dir.path(), pages()).unwrap();
+        (spool.reader().unwrap(), pages)
+    }
+
+    /// Their keys in key order, and how many runs it took besides the pages.
+    fn ordered(partitions: &[Vec<String>], page_rows: usize) -> (Vec<String>, usize) {
+        let dir = tempfile::tempdir().unwrap();
+        let (reader, pages) = appended(dir.path(), partitions, page_rows);
+        let (pages, go_on) = (|| pages.iter().copied().map(Ok), Cancel::default());
+        let (_, runs) = sorted(&reader, dir.path(), &go_on, pages()).unwrap();
         let mut keys = Vec::new();
-        in_key_order(&reader, dir.path(), pages(), |key, _| {
+        in_key_order(&reader, dir.path(), &go_on, pages(), |key, _| {
             keys.push(String::from_utf8(key.to_vec()).unwrap());
             Ok(())
         })
         .unwrap();
         (keys, runs.len())
+    }
+
+    #[test]
+    fn work_that_is_cancelled_ends_with_its_next_row_while_pages_are_read_sorted_and_merged() {
+        let dir = tempfile::tempdir().unwrap();
+        let all: Vec<String> = (0..1000).map(|n| format!("k{n:04}")).collect();
+        let hands = PAGES_OPEN_MAX + 1;
+        let dealt: Vec<Vec<String>> =
+            (0..hands).map(|hand| all.iter().skip(hand).step_by(hands).cloned().collect()).collect();
+        let (reader, pages) = appended(dir.path(), &dealt, 100);
+        // Cancelled as a page is asked for: nothing of that page is seen, and none after it is asked for. After the last of
+        // them, the pages that cannot be merged where they are would be read once more.
+        for last in [0, 3, pages.len() - 1, pages.len()] {
+            let (cancel, mut asked) = (Cancel::default(), 0);
+            let mut all = pages.iter().copied().map(Ok);
+            let watched = std::iter::from_fn(|| {
+                if asked == last {
+                    cancel.cancel();
+                }
+                asked += 1;
+                all.next()
+            });
+            assert!(sorted(&reader, dir.path(), &cancel, watched).is_err(), "cancelled at page {last}");
+            assert_eq!(asked, last + 1);
+        }
+        let (cancel, mut taken) = (Cancel::default(), 0);
+        let ended = in_key_order(&reader, dir.path(), &cancel, pages.iter().copied().map(Ok), |_, _| {
+            taken += 1;
+            if taken == 7 {
+                cancel.cancel();
+            }
+            Ok(())
+        });
+        assert_eq!((ended.is_err(), taken), (true, 7));
     }
 
     #[test]

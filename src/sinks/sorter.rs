@@ -4,6 +4,8 @@
 //! in the spool's folder; up to [`FAN_IN`] runs are merged at a time, in as many levels as it takes. Rows with equal keys come out side
 //! by side in no particular order: what to do about them is decided by their content, by who takes them.
 //!
+//! It ends with the next row once it is cancelled, also while runs are merged: that may take minutes.
+//!
 //! Memory: one run, and while merging what [`merge`](super::merge) takes for [`FAN_IN`] runs.
 
 use std::{
@@ -14,6 +16,7 @@ use std::{
 use harvester_actors::{
     failure::Failure,
     page::{RECORD_HEADER_BYTES, push_record, record_lengths},
+    sink::Cancel,
 };
 
 use super::{
@@ -50,30 +53,40 @@ pub(crate) struct Sorter {
     run_bytes: usize,
     /// Sorted runs by level; a run of level n has been merged n times.
     levels: Vec<Vec<Run>>,
+    /// Says when to give up.
+    cancel: Cancel,
 }
 
 impl Sorter {
     /// Nothing yet; temporary files go to `dir`.
-    pub(crate) fn new(dir: &Path) -> Self {
-        Sorter::with_run_bytes(dir, RUN_BYTES)
+    pub(crate) fn new(dir: &Path, cancel: &Cancel) -> Self {
+        Sorter::with_run_bytes(dir, cancel, RUN_BYTES)
     }
 
     /// One that sorts less at a time.
-    pub(crate) fn with_run_bytes(dir: &Path, run_bytes: usize) -> Self {
-        Sorter { dir: dir.to_path_buf(), records: Vec::new(), entries: Vec::new(), run_bytes, levels: Vec::new() }
+    pub(crate) fn with_run_bytes(dir: &Path, cancel: &Cancel, run_bytes: usize) -> Self {
+        Sorter {
+            dir: dir.to_path_buf(),
+            records: Vec::new(),
+            entries: Vec::new(),
+            run_bytes,
+            levels: Vec::new(),
+            cancel: cancel.clone(),
+        }
     }
 
     /// Takes a row.
     ///
     /// # Errors
-    /// `Local` when a temporary file cannot be written.
+    /// `Local` when a temporary file cannot be written, or the work is cancelled.
     pub(crate) fn push(&mut self, key: &[u8], row: &[u8]) -> Result<(), Failure> {
+        self.cancel.check()?;
         let mut prefix = [0; 8];
         let len = key.len().min(8);
         prefix[..len].copy_from_slice(&key[..len]);
         let bytes = self.records.len() + RECORD_HEADER_BYTES + key.len() + row.len();
         if !self.entries.is_empty() && (bytes > self.run_bytes || self.entries.len() == RUN_ROWS) {
-            self.spill().map_err(|error| temporary(&self.dir, &error))?;
+            self.spill()?;
         }
         if self.records.capacity() == 0 {
             // Once and for all: growing by doubling would take half as much again. Pages that are not used cost nothing.
@@ -89,20 +102,22 @@ impl Sorter {
     /// Hands all rows to `take`, ordered by key.
     ///
     /// # Errors
-    /// `Local` when a temporary file fails; what `take` returns.
+    /// `Local` when a temporary file fails, or the work is cancelled; what `take` returns.
     pub(crate) fn finish(mut self, mut take: impl FnMut(&[u8], &[u8]) -> Result<(), Failure>) -> Result<(), Failure> {
         if self.levels.is_empty() {
             self.sort();
             for entry in &self.entries {
+                self.cancel.check()?;
                 let (key, row) = record_at(&self.records, entry.at as usize);
                 take(key, row)?;
             }
             return Ok(());
         }
-        let dir = self.dir.clone();
+        let (dir, cancel) = (self.dir.clone(), self.cancel.clone());
         let io = |error: io::Error| temporary(&dir, &error);
         let mut merge = Merge::of(self.into_runs()?).map_err(io)?;
         while let Some((key, row)) = merge.first().map_err(io)? {
+            cancel.check()?;
             take(key, row)?;
             merge.advance().map_err(io)?;
         }
@@ -112,12 +127,11 @@ impl Sorter {
     /// All rows as sorted runs, at most [`FAN_IN`] of them.
     ///
     /// # Errors
-    /// `Local` when a temporary file fails.
+    /// `Local` when a temporary file fails, or the work is cancelled.
     pub(crate) fn into_runs(mut self) -> Result<Vec<Run>, Failure> {
-        let dir = self.dir.clone();
-        let io = |error: io::Error| temporary(&dir, &error);
+        let (dir, cancel) = (self.dir.clone(), self.cancel.clone());
         if !self.entries.is_empty() {
-            self.spill().map_err(io)?;
+            self.spill()?;
         }
         let mut runs: Vec<Run> = self.levels.drain(..).flatten().collect();
         drop(self);
@@ -125,7 +139,8 @@ impl Sorter {
         runs.sort_by_key(|run| std::cmp::Reverse(run.len()));
         while runs.len() > FAN_IN {
             let some = runs.split_off(runs.len() - FAN_IN.min(runs.len() - FAN_IN + 1));
-            let merged = merged(some, RunWriter::new(&dir).map_err(io)?).map_err(io)?;
+            let out = RunWriter::new(&dir).map_err(|error| temporary(&dir, &error))?;
+            let merged = merged(&dir, &cancel, some, out)?;
             let place = runs.partition_point(|run| run.len() > merged.len());
             runs.insert(place, merged);
         }
@@ -140,23 +155,25 @@ impl Sorter {
     }
 
     /// Writes what is in memory as a run.
-    fn spill(&mut self) -> io::Result<()> {
+    fn spill(&mut self) -> Result<(), Failure> {
         self.sort();
-        let mut out = self.run_writer(0)?;
+        let mut out = self.run_writer(0).map_err(|error| temporary(&self.dir, &error))?;
+        let io = |error: io::Error| temporary(&self.dir, &error);
         for entry in &self.entries {
             let (key, row) = record_at(&self.records, entry.at as usize);
-            out.push(key, row)?;
+            out.push(key, row).map_err(io)?;
         }
+        let mut run = out.finish().map_err(io)?;
         self.records.clear();
         self.entries.clear();
-        let mut run = out.finish()?;
         for level in 0.. {
             self.levels[level].push(run);
             if self.levels[level].len() < FAN_IN {
                 break;
             }
             let runs = std::mem::take(&mut self.levels[level]);
-            run = merged(runs, self.run_writer(level + 1)?)?;
+            let out = self.run_writer(level + 1).map_err(|error| temporary(&self.dir, &error))?;
+            run = merged(&self.dir, &self.cancel, runs, out)?;
         }
         Ok(())
     }
@@ -182,13 +199,15 @@ fn record_at(records: &[u8], at: usize) -> (&[u8], &[u8]) {
 }
 
 /// Merges runs into one.
-fn merged(runs: Vec<Run>, mut out: RunWriter) -> io::Result<Run> {
-    let mut merge = Merge::of(runs)?;
-    while let Some((key, row)) = merge.first()? {
-        out.push(key, row)?;
-        merge.advance()?;
+fn merged(dir: &Path, cancel: &Cancel, runs: Vec<Run>, mut out: RunWriter) -> Result<Run, Failure> {
+    let io = |error: io::Error| temporary(dir, &error);
+    let mut merge = Merge::of(runs).map_err(io)?;
+    while let Some((key, row)) = merge.first().map_err(io)? {
+        cancel.check()?;
+        out.push(key, row).map_err(io)?;
+        merge.advance().map_err(io)?;
     }
-    out.finish()
+    out.finish().map_err(io)
 }
 
 /// A temporary file has failed.
@@ -212,7 +231,7 @@ mod tests {
 
     fn sorted_watched(rows: &Rows, run_bytes: usize, watch: impl Fn(&Sorter)) -> Rows {
         let dir = tempfile::tempdir().unwrap();
-        let mut sorter = Sorter::with_run_bytes(dir.path(), run_bytes);
+        let mut sorter = Sorter::with_run_bytes(dir.path(), &Cancel::default(), run_bytes);
         for (key, row) in rows {
             sorter.push(key, row).unwrap();
             watch(&sorter);
@@ -257,6 +276,36 @@ mod tests {
         };
         assert_eq!(sorted_watched(&rows, 1, count), expected);
         assert_eq!(files.get(), 3, "open at once, one for each level");
+    }
+
+    #[test]
+    fn a_sort_that_is_cancelled_ends_with_its_next_row_in_every_phase() {
+        let dir = tempfile::tempdir().unwrap();
+        let filled = |rows: u32, run_bytes: usize| {
+            let cancel = Cancel::default();
+            let mut sorter = Sorter::with_run_bytes(dir.path(), &cancel, run_bytes);
+            for n in 0..rows {
+                sorter.push(&n.to_be_bytes(), b"row").unwrap();
+            }
+            (sorter, cancel)
+        };
+        for run_bytes in [1, 1_000_000] {
+            let (mut sorter, cancel) = filled(100, run_bytes);
+            cancel.cancel();
+            sorter.push(b"key", b"row").unwrap_err();
+            let (sorter, cancel) = filled(100, run_bytes);
+            let mut taken = 0;
+            let ended = sorter.finish(|_, _| {
+                taken += 1;
+                cancel.cancel();
+                Ok(())
+            });
+            assert_eq!((ended.is_err(), taken), (true, 1), "runs of {run_bytes} bytes");
+        }
+        // 70 runs are left: more than are merged at a time.
+        let (sorter, cancel) = filled(60 * 64 + 10, 1);
+        cancel.cancel();
+        sorter.into_runs().unwrap_err();
     }
 
     #[test]

@@ -11,15 +11,16 @@
 //! ```
 //!
 //! A log gets its name when its whole plan is durable and those of earlier runs are removed, so there is one log at most;
-//! should a person have put a second one beside it, the one with the greatest name counts.
+//! should a second one have been put beside it, the one with the greatest name counts.
 //!
 //! An append writes at the end that is known, body first and header last; if it fails (a full disk), the known end stays
-//! and the next append writes over what was left there. A sync that fails is final: what the kernel then has of the
-//! unsynced pages, nobody knows, and a second sync would claim success.
+//! and the next append writes over what is left of it. A sync that fails is final: what the kernel then has of the
+//! unsynced pages is unknown, and a second sync would claim success.
 //!
-//! A recovery reads frames until one is not whole. If a valid header after that place says that the place had been
+//! A recovery reads frames until one is not complete. If a valid header after that place says that the place had been
 //! durable, the bytes are damaged and the spool is refused; else it is the tail that a kill or a power cut tore off, and
-//! it is cut: every frame after it was younger than the last sync.
+//! it is cut: every frame after it was younger than the last sync. The first header says so of the whole plan, so that a
+//! plan is never taken for a shorter one.
 
 use std::{
     fs::{self, File},
@@ -97,10 +98,10 @@ impl SpoolLog {
         visit: &mut dyn FnMut(SpoolEntry) -> Result<(), Failure>,
     ) -> Result<Option<Recovered>, Failure> {
         for path in self.logs_newest_first()? {
-            let Some((log, run, first)) = open_log(path)? else { continue };
-            // Its name too is durable before anybody hears of it.
+            let Some((log, header, first)) = open_log(path)? else { continue };
+            // Its name too is durable before it is handed out.
             disk::sync_dir(&self.dir).map_err(|error| io_failure("sync", &self.dir, &error))?;
-            let (log, recovered) = read_log(log, run, first, from_offset, visit)?;
+            let (log, recovered) = read_log(log, header, first, from_offset, visit)?;
             *self.lock() = Some(log);
             return Ok(Some(recovered));
         }
@@ -149,6 +150,7 @@ impl SpoolLog {
         let mut state = self.lock();
         let log = open(&mut state)?;
         let (new, path) = (log.path.clone(), self.dir.join(format!("{}.log", log.run_id)));
+        log.mark_planned().map_err(|error| io_failure("write", &new, &error))?;
         harvester_actors::crash_point!("spool.begin.written");
         log.file.sync_all().map_err(|error| io_failure("sync", &new, &error))?;
         log.durable = log.len;
@@ -199,14 +201,15 @@ impl SpoolLog {
     /// The entry at this place, checked as a whole.
     fn entry(&self, frame: FrameRange) -> Result<SpoolEntry, Failure> {
         let SpoolReader { file, path, seed, len } = self.reader()?;
-        let checked = if frame.from <= frame.to && frame.to <= len {
-            check_frame(&file, seed, frame.from, frame.to).map_err(|error| io_failure("read", &path, &error))?
-        } else {
-            None
-        };
+        let unknown = || damage(&path, frame.from, "the checkpoint knows an entry there that the spool does not have");
+        if frame.from >= frame.to || frame.to > len {
+            return Err(unknown());
+        }
+        let checked =
+            check_frame(&file, seed, frame.from, frame.to).map_err(|error| io_failure("read", &path, &error))?;
         let Some((header, meta)) = checked.filter(|(header, _)| header.frame_len() == Some(frame.to - frame.from))
         else {
-            return Err(damage(&path, frame.from, "the checkpoint knows an entry there that the spool does not have"));
+            return Err(unknown());
         };
         read_entry(&header, &meta, frame)
             .map_err(|error| damage(&path, frame.from, &format!("the entry is whole but cannot be read: {error}")))
@@ -259,7 +262,7 @@ impl SpoolLog {
         disk::sync_dir(&self.dir).map_err(|error| io_failure("sync", &self.dir, &error))
     }
 
-    /// Reads what has been appended so far.
+    /// Reads the pages that have been appended so far.
     pub(crate) fn reader(&self) -> Result<SpoolReader, Failure> {
         let mut state = self.lock();
         let log = open(&mut state)?;
@@ -324,7 +327,23 @@ impl Log {
         }
     }
 
-    /// Writes the parts of a frame, the header last; the offset after it.
+    /// Writes into the first header how far the plan goes. No process reads the log before it has its name, so this may overwrite.
+    fn mark_planned(&self) -> io::Result<()> {
+        let mut bytes = [0; HEADER_BYTES];
+        self.file.read_exact_at(&mut bytes, 0)?;
+        let invalid = || io::Error::from(io::ErrorKind::InvalidData);
+        let header = FrameHeader::decode(&bytes, self.seed, 0).map_err(|_| invalid())?;
+        let frame_len = header.frame_len().ok_or_else(invalid)?;
+        let mut meta = vec![0; header.meta_len as usize];
+        self.file.read_exact_at(&mut meta, HEADER_BYTES as u64)?;
+        let bytes = FrameHeader { durable: self.len, ..header }.encode(self.seed, 0);
+        let mut crc = FrameCrc::begin(self.seed, &bytes);
+        crc.update(&meta);
+        self.file.write_all_at(&bytes, 0)?;
+        self.file.write_all_at(&crc.trailer(frame_len), frame_len - TRAILER_BYTES as u64)
+    }
+
+    /// Writes the parts of a frame, the header last; the end offset.
     fn write(&self, kind: FrameKind, meta: &[u8], body: &PageBody) -> io::Result<u64> {
         let from = self.len;
         let too_long = || io::Error::new(io::ErrorKind::InvalidInput, "the entry is too long");
@@ -402,19 +421,19 @@ fn open_log(path: PathBuf) -> Result<Option<(Log, RunHeader, FrameRange)>, Failu
     }
     let mut bytes = [0; HEADER_BYTES];
     file.read_exact_at(&mut bytes, 0).map_err(io)?;
-    let header = match FrameHeader::decode(&bytes, seed, 0) {
-        Ok(header) => header,
+    let frame_header = match FrameHeader::decode(&bytes, seed, 0) {
+        Ok(frame_header) => frame_header,
         Err(HeaderError::Newer(version)) => {
             return Err(damaged(format!(
                 "`{}` was written by a newer program (format {version}, this one knows {})",
                 path.display(),
                 frame::VERSION
             ))
-            .with_next("resume with the newer program, or fetch everything again with `--restart`"));
+            .with_next("resume with the newer program, or start over with `--restart`"));
         }
         Err(HeaderError::Invalid) => return Err(damage(&path, 0, "the run's header does not fit its checksum")),
     };
-    let to = header.frame_len().unwrap_or(u64::MAX);
+    let to = frame_header.frame_len().unwrap_or(u64::MAX);
     if to > len {
         return Ok(None);
     }
@@ -422,32 +441,35 @@ fn open_log(path: PathBuf) -> Result<Option<(Log, RunHeader, FrameRange)>, Failu
     let Some((_, meta)) = whole else {
         return Err(damage(&path, 0, "the run's header does not fit its checksum"));
     };
-    let run: RunHeader = serde_json::from_slice(&meta)
+    let header: RunHeader = serde_json::from_slice(&meta)
         .map_err(|error| damage(&path, 0, &format!("the run's header cannot be read: {error}")))?;
-    if run.run_id != run_id {
+    if header.run_id != run_id {
         return Err(damage(&path, 0, "it is another run's, renamed"));
     }
-    let log = Log { file: Arc::new(file), path, run_id, seed, len: to, durable: to, lost: None };
-    Ok(Some((log, run, FrameRange { from: 0, to })))
+    let durable = frame_header.durable.max(to);
+    let log = Log { file: Arc::new(file), path, run_id, seed, len: to, durable, lost: None };
+    Ok(Some((log, header, FrameRange { from: 0, to })))
 }
 
 /// Reads the frames from `from_offset` on, and cuts a torn tail. Everything is durable before it is visited.
 fn read_log(
     mut log: Log,
-    run: RunHeader,
+    header: RunHeader,
     first: FrameRange,
     from_offset: u64,
     visit: &mut dyn FnMut(SpoolEntry) -> Result<(), Failure>,
 ) -> Result<(Log, Recovered), Failure> {
     let path = log.path.clone();
     let io = |error: io::Error| io_failure("read", &path, &error);
-    // A process that was killed left pages that only the kernel knows; whoever hears of them may write them down as
-    // durable at once.
+    // A process that was killed left pages that only the kernel knows; the caller may record them as durable at once.
     log.file.sync_all().map_err(|error| io_failure("sync", &path, &error))?;
     let len = log.file.metadata().map_err(io)?.len();
     let mut at = first.to;
+    if len < log.durable {
+        return Err(log.damage(len, &format!("it ends there, but the run's plan goes on to byte {}", log.durable)));
+    }
     if from_offset == 0 {
-        visit(SpoolEntry::Begun { header: run, frame: first })?;
+        visit(SpoolEntry::Begun { header, frame: first })?;
     } else {
         if from_offset > len {
             return Err(log.damage(len, &format!("it ends there, but {from_offset} bytes of it had been committed")));
@@ -459,6 +481,9 @@ fn read_log(
     }
     while at < len {
         let Some((header, meta)) = check_frame(&log.file, log.seed, at, len).map_err(io)? else {
+            if at < log.durable {
+                return Err(log.damage(at, "a part of the run's plan does not fit its checksum"));
+            }
             if let Some(later) = find_proof_of_damage(&log, at, len).map_err(io)? {
                 return Err(log.damage(at, &format!("the entry at byte {later} was written after it had been synced")));
             }
@@ -587,6 +612,9 @@ mod tests {
         entries: Vec<(SpoolEntry, FrameRange, u64)>,
     }
 
+    /// How many entries of the sample are the plan.
+    const PLANNED: usize = 2;
+
     /// A plan of one stream with two partitions.
     fn two_partitions() -> PlanPiece {
         plan(&["s"], &[(0, Yield::Rows, 2)])
@@ -645,9 +673,15 @@ mod tests {
     #[test]
     fn a_spool_cut_at_any_length_is_its_whole_frames_and_no_more() {
         let Sample { bytes, entries } = sample();
+        let (header_end, plan_end) = (entries[0].1.to, entries[PLANNED - 1].1.to);
         for cut in 0..=bytes.len() {
             let whole: Vec<_> = entries.iter().take_while(|(_, frame, _)| frame.to <= cut as u64).collect();
             let (found, visited, left) = recover(&bytes[..cut], 0);
+            if (header_end..plan_end).contains(&(cut as u64)) {
+                assert_eq!(found.unwrap_err().class, FailureClass::Damaged, "cut to {cut}: a shorter plan");
+                assert_eq!(left.len(), cut, "a refused spool is left as it is");
+                continue;
+            }
             let expected: Vec<_> = whole.iter().map(|(entry, _, _)| entry.clone()).collect();
             assert_eq!(visited, expected, "cut to {cut}");
             match whole.last() {
@@ -669,6 +703,27 @@ mod tests {
     }
 
     #[test]
+    fn a_plan_that_lost_its_end_is_damage_however_little_is_after_it() {
+        let Sample { bytes, entries } = sample();
+        let plan_end = usize::try_from(entries[PLANNED - 1].1.to).unwrap();
+        // Nothing has been fetched, and the store is empty, or knows the header only.
+        for from_offset in [0, entries[0].1.to] {
+            let (found, visited, _) = recover(&bytes[..plan_end], from_offset);
+            assert_eq!(found.unwrap().unwrap().len, plan_end as u64);
+            assert_eq!(visited.last(), Some(&entries[PLANNED - 1].0));
+            for at in (usize::try_from(entries[1].1.from).unwrap()..plan_end).step_by(5) {
+                let mut flipped = bytes[..plan_end].to_vec();
+                flipped[at] ^= 1;
+                for damaged in [&flipped, &bytes[..at]] {
+                    let (found, _, left) = recover(damaged, from_offset);
+                    assert_eq!(found.unwrap_err().class, FailureClass::Damaged, "byte {at} from {from_offset}");
+                    assert_eq!(left, damaged, "a refused spool is left as it is");
+                }
+            }
+        }
+    }
+
+    #[test]
     fn a_flipped_byte_is_damage_where_it_had_been_durable_and_else_the_end_of_the_spool() {
         let Sample { bytes, entries } = sample();
         for at in 0..bytes.len() {
@@ -676,7 +731,8 @@ mod tests {
             bytes[at] ^= [1, 0x80, 0xFF][at % 3];
             let place = entries.iter().position(|(_, frame, _)| (at as u64) < frame.to).unwrap();
             let frame = entries[place].1;
-            let was_durable = place == 0 || entries[place + 1..].iter().any(|(_, _, durable)| *durable > frame.from);
+            let was_durable =
+                place < PLANNED || entries[place + 1..].iter().any(|(_, _, durable)| *durable > frame.from);
             let (found, visited, left) = recover(&bytes, 0);
             if was_durable {
                 assert_eq!(found.unwrap_err().class, FailureClass::Damaged, "byte {at}");

@@ -6,13 +6,14 @@
 
 use std::{
     collections::BTreeMap,
+    io::Write as _,
     path::Path,
     process::Command,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use dhis2_harvester::{
@@ -33,7 +34,7 @@ use harvester_actors::{
     source::Source,
     supervisor::StopRequest,
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 /// Answers each partition with one row, or splits it as often as its selection says.
 struct FakeSource {
@@ -115,7 +116,7 @@ impl Source for FakeSource {
         Box::pin(std::future::ready(Ok(Followed { step, ..Followed::default() })))
     }
 
-    fn last_answer(&self) -> Option<tokio::time::Instant> {
+    fn last_answer(&self) -> Option<Instant> {
         None
     }
 
@@ -196,7 +197,7 @@ fn phase(dir: &Path, partitions: u64, splits: u64, stop_at: u64, what: &str) {
     let seconds = |us: &AtomicU64| us.load(Ordering::Relaxed) as f64 / 1e6;
     let (ready, first, fetched) =
         (seconds(&phases.ready_us), seconds(&phases.first_page_us), seconds(&phases.fetched_us));
-    println!(
+    let said = format!(
         "{what}: {:?}, plan ready after {ready:.2} s, first page after {first:.2} s, {} fetched in {:.2} s ({:.1} us each), all in \
          {:.2} s, peak memory {} MiB",
         report.outcome,
@@ -206,6 +207,7 @@ fn phase(dir: &Path, partitions: u64, splits: u64, stop_at: u64, what: &str) {
         report.seconds,
         peak_mib()
     );
+    writeln!(std::io::stdout(), "{said}").expect("stdout is open");
 }
 
 fn main() {

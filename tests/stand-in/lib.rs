@@ -18,7 +18,7 @@
 //!
 //! It runs on a thread of its own with a runtime of its own, on 127.0.0.1, and knows nothing of the crates it tests:
 //! client and stand-in cannot be wrong together. Facts come from recorded servers (2.40, 2.42, 2.43), which
-//! `proof/recorded.rs` holds it against, elsewhere from `dhis2-api.md`. It speaks system, login, schemas, metadata
+//! `proof/recorded.rs` holds it against, elsewhere from dhis2-core and its documentation. It speaks system, login, schemas, metadata
 //! collections, deleted objects, data values and registrations, the tracker, old and new, analytics, data store and SQL views; one file in `routes/` per area of the API.
 //!
 //! # How to use it

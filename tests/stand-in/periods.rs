@@ -1,6 +1,6 @@
 //! Reads and lists the periods of the ISO calendar that data sets here use.
 //!
-//! Ids as in `dhis2-api.md` §10.2: `2023`, `2023S1`, `2023Q1`, `202301`, `2023W1`, `20230131`.
+//! Ids as DHIS2 writes them: `2023`, `2023S1`, `2023Q1`, `202301`, `2023W1`, `20230131`.
 
 use crate::clock::days;
 

@@ -1,6 +1,6 @@
 //! Writes tracked entities, enrollments and events as each version does.
 //!
-//! Sources: recorded `tracker-*` (2.40, 2.42, 2.43); 2.41 as 2.42 (`dhis2-api.md` §6.5).
+//! Sources: recorded `tracker-*` (2.40, 2.42, 2.43); 2.41 as 2.42.
 
 use crate::clock;
 use crate::country::{hash_text, mix, uid_of, uid_text};

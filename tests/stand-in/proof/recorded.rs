@@ -187,7 +187,7 @@ fn builder(truth: &Value, exchanges: &[Exchange]) -> Builder {
         .user(User::limited("reader", "district", 100))
         .user(User::limited("halfreader", "district", 100).of_branches(&[0, 1]));
     if truth["version"].as_str().unwrap().starts_with("2.43") {
-        // They could not be built there (`recorded/README.md`).
+        // They could not be built there when it was recorded.
         builder = builder.without_analytics_tables();
     }
     for exchange in exchanges {

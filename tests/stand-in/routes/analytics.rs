@@ -1,6 +1,6 @@
 //! Answers `/api/analytics`: sums of what was reported, by data element, period and unit.
 //!
-//! Sources: recorded `analytics-*` (2.40, 2.42, 2.43), `dhis2-api.md` §5.1 and §16. JSON, and the dimensions `dx`, `pe` and
+//! Sources: recorded `analytics-*` (2.40, 2.42, 2.43). JSON, and the dimensions `dx`, `pe` and
 //! `ou` only.
 
 use std::collections::BTreeMap;

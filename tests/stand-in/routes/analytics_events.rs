@@ -1,7 +1,7 @@
 //! Answers `/api/analytics/{events,enrollments}/query/{program}`: a grid, its pager inside `metaData`, and pages that lose
 //! rows.
 //!
-//! Sources: recorded `analytics-events-query*` and `analytics-enrollments-query*` (2.40, 2.42), `dhis2-api.md` §16.
+//! Sources: recorded `analytics-events-query*` and `analytics-enrollments-query*` (2.40, 2.42).
 
 use crate::answer::Answer;
 use crate::auth::User;

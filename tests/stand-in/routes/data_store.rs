@@ -1,7 +1,7 @@
 //! Answers `/api/dataStore` and `/api/userDataStore`: namespaces, keys, values, and the query over a namespace (2.38 and
 //! later), which has no total.
 //!
-//! Sources: recorded `ds-*` and `uds` (2.40, 2.42, 2.43), `dhis2-api.md` §7.1.
+//! Sources: recorded `ds-*` and `uds` (2.40, 2.42, 2.43).
 
 use crate::answer::{Answer, NO_STORE};
 use crate::clock;

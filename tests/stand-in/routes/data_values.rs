@@ -1,6 +1,6 @@
 //! Answers `/api/dataValueSets`: scope, refusals and shapes by version.
 //!
-//! Sources: recorded `dv-*` (2.40, 2.42, 2.43), `dhis2-api.md` §4 and §16. JSON only: nobody here asks for CSV or XML.
+//! Sources: recorded `dv-*` (2.40, 2.42, 2.43). JSON only: CSV and XML are not asked for.
 
 use crate::answer::{Answer, NO_STORE};
 use crate::auth::User;
@@ -382,7 +382,7 @@ fn body(world: &World, request: &Request, asked: &Asked, elements: Vec<u32>, hoi
 }
 
 /// What `lastUpdated` is compared with, local: until the rewriting the instant is written in UTC and taken for local
-/// time (`dhis2-api.md` §16).
+/// time.
 fn since_ms(world: &World, request: &Request) -> Option<i64> {
     let local = match request.param("lastUpdatedDuration").and_then(duration_ms) {
         Some(ms) => world.clock.now_ms() - ms,

@@ -1,6 +1,6 @@
 //! Answers `/api/{events,enrollments,trackedEntityInstances}`, which 2.42 no longer has.
 //!
-//! Sources: recorded `old-*` (2.40) and `dhis2-api.md` §6.1; members of rows are 2.40's in every version, but for whom
+//! Sources: recorded `old-*` (2.40); members of rows are 2.40's in every version, but for whom
 //! saved what, which came with 2.37.
 
 use crate::answer::Answer;

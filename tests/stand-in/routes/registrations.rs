@@ -1,6 +1,6 @@
 //! Answers `/api/completeDataSetRegistrations`.
 //!
-//! Sources: recorded `reg*` (2.40, 2.42, 2.43), `dhis2-api.md` §4.8.
+//! Sources: recorded `reg*` (2.40, 2.42, 2.43).
 
 use crate::answer::Answer;
 use crate::auth::User;

@@ -1,6 +1,6 @@
 //! Answers `/api/sqlViews/{id}/data`: three kinds of views over the organisation units, cut into pages in memory.
 //!
-//! Sources: recorded `sv-*` (2.40, 2.42, 2.43), `dhis2-api.md` §7.2. JSON only.
+//! Sources: recorded `sv-*` (2.40, 2.42, 2.43). JSON only.
 
 use crate::answer::Answer;
 use crate::auth::User;

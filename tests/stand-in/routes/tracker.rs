@@ -1,7 +1,7 @@
 //! Answers `/api/tracker/{events,enrollments,trackedEntities}` (2.36 and later): parameters, refusals, envelopes and
 //! orders by version, SQL errors of the heads among them.
 //!
-//! Sources: recorded `tracker-*` (2.40, 2.42, 2.43), `dhis2-api.md` §6 and §16. 2.41 is from §6 alone.
+//! Sources: recorded `tracker-*` (2.40, 2.42, 2.43); 2.41 from dhis2-core alone.
 
 use crate::answer::Answer;
 use crate::auth::User;

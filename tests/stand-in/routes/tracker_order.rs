@@ -1,6 +1,6 @@
 //! Reads and applies the order of a tracker request; refuses what a version refuses, its own SQL errors among them.
 //!
-//! Sources: recorded `tracker-*-order*`, `dhis2-api.md` §16.
+//! Sources: recorded `tracker-*-order*` (2.40, 2.42, 2.43).
 
 use crate::country::mix;
 use crate::dialect::TrackerForm;

@@ -1,6 +1,6 @@
 //! Reads which units a tracker request means: names, separators, modes and refusals by version.
 //!
-//! Sources: recorded `tracker-*-ou-*`, `-bad-ou`, `-half`, `-mode-*`, `-other-*`; `dhis2-api.md` §6.3 and §16.
+//! Sources: recorded `tracker-*-ou-*`, `-bad-ou`, `-half`, `-mode-*`, `-other-*` (2.40, 2.42, 2.43).
 
 use crate::answer::Answer;
 use crate::auth::User;

@@ -23,12 +23,12 @@ const fn d(versions: &'static str, exchange: &'static str, what: &'static str, w
 /// All of them.
 pub(super) const DIFFERENCES: &[Difference] = &[
     // Not spoken.
-    d("", "analytics-events-aggregate", "*", "not spoken yet: issue 14"),
+    d("", "analytics-events-aggregate", "*", "not spoken yet"),
     d("2.40", "old-tei-query", "*", "not spoken: `trackedEntityInstances` says the same with names"),
     d("", "dv-csv dv-xml dataset-csv-suffix", "*", "nothing here asks for CSV or XML"),
     d("", "sv-*-csv analytics-csv", "*", "nothing here asks for CSV or XML"),
-    d("", "fileresource-*", "*", "not spoken yet: issue 13"),
-    d("", "import-*", "*", "not spoken yet: issue 15"),
+    d("", "fileresource-*", "*", "not spoken yet"),
+    d("", "import-*", "*", "not spoken yet"),
     d("", "metadata-export*", "*", "nothing here asks for `/api/metadata`"),
     d("", "audits datasummary datastatistics data-integrity geojson", "*", "nothing here asks for it"),
     d("", "jobs tasks tasks-analytics login-config", "*", "nothing here asks for it"),

@@ -1,7 +1,7 @@
 //! Reads one recorded exchange: what was asked, by whom, and every byte of what came back.
 //!
 //! A file is lines with `> ` (method and path, who asked, the request's headers, its body), then status line, headers,
-//! an empty line, and the body as it was, cut at 64 KiB where `X-Recorded-Cut` says so (`recorded/README.md`).
+//! an empty line, and the body as it was, cut at 64 KiB where `X-Recorded-Cut` says so.
 
 use std::path::Path;
 
