@@ -346,7 +346,7 @@ pub enum AnalyticsKind {
 /// Directory and format of the output.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct SinkSettings {
-    /// As written, perhaps with `{run}`; see [`SinkSettings::directory_for`].
+    /// As written, perhaps with `{run}`; relative to the working directory.
     pub directory: PathBuf,
     /// Format of the files.
     pub format: Format,
@@ -357,12 +357,6 @@ pub struct SinkSettings {
 }
 
 impl SinkSettings {
-    /// The folder of a run, relative to the working directory.
-    pub fn directory_for(&self, run_id: &str) -> PathBuf {
-        // It comes from a text file, so nothing is lost here.
-        PathBuf::from(self.directory.to_string_lossy().replace("{run}", run_id))
-    }
-
     /// Whether every run has a folder of its own.
     pub fn is_per_run(&self) -> bool {
         self.directory.to_string_lossy().contains("{run}")
