@@ -278,10 +278,7 @@ impl Run {
         Ask: Fn(&'a Harvest) -> F,
         F: Future<Output = Result<T, Failure>>,
     {
-        self.unless_stopped(self.asked(ask)).await?.map_err(|failure| match failure.class {
-            FailureClass::Garbled => RunError::Refused(failure),
-            _ => RunError::Failed(failure),
-        })
+        self.unless_stopped(self.asked(ask)).await?.map_err(RunError::Failed)
     }
 
     /// Asks the source until it answers, or has been unavailable for too long.

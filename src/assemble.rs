@@ -300,7 +300,7 @@ impl SourceClient {
             .first_byte_timeout(limits.first_byte_timeout)
             .stall_timeout(limits.stall_timeout)
             .retries(0)
-            .credentials(client_credentials(credentials));
+            .credentials(credentials.clone());
         if let Some(ca_file) = ca_file {
             builder = builder.ca_file(ca_file);
         }
@@ -377,18 +377,6 @@ fn remove_checkpoint(folder: &Path) -> Result<(), StartError> {
         removed.map_err(|error| StartError::storage(format!("cannot remove `{}`: {error}", path.display())))?;
     }
     Ok(())
-}
-
-/// The client's form of credentials.
-fn client_credentials(credentials: &Credentials) -> dhis2::Credentials {
-    let secret = |secret: &job::Secret| dhis2::Secret::new(secret.expose());
-    match credentials {
-        Credentials::Basic { username, password } => {
-            dhis2::Credentials::Basic { username: username.clone(), password: secret(password) }
-        }
-        Credentials::Token(token) => dhis2::Credentials::Token(secret(token)),
-        Credentials::Bearer(bearer) => dhis2::Credentials::Bearer(secret(bearer)),
-    }
 }
 
 /// The source's form of an extract.

@@ -503,6 +503,15 @@ impl BaseUrl {
     }
 }
 
+/// Reads a path typed by a person, or the whole url of something below `/api/` of `base_url`: what stands behind `/api/`,
+/// encoded as it is sent.
+///
+/// # Errors
+/// `InvalidUrl` when it leads to another server or out of `/api`; `InvalidConfig` when `base_url` is not a server's.
+pub fn api_path(base_url: &str, typed: &str) -> Result<String, Error> {
+    BaseUrl::parse(base_url)?.api_path(typed)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -578,6 +587,7 @@ mod tests {
             ("me?next=https://other.org/", "me?next=https://other.org/"),
             ("me?x=%20é", "me?x=%20%C3%A9"),
             ("dataElements.json", "dataElements.json"),
+            ("dataElements?filter=name:like:a/../b", "dataElements?filter=name:like:a/../b"),
         ] {
             assert_eq!(base.api_path(typed).unwrap(), path, "{typed}");
         }
@@ -588,6 +598,11 @@ mod tests {
             "//other.org/api/me",
             "https://other.org/api/me",
             "https://x.org/api/me",
+            "http://x.org/dhis/api/me",
+            "https://x.org:8443/dhis/api/me",
+            "https://x.org@evil.org/dhis/api/me",
+            "https://u:p@x.org/dhis/api/me",
+            "\\\\evil.org/api",
             "https://x.org.evil.org/dhis/api/me",
             "../me",
             "a/../../me",
