@@ -30,7 +30,7 @@ use crate::{
     job_record::JobRecord,
     observe::report,
     service::lock::{LockError, StateLock},
-    sinks::{self, FileSpool, FilesSettings, FilesTarget},
+    sinks::{self, FileFormat, FileSpool, FilesSettings, FilesTarget},
 };
 
 /// How long requests of a predecessor may still count: the window of the rate limiter.
@@ -241,7 +241,21 @@ impl RunSetup {
 
 /// The target of a job.
 fn files_target(job: &Job, spool: Arc<FileSpool>) -> FilesTarget {
-    FilesTarget::new(FilesSettings { job: job.name.clone(), out_dir: job.sink.directory.clone() }, spool)
+    FilesTarget::new(
+        FilesSettings {
+            job: job.name.clone(),
+            out_dir: job.sink.directory.clone(),
+            format: file_format(job.sink.format),
+        },
+        spool,
+    )
+}
+
+/// The sink's form of a format.
+fn file_format(format: job::Format) -> FileFormat {
+    match format {
+        job::Format::Ndjson => FileFormat::Ndjson,
+    }
 }
 
 /// Whether files can be made where they would go, and nothing foreign has one of their names. Blocks for a moment.
