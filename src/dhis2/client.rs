@@ -463,7 +463,7 @@ impl BaseUrl {
             path = path
                 .strip_prefix(self.url.as_str())
                 .filter(|rest| rest.starts_with("/api/"))
-                .ok_or_else(|| bad(&format!("does not lie below {}/api", self.url)))?;
+                .ok_or_else(|| bad("is another server: credentials go nowhere else"))?;
         } else if !self.context.is_empty() && path.starts_with(&format!("{}/api/", self.context)) {
             path = &path[self.context.len()..];
         }
@@ -481,7 +481,7 @@ impl BaseUrl {
             .split('/')
             .any(|segment| matches!(segment.to_ascii_lowercase().replace("%2e", ".").as_str(), "." | ".."))
         {
-            return Err(bad("steps out of its place"));
+            return Err(bad("leads out of /api"));
         }
         Ok(utf8_percent_encode(path, TYPED).to_string())
     }
