@@ -11,7 +11,7 @@
 use std::sync::Arc;
 
 use actix::prelude::*;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 use crate::{
     crash_point,
@@ -133,6 +133,7 @@ async fn fetch_partition(
         if *stopping.borrow() > ShutdownPhase::Running {
             return Ok(false);
         }
+        let asked_at = Instant::now();
         let page = tokio::select! {
             page = parts.source.fetch(&parts.identity, partition, &position) => page,
             () = aborted(&mut stopping) => return Ok(false),
@@ -154,7 +155,7 @@ async fn fetch_partition(
         position = parts.writer.send(WritePage(page)).await.map_err(|_| gone())??;
         *untouched = false;
         crash_point!("fetcher.page.written");
-        parts.planner.send(PageArrived(partition.id)).await.map_err(|_| gone())?;
+        parts.planner.send(PageArrived { partition: partition.id, asked_at }).await.map_err(|_| gone())?;
     }
     Ok(true)
 }

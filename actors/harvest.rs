@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Fetching is done by the actors; everything else happens once, in order, and reads as such. What the numbers of the streams
-//! mean is decided in [`accounts`](crate::accounts).
+//! mean is decided in `accounts`.
 
 use std::{collections::BTreeMap, future::Future, sync::Arc};
 
@@ -278,10 +278,7 @@ impl Run {
         Ask: Fn(&'a Harvest) -> F,
         F: Future<Output = Result<T, Failure>>,
     {
-        self.unless_stopped(self.asked(ask)).await?.map_err(|failure| match failure.class {
-            FailureClass::Garbled => RunError::Refused(failure),
-            _ => RunError::Failed(failure),
-        })
+        self.unless_stopped(self.asked(ask)).await?.map_err(RunError::Failed)
     }
 
     /// Asks the source until it answers, or has been unavailable for too long.

@@ -41,7 +41,7 @@
 //! | a target | a file in `src/sinks/` that is a [`sink::Target`], and a bench in `sinks/conformance.rs` | its arm in `assemble` |
 //! | a failure class | a variant of [`failure::FailureClass`] | its word, its retry ([`retry`]), its outcome ([`report::outcome_of`]), and each place that decides by class |
 //! | a command | a file in `src/cli/` | a variant of `Command` and its arm |
-//! | a metric or a screen | a file in `src/observe/` that is an [`events::Listener`] | nothing; an event that it needs is a variant of [`events::Event`] and an arm in each listener |
+//! | a metric or a screen | a file in `src/observe/` that is an `Observer`, given each event and the sums so far | its line in `cli/run.rs`; an event that it needs is a variant of [`events::Event`] and an arm in `Progress` and in each observer |
 
 #[doc(hidden)]
 pub use fail;

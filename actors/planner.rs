@@ -59,7 +59,12 @@ pub struct Lease {
 /// A page of a leased partition has come and has its place.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub struct PageArrived(pub PartitionId);
+pub struct PageArrived {
+    /// Whose page.
+    pub partition: PartitionId,
+    /// When it was asked for.
+    pub asked_at: Instant,
+}
 
 /// A leased partition has reached its end.
 #[derive(Debug, Message)]
@@ -173,6 +178,8 @@ pub struct Planner {
     outcomes: PartitionOutcomes,
     /// When a page last came.
     last_page: Instant,
+    /// When the latest of the pages that came was asked for.
+    last_asked: Instant,
     /// Whether no more leases are given.
     stopped: bool,
 }
@@ -198,6 +205,7 @@ impl Planner {
             waiters: VecDeque::new(),
             outcomes: PartitionOutcomes::default(),
             last_page: Instant::now(),
+            last_asked: Instant::now(),
             stopped: false,
         }
     }
@@ -268,7 +276,7 @@ impl Planner {
         let state = self.retries.entry(id).or_insert_with(|| RetryState::new(seed));
         state.size.halvings = returned.halvings;
         let last_answer = self.parts.source.last_answer().map_or(self.last_page, |answer| answer.max(self.last_page));
-        let source = SourceState { now: Instant::now(), last_page: self.last_page, silence: last_answer.elapsed() };
+        let source = SourceState { now: Instant::now(), last_asked: self.last_asked, silence: last_answer.elapsed() };
         let class = failure.class;
         let message = failure.message.clone();
         let give_up = |planner: &mut Self, failure: Failure, left_out: bool| {
@@ -335,8 +343,9 @@ impl Handler<NextPartition> for Planner {
 impl Handler<PageArrived> for Planner {
     type Result = ();
 
-    fn handle(&mut self, PageArrived(id): PageArrived, _: &mut Self::Context) {
+    fn handle(&mut self, PageArrived { partition: id, asked_at }: PageArrived, _: &mut Self::Context) {
         self.last_page = Instant::now();
+        self.last_asked = self.last_asked.max(asked_at);
         // The failures of the page before no longer matter; the size that came of them is in the partition's position.
         self.retries.remove(&id);
     }

@@ -76,8 +76,8 @@ pub enum RetryDecision {
 pub struct SourceState {
     /// The present moment.
     pub now: Instant,
-    /// When it last gave a page.
-    pub last_page: Instant,
+    /// When the latest of the pages that it gave was asked for. One that was under way when it failed says nothing.
+    pub last_asked: Instant,
     /// How long it has answered nothing at all.
     pub silence: Duration,
 }
@@ -124,7 +124,7 @@ fn is_too_heavy(state: &mut RetryState, failure: &Failure, source: SourceState) 
         return failure.class == FailureClass::TooHeavy;
     }
     let since = *state.heavy_since.get_or_insert(source.now);
-    let others_came = source.last_page > since || !harvester_pacing::control!("outage-weight");
+    let others_came = source.last_asked > since || !harvester_pacing::control!("outage-weight");
     since < source.now && (failure.weight == Weight::HeavyIfRepeated || others_came)
 }
 
@@ -141,7 +141,7 @@ mod tests {
     /// A source of which pages come.
     fn good() -> SourceState {
         let now = Instant::now();
-        SourceState { now, last_page: now + LONG, silence: Duration::ZERO }
+        SourceState { now, last_asked: now + LONG, silence: Duration::ZERO }
     }
 
     /// What is decided when one page fails in the same way again and again, until it is not asked for again.
@@ -192,7 +192,7 @@ mod tests {
 
     #[test]
     fn a_page_that_fails_twice_is_halved_where_it_is_the_pages_own_fault_and_then_has_new_luck() {
-        let outage = SourceState { last_page: good().now, silence: Duration::from_secs(9), ..good() };
+        let outage = SourceState { last_asked: good().now, silence: Duration::from_secs(9), ..good() };
         for (weight, mut source, halvings) in [
             (Weight::HeavyIfRepeated, good(), [0, 1, 1, 2, 2, 3]),
             (Weight::HeavyIfRepeated, outage, [0, 1, 1, 2, 2, 3]),

@@ -96,6 +96,14 @@ pub(crate) fn get(request: GetRequest, write: &mut Write<'_>) -> Result<(), Fail
     })
 }
 
+/// What of a typed path stands behind `/api/` of the server at `url`.
+///
+/// # Errors
+/// A sentence, when it leads to another server or out of `/api`.
+pub(crate) fn api_path(typed: &str, url: &Url) -> Result<String, String> {
+    dhis2::api_path(url.as_str(), typed).map_err(|error| error.to_string())
+}
+
 /// One answer, as it is.
 async fn raw(connected: &SourceClient, path: &str, outage: Duration, write: &mut Write<'_>) -> Result<(), Failure> {
     let mut response = retry_request(connected, outage, || connected.client.get(path).raw().send()).await?;

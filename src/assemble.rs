@@ -30,7 +30,7 @@ use crate::{
     job_record::JobRecord,
     observe::report,
     service::lock::{LockError, StateLock},
-    sinks::{self, FileSpool, FilesSettings, FilesTarget},
+    sinks::{self, FileFormat, FileSpool, FilesSettings, FilesTarget},
 };
 
 /// How long requests of a predecessor may still count: the window of the rate limiter.
@@ -241,7 +241,21 @@ impl RunSetup {
 
 /// The target of a job.
 fn files_target(job: &Job, spool: Arc<FileSpool>) -> FilesTarget {
-    FilesTarget::new(FilesSettings { job: job.name.clone(), out_dir: job.sink.directory.clone() }, spool)
+    FilesTarget::new(
+        FilesSettings {
+            job: job.name.clone(),
+            out_dir: job.sink.directory.clone(),
+            format: file_format(job.sink.format),
+        },
+        spool,
+    )
+}
+
+/// The sink's form of a format.
+fn file_format(format: job::Format) -> FileFormat {
+    match format {
+        job::Format::Ndjson => FileFormat::Ndjson,
+    }
 }
 
 /// Whether files can be made where they would go, and nothing foreign has one of their names. Blocks for a moment.
@@ -300,7 +314,7 @@ impl SourceClient {
             .first_byte_timeout(limits.first_byte_timeout)
             .stall_timeout(limits.stall_timeout)
             .retries(0)
-            .credentials(client_credentials(credentials));
+            .credentials(credentials.clone());
         if let Some(ca_file) = ca_file {
             builder = builder.ca_file(ca_file);
         }
@@ -377,18 +391,6 @@ fn remove_checkpoint(folder: &Path) -> Result<(), StartError> {
         removed.map_err(|error| StartError::storage(format!("cannot remove `{}`: {error}", path.display())))?;
     }
     Ok(())
-}
-
-/// The client's form of credentials.
-fn client_credentials(credentials: &Credentials) -> dhis2::Credentials {
-    let secret = |secret: &job::Secret| dhis2::Secret::new(secret.expose());
-    match credentials {
-        Credentials::Basic { username, password } => {
-            dhis2::Credentials::Basic { username: username.clone(), password: secret(password) }
-        }
-        Credentials::Token(token) => dhis2::Credentials::Token(secret(token)),
-        Credentials::Bearer(bearer) => dhis2::Credentials::Bearer(secret(bearer)),
-    }
 }
 
 /// The source's form of an extract.

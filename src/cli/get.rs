@@ -93,7 +93,7 @@ pub(super) fn get(args: &GetArgs, ctx: &CommandContext) -> u8 {
     };
     ctx.redactor.hide(&target.credentials);
     target.limits.outage = target.limits.outage.min(OUTAGE);
-    let path = match api_path(&args.path, &target.url) {
+    let path = match ask::api_path(&args.path, &target.url) {
         Ok(path) => path,
         Err(message) => {
             return ctx.usage_error(&message, "PATH is relative to /api: system/info, or dataElements?fields=id");
@@ -166,82 +166,4 @@ fn by_flags(args: &GetArgs) -> Result<Result<Target, CommandError>, String> {
         .resolve(&environment)
         .map(|(credentials, _)| Target { url, ca_file: None, limits: Limits::default(), credentials })
         .map_err(|error| CommandError::new(Outcome::Invalid, error.problem, error.next)))
-}
-
-/// The path and query behind `/api/`, without a slash in front.
-///
-/// # Errors
-/// When it leads to another origin, or out of `/api`.
-fn api_path(path: &str, base: &Url) -> Result<String, String> {
-    let refused = |why: &str| Err(format!("`{}` {why}", path.escape_debug()));
-    if path.chars().any(|c| c.is_control() || c == '\\') {
-        return refused("has a control character or a backslash in it");
-    }
-    if path.starts_with("//") || Url::parse(path).is_ok() {
-        // A whole address is fine where it is one of this server's.
-        let Ok(url) = base.join(path) else { return refused("is no address") };
-        let root = format!("{}/api/", base.path().trim_end_matches('/'));
-        return match (url.origin() == base.origin(), url.path().strip_prefix(&root)) {
-            (true, Some(rest)) if url.username().is_empty() && url.password().is_none() => {
-                Ok(url.query().map_or_else(|| rest.to_owned(), |query| format!("{rest}?{query}")))
-            }
-            _ => refused("is another server: credentials go nowhere else"),
-        };
-    }
-    let rest = path.strip_prefix('/').unwrap_or(path);
-    let rest = rest.strip_prefix("api/").unwrap_or(rest);
-    let (before_query, _) = rest.split_once(['?', '#']).unwrap_or((rest, ""));
-    if before_query.is_empty() {
-        return refused("asks for nothing");
-    }
-    let dots = ["..", "%2e%2e", ".%2e", "%2e."];
-    if before_query.split('/').any(|part| dots.contains(&part.to_ascii_lowercase().as_str())) {
-        return refused("leads out of /api");
-    }
-    Ok(rest.split('#').next().unwrap_or(rest).to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_path_is_relative_to_api_however_it_is_written() {
-        let base: Url = "https://h.example/ctx".parse().unwrap();
-        let table = [
-            ("system/info", "system/info"),
-            ("/system/info", "system/info"),
-            ("api/system/info", "system/info"),
-            ("/api/me?fields=id", "me?fields=id"),
-            ("dataElements?filter=name:like:a/../b", "dataElements?filter=name:like:a/../b"),
-            ("https://h.example/ctx/api/me?x=1", "me?x=1"),
-        ];
-        for (path, expected) in table {
-            assert_eq!(api_path(path, &base).as_deref(), Ok(expected), "{path}");
-        }
-    }
-
-    #[test]
-    fn no_path_leads_to_another_server_or_out_of_the_api() {
-        let base: Url = "https://h.example/ctx".parse().unwrap();
-        let table = [
-            "https://evil.example/api/me",
-            "//evil.example/api/me",
-            "\\\\evil.example/api",
-            "http://h.example/ctx/api/me",
-            "https://h.example/api/me",
-            "https://h.example@evil.example/ctx/api/me",
-            "https://u:p@h.example/ctx/api/me",
-            "https://h.example:8443/ctx/api/me",
-            "../me",
-            "x/%2E%2e/../me",
-            "",
-            "/",
-            "/api/",
-            "me\nHost: evil",
-        ];
-        for path in table {
-            assert!(api_path(path, &base).is_err(), "{path} {:?}", api_path(path, &base));
-        }
-    }
 }

@@ -85,7 +85,7 @@ pub(super) fn prepare(path: &Path, ctx: &CommandContext) -> Result<(Job, Credent
 }
 
 /// Paths and the command that the report names.
-fn context(job: &Job, ctx: &CommandContext) -> ReportContext {
+pub(super) fn context(job: &Job, ctx: &CommandContext) -> ReportContext {
     let job_file = job.path.display().to_string();
     ReportContext {
         command: format!("harvester run {job_file}"),

@@ -17,7 +17,7 @@ use crate::{
     job_record::JobRecord,
     observe::{
         Status,
-        numbers::{about, count, plural, rate},
+        numbers::{about, count, plural, rate, retries},
         report::{self, REPORT_FILE, ReportContext},
         status::State,
     },
@@ -51,13 +51,7 @@ pub(super) fn status(args: &StatusArgs, ctx: &CommandContext) -> u8 {
             return Err(CommandError::new(Outcome::Changed, conflict.message, conflict.next));
         }
         let status = read(&job.name, &folder)?;
-        let context = ReportContext {
-            job_file: args.job.display().to_string(),
-            command: format!("harvester run {}", args.job.display()),
-            directory: job.sink.directory.display().to_string(),
-            is_verbose: ctx.verbose > 0,
-        };
-        Ok((status, context))
+        Ok((status, super::run::context(&job, ctx)))
     })();
     match told {
         Ok((status, _)) if args.json => match serde_json::to_string(&status) {
@@ -143,12 +137,7 @@ fn text(status: &Status, context: &ReportContext, now: Timestamp, width: usize) 
     }
     if status.report.retries > 0 {
         let last = numbers.last_failure.as_ref().map_or_else(String::new, |last| format!("; the last: {last}"));
-        let retries = if status.report.retries == 1 {
-            "1 retry".to_owned()
-        } else {
-            format!("{} retries", count(status.report.retries))
-        };
-        let _ = writeln!(text, "{retries}{last}");
+        let _ = writeln!(text, "{}{last}", retries(status.report.retries));
     }
     let next = match status.state {
         State::Running | State::Finishing => format!("wait for it, or stop it resumably: kill -TERM {}", status.pid),

@@ -463,7 +463,7 @@ impl BaseUrl {
             path = path
                 .strip_prefix(self.url.as_str())
                 .filter(|rest| rest.starts_with("/api/"))
-                .ok_or_else(|| bad(&format!("does not lie below {}/api", self.url)))?;
+                .ok_or_else(|| bad("is another server: credentials go nowhere else"))?;
         } else if !self.context.is_empty() && path.starts_with(&format!("{}/api/", self.context)) {
             path = &path[self.context.len()..];
         }
@@ -481,7 +481,7 @@ impl BaseUrl {
             .split('/')
             .any(|segment| matches!(segment.to_ascii_lowercase().replace("%2e", ".").as_str(), "." | ".."))
         {
-            return Err(bad("steps out of its place"));
+            return Err(bad("leads out of /api"));
         }
         Ok(utf8_percent_encode(path, TYPED).to_string())
     }
@@ -501,6 +501,15 @@ impl BaseUrl {
             format!("the server redirects to {origin}: set url to {advised}")
         }
     }
+}
+
+/// Reads a path typed by a person, or the whole url of something below `/api/` of `base_url`: what stands behind `/api/`,
+/// encoded as it is sent.
+///
+/// # Errors
+/// `InvalidUrl` when it leads to another server or out of `/api`; `InvalidConfig` when `base_url` is not a server's.
+pub fn api_path(base_url: &str, typed: &str) -> Result<String, Error> {
+    BaseUrl::parse(base_url)?.api_path(typed)
 }
 
 #[cfg(test)]
@@ -578,6 +587,7 @@ mod tests {
             ("me?next=https://other.org/", "me?next=https://other.org/"),
             ("me?x=%20é", "me?x=%20%C3%A9"),
             ("dataElements.json", "dataElements.json"),
+            ("dataElements?filter=name:like:a/../b", "dataElements?filter=name:like:a/../b"),
         ] {
             assert_eq!(base.api_path(typed).unwrap(), path, "{typed}");
         }
@@ -588,6 +598,11 @@ mod tests {
             "//other.org/api/me",
             "https://other.org/api/me",
             "https://x.org/api/me",
+            "http://x.org/dhis/api/me",
+            "https://x.org:8443/dhis/api/me",
+            "https://x.org@evil.org/dhis/api/me",
+            "https://u:p@x.org/dhis/api/me",
+            "\\\\evil.org/api",
             "https://x.org.evil.org/dhis/api/me",
             "../me",
             "a/../../me",

@@ -53,11 +53,12 @@ mod version;
 mod wire;
 
 pub use auth::{Credentials, Secret};
-pub use client::{Client, ClientBuilder};
+pub use client::{Client, ClientBuilder, api_path};
 pub use error::{Conflict, Error, ErrorKind, ServerMessage};
 pub use handle::{Handle, RowBatches};
 pub use imports::ImportSummary;
 pub use pager::Pager;
+pub use redaction::Redaction;
 pub use request::{Request, Response, Rows, path_segment};
 pub use system::{Me, SystemInfo};
 pub use uid::{ParseUidError, Uid};

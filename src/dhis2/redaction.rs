@@ -20,7 +20,7 @@ const SECRETS_MAX: usize = 32;
 
 /// Secrets that must not be shown.
 #[derive(Clone, Default)]
-pub(crate) struct Redaction {
+pub struct Redaction {
     secrets: Vec<String>,
 }
 
@@ -32,7 +32,7 @@ impl std::fmt::Debug for Redaction {
 
 impl Redaction {
     /// Masks `credentials` from now on: the secret itself, and what the `Authorization` header makes of it.
-    pub(crate) fn add_credentials(&mut self, credentials: &Credentials) {
+    pub fn add_credentials(&mut self, credentials: &Credentials) {
         match credentials {
             Credentials::Basic { username, password } => {
                 let pair = format!("{username}:{}", password.expose());
@@ -72,7 +72,7 @@ impl Redaction {
     pub(crate) fn clean_to(&self, text: &str, chars_max: usize) -> String {
         // Before anything is replaced or cut, or a part of a secret would stay; again afterwards, since what is replaced by a
         // space may make one.
-        let masked: String = self.mask(text).chars().map(|c| if is_unfit(c) { ' ' } else { c }).collect();
+        let masked: String = self.mask(text).chars().map(|c| if Redaction::is_unfit(c) { ' ' } else { c }).collect();
         let masked = self.mask(masked.trim());
         match masked.char_indices().nth(chars_max) {
             Some((end, _)) => format!("{}…", &masked[..end]),
@@ -85,8 +85,15 @@ impl Redaction {
         text.map(|text| self.clean(&text))
     }
 
+    /// Whether a character does something else than stand there: controls, invisible marks, direction of writing.
+    pub fn is_unfit(c: char) -> bool {
+        c.is_control()
+            || matches!(c, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}')
+            || matches!(c, '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+    }
+
     /// Replaces every occurrence of a secret, also where it is percent-encoded or escaped as HTML and JSON do.
-    fn mask(&self, text: &str) -> String {
+    pub fn mask(&self, text: &str) -> String {
         if self.secrets.is_empty() || !harvester_pacing::control!("masks") {
             return text.to_owned();
         }
@@ -161,13 +168,6 @@ fn escaped_end(text: &str, at: usize, wanted: u8) -> Option<usize> {
         _ => return None,
     };
     (byte == u32::from(wanted)).then_some(at + length)
-}
-
-/// Whether a character does something else than stand there: controls, invisible marks, direction of writing.
-fn is_unfit(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}')
-        || matches!(c, '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
 /// Cuts a text that is not a server's, or that came before any secret was sent, to a bounded single line.
@@ -257,7 +257,7 @@ mod tests {
                 prop_assert!(!shown.contains(secret), "{shown:?} shows {secret:?}");
             }
             prop_assert!(shown.chars().count() <= TEXT_CHARS_MAX + 1);
-            prop_assert!(!shown.chars().any(is_unfit), "{shown:?}");
+            prop_assert!(!shown.chars().any(Redaction::is_unfit), "{shown:?}");
         }
 
         #[test]

@@ -19,11 +19,12 @@ mod tests;
 
 use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
 
+pub use dhis2::{Credentials, Secret};
 pub use diagnostic::{Diagnostics, Location};
 pub use fingerprint::differences;
 pub use jiff::civil::Date;
 pub use load::{CAPABILITIES, Capabilities, JobError};
-pub use secret::{Secret, SecretSource};
+pub use secret::SecretSource;
 pub use semantics::base_url;
 use url::Url;
 
@@ -74,22 +75,6 @@ pub enum CredentialSource {
     Token(SecretSource),
     /// An OAuth2 or JWT bearer token.
     Bearer(SecretSource),
-}
-
-/// Credentials with the secret.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Credentials {
-    /// User name and password.
-    Basic {
-        /// Has no colon.
-        username: String,
-        /// The password.
-        password: Secret,
-    },
-    /// A personal access token: `Authorization: ApiToken …`.
-    Token(Secret),
-    /// An OAuth2 or JWT bearer token: `Authorization: Bearer …`.
-    Bearer(Secret),
 }
 
 impl CredentialSource {
@@ -361,7 +346,7 @@ pub enum AnalyticsKind {
 /// Directory and format of the output.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct SinkSettings {
-    /// As written, perhaps with `{run}`; see [`SinkSettings::directory_for`].
+    /// As written, perhaps with `{run}`; relative to the working directory.
     pub directory: PathBuf,
     /// Format of the files.
     pub format: Format,
@@ -372,12 +357,6 @@ pub struct SinkSettings {
 }
 
 impl SinkSettings {
-    /// The folder of a run, relative to the working directory.
-    pub fn directory_for(&self, run_id: &str) -> PathBuf {
-        // It comes from a text file, so nothing is lost here.
-        PathBuf::from(self.directory.to_string_lossy().replace("{run}", run_id))
-    }
-
     /// Whether every run has a folder of its own.
     pub fn is_per_run(&self) -> bool {
         self.directory.to_string_lossy().contains("{run}")

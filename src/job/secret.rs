@@ -4,7 +4,6 @@
 
 use std::{
     ffi::OsString,
-    fmt,
     fs::File,
     io::{self, Read},
     os::unix::fs::PermissionsExt as _,
@@ -15,40 +14,14 @@ use std::{
     time::Duration,
 };
 
+use dhis2::Secret;
+
 /// Bytes a secret may have; a longer one is a file that was meant for something else.
 const SECRET_BYTES_MAX: u64 = 64 * 1024;
 /// Timeout of a command that prints a secret; a person may have to type a passphrase for it.
 const COMMAND_LIMIT: Duration = Duration::from_secs(30);
 /// Interval for checking whether a command that has closed its output has ended.
 const COMMAND_POLL: Duration = Duration::from_millis(20);
-
-/// A password or token. Prints as `***`.
-#[derive(Clone, Eq, PartialEq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Takes a secret over.
-    pub fn new(secret: impl Into<String>) -> Self {
-        Secret(secret.into())
-    }
-
-    /// The secret itself: for sending it only.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
-}
-
-impl fmt::Display for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
-}
 
 /// Source of a secret.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -163,7 +136,7 @@ impl SecretSource {
         if text.chars().any(char::is_control) {
             return Err(error("the secret has a line end or another control character in it".to_owned(), next()));
         }
-        Ok(Resolved { secret: Secret(text), warning })
+        Ok(Resolved { secret: Secret::new(text), warning })
     }
 
     /// Description for people: `$DHIS2_PASSWORD`.

@@ -48,7 +48,7 @@ fn a_right_file_gives_a_job_with_every_default_filled_in() {
     let ExtractSettings::Metadata { collections, fields, page_size, stream, .. } = &job.extracts[0] else { panic!() };
     assert_eq!(*collections, Collections::Named(vec!["organisationUnits".to_owned(), "dataElements".to_owned()]));
     assert_eq!((fields.as_str(), *page_size, stream), (":owner", 1000, &None));
-    assert_eq!(job.sink.directory_for("20260101T000000Z"), Path::new("out/20260101T000000Z"));
+    assert_eq!(job.sink.directory, Path::new("out/{run}"));
     assert!(job.check_supported(&CAPABILITIES).is_ok() && job.warnings.is_empty());
 }
 

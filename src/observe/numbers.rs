@@ -70,6 +70,11 @@ pub fn rate(per_second: f64) -> String {
     }
 }
 
+/// `1 retry`, `1 234 retries`.
+pub fn retries(number: u64) -> String {
+    if number == 1 { "1 retry".to_owned() } else { format!("{} retries", count(number)) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -12,7 +12,7 @@ use std::{
 use harvester_actors::report::{Outcome, Report, ReportError, StreamReport};
 
 use super::{
-    numbers::{bytes, count, duration, plural},
+    numbers::{bytes, count, duration, plural, retries},
     words::{After, headline, next_step},
 };
 use crate::exit_code::{StopReason, exit_code, is_resumable};
@@ -123,7 +123,7 @@ pub fn to_text(report: &Report, context: &ReportContext, width: usize) -> String
             text,
             "\n{}, {}, peak {}/s",
             plural(report.requests, "request"),
-            if report.retries == 1 { "1 retry".to_owned() } else { format!("{} retries", count(report.retries)) },
+            retries(report.retries),
             report.peak_requests_per_second
         );
     }

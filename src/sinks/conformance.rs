@@ -22,7 +22,7 @@ use harvester_actors::{
     sink::{Cancel, KeyMask, KeySet, Prepare, PreparedStream, Recovered, Spool, Target},
 };
 
-use super::{FileSpool, FilesSettings, FilesTarget};
+use super::{FileFormat, FileSpool, FilesSettings, FilesTarget};
 
 /// A place for one spool.
 trait SpoolBench {
@@ -62,7 +62,8 @@ impl TargetBench for FilesBench {
 /// A spool and a target of files below this directory.
 pub(crate) fn files(dir: &Path) -> (Arc<FileSpool>, Arc<FilesTarget>) {
     let spool = Arc::new(FileSpool::new(dir.join("state/spool")));
-    let settings = FilesSettings { out_dir: dir.join("out"), job: "sierra-leone".to_owned() };
+    let settings =
+        FilesSettings { out_dir: dir.join("out"), job: "sierra-leone".to_owned(), format: FileFormat::Ndjson };
     (Arc::clone(&spool), Arc::new(FilesTarget::new(settings, spool)))
 }
 

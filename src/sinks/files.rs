@@ -17,6 +17,7 @@ use harvester_actors::{
 
 use super::{
     disk::{self, io_failure},
+    encode::FileFormat,
     file_spool::{FileSpool, blocking},
     finish::StreamFinisher,
     prepared::PreparedRecord,
@@ -33,6 +34,8 @@ pub struct FilesSettings {
     pub out_dir: PathBuf,
     /// The job's name, as manifests say it.
     pub job: String,
+    /// What finished files are written as.
+    pub format: FileFormat,
 }
 
 /// A [`Target`] that writes files. All its work happens on blocking threads.
@@ -68,7 +71,7 @@ impl FilesTarget {
         if self.has_folder_per_run() {
             return Ok(());
         }
-        publish::check_foreign(&self.settings.out_dir, &self.settings.job, streams)
+        publish::check_foreign(&self.settings.out_dir, &self.settings.job, self.settings.format, streams)
     }
 
     /// Creates and removes one file where files would go, for `harvester check`; in the nearest folder above where that
@@ -139,12 +142,14 @@ impl Target for FilesTarget {
             disk::create_dirs(&out_dir).map_err(|error| io_failure("create", &out_dir, &error))?;
             target.hold(&out_dir)?;
             let scratch_dir = target.spool.log.dir();
-            let record = PreparedRecord::of(scratch_dir, &out_dir, &work);
+            let record = PreparedRecord::of(scratch_dir, &out_dir, target.settings.format, &work);
             if let Some(prepared) = record.load() {
                 return Ok(prepared);
             }
             let reader = target.spool.log.reader()?;
-            let prepared = StreamFinisher { reader, scratch_dir, out_dir: &out_dir, work: &work }.prepare()?;
+            let prepared =
+                StreamFinisher { reader, scratch_dir, out_dir: &out_dir, format: target.settings.format, work: &work }
+                    .prepare()?;
             record.save(&prepared);
             Ok(prepared)
         })

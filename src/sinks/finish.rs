@@ -1,12 +1,11 @@
 //! One stream of the spool becomes one file: in the order of its keys' bytes, each key once, hashed, durable, under a name
 //! that is not final.
 //!
-//! Of two rows with one key the one with the later `updatedAt` or `lastUpdated` stays, as text; then the greater bytes.
 //! The file depends on its rows alone: neither the server's order nor page size nor order of arrival shows in it.
 
 use std::{
     fs::File,
-    io::{self, Write},
+    io::Write,
     path::{Path, PathBuf},
 };
 
@@ -14,12 +13,12 @@ use harvester_actors::{
     failure::Failure,
     sink::{Prepare, PreparedStream},
 };
-use serde::Deserialize;
-use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
 use super::{
     disk::{self, io_failure},
+    duplicates::{Deduplicator, Newest},
+    encode::{Encode, FileFormat},
     names,
     order::in_key_order,
     reader::SpoolReader,
@@ -36,6 +35,8 @@ pub(crate) struct StreamFinisher<'a> {
     pub(crate) scratch_dir: &'a Path,
     /// Where the file appears.
     pub(crate) out_dir: &'a Path,
+    /// What it is written as.
+    pub(crate) format: FileFormat,
     /// What is to be done.
     pub(crate) work: &'a Prepare,
 }
@@ -45,159 +46,81 @@ impl StreamFinisher<'_> {
     pub(crate) fn prepare(&self) -> Result<PreparedStream, Failure> {
         let Prepare { stream, passes, pages, cancel, .. } = self.work;
         harvester_actors::crash_point!("finish.before");
-        let file = names::file_name(&stream.name);
+        let file = self.format.file_name(&stream.name);
         let path = self.out_dir.join(format!("{file}{PART_SUFFIX}"));
-        let mut part = PartFile::create(path, stream.watermark.is_some().then(Newest::default))?;
+        let mut part = PartFile::create(path, self.format.encoder(), stream.watermark.is_some())?;
+        let mut rows = Deduplicator::default();
         let pages = passes.iter().flat_map(|pass| pages.pages_of(*pass)).map(|page| {
             // A page may be without rows.
             cancel.check()?;
             page
         });
-        in_key_order(&self.reader, self.scratch_dir, cancel, pages, |key, row| part.put(key, row))?;
-        let FinishedFile { hasher, rows, bytes, duplicates, newest } = part.finish()?;
-        let sha256 = names::hex(&hasher.finalize());
-        Ok(PreparedStream { file, rows, bytes, sha256, duplicates, newest })
+        in_key_order(&self.reader, self.scratch_dir, cancel, pages, |key, row| {
+            rows.take(key, row, |row| part.put(row))
+        })?;
+        rows.finish(|row| part.put(row))?;
+        let FinishedFile { sha256, rows: lines, bytes, newest } = part.finish()?;
+        Ok(PreparedStream { file, rows: lines, bytes, sha256, duplicates: rows.duplicates, newest })
     }
 }
 
 /// What follows a file's final name while it lacks it.
 pub(crate) const PART_SUFFIX: &str = ".part";
 
-/// Whether a row takes the place of another with the same key.
-pub(crate) fn replaces(new: &[u8], old: &[u8]) -> bool {
-    if new == old {
-        return false;
-    }
-    let (new_time, old_time) = (last_updated(new), last_updated(old));
-    new_time.cmp(&old_time).then_with(|| new.cmp(old)).is_gt()
-}
-
-/// When a row was last changed, as the server writes it; `None` for rows that do not say.
-fn last_updated(row: &[u8]) -> Option<&str> {
-    #[derive(Deserialize)]
-    struct Times<'a> {
-        #[serde(borrow, default, rename = "lastUpdated")]
-        last_updated: Option<&'a RawValue>,
-        #[serde(borrow, default, rename = "updatedAt")]
-        updated_at: Option<&'a RawValue>,
-    }
-    let times: Times<'_> = serde_json::from_slice(row).ok()?;
-    times.updated_at.or(times.last_updated).map(RawValue::get).filter(|text| text.starts_with('"'))
-}
-
-/// The latest of the times at which rows were changed or deleted.
-#[derive(Debug, Default)]
-struct Newest(Option<String>);
-
-impl Newest {
-    /// Takes a row into account.
-    fn see(&mut self, row: &[u8]) {
-        #[derive(Deserialize)]
-        struct Times<'a> {
-            #[serde(borrow, default, rename = "lastUpdated")]
-            last_updated: Option<&'a RawValue>,
-            #[serde(borrow, default, rename = "updatedAt")]
-            updated_at: Option<&'a RawValue>,
-            #[serde(borrow, default, rename = "deletedAt")]
-            deleted_at: Option<&'a RawValue>,
-        }
-        let Ok(times) = serde_json::from_slice::<Times<'_>>(row) else { return };
-        let time = times.deleted_at.or(times.updated_at).or(times.last_updated).map(RawValue::get);
-        let Some(time) = time.and_then(|text| text.strip_prefix('"')?.strip_suffix('"')) else { return };
-        let is_later = self.0.as_deref().is_none_or(|newest| newest < time);
-        if is_later && is_local_time(time) {
-            self.0 = Some(time.to_owned());
-        }
-    }
-}
-
-/// Whether a text is a date and time without a zone; one with a zone cannot be compared with the server's own date.
-fn is_local_time(text: &str) -> bool {
-    text.bytes().all(|byte| byte.is_ascii_digit() || b"-:.T".contains(&byte))
-        && text.parse::<jiff::civil::DateTime>().is_ok()
-}
-
-/// A file that is being written. Of neighbours with one key one stays.
+/// A file that is being written.
 struct PartFile {
     path: PathBuf,
     file: File,
     hasher: Sha256,
-    /// Lines that are not written yet; the last one may still be replaced.
+    encoder: Box<dyn Encode>,
+    /// Bytes that are not written yet.
     buffer: Vec<u8>,
-    /// Where the last line begins.
-    last_line: usize,
-    /// Key of the last line.
-    last_key: Vec<u8>,
     rows: u64,
     bytes: u64,
-    duplicates: u64,
-    /// When its newest row was changed, where somebody wants to know.
+    /// When its newest row was changed, where that is asked.
     newest: Option<Newest>,
 }
 
 /// A file that is complete.
 struct FinishedFile {
-    hasher: Sha256,
+    sha256: String,
     rows: u64,
     bytes: u64,
-    duplicates: u64,
     newest: Option<String>,
 }
 
 impl PartFile {
     /// Begins the file, in place of an older one.
-    fn create(path: PathBuf, newest: Option<Newest>) -> Result<Self, Failure> {
-        disk::create_dirs(disk::parent_of(&path))
-            .map_err(|error| io_failure("create", disk::parent_of(&path), &error))?;
+    fn create(path: PathBuf, encoder: Box<dyn Encode>, has_watermark: bool) -> Result<Self, Failure> {
+        let dir = disk::parent_of(&path);
+        disk::create_dirs(dir).map_err(|error| io_failure("create", dir, &error))?;
         let file = disk::recreate(&path).map_err(|error| io_failure("create", &path, &error))?;
         Ok(PartFile {
             path,
             file,
             hasher: Sha256::new(),
+            encoder,
             buffer: Vec::with_capacity(WRITE_BYTES + WRITE_BYTES / 8),
-            last_line: 0,
-            last_key: Vec::new(),
             rows: 0,
             bytes: 0,
-            duplicates: 0,
-            newest,
+            newest: has_watermark.then(Newest::default),
         })
     }
 
-    /// Takes the next row: a further line, or one that has the key of the line before it, so that one of the two stays.
-    fn put(&mut self, key: &[u8], row: &[u8]) -> Result<(), Failure> {
-        if self.rows > 0 && self.last_key == key {
-            self.duplicates += 1;
-            let last = &self.buffer[self.last_line..self.buffer.len() - 1];
-            if replaces(row, last) {
-                self.buffer.truncate(self.last_line);
-                self.push_line(row);
-            }
-            return Ok(());
-        }
-        if self.buffer.len() >= WRITE_BYTES {
-            self.write().map_err(|error| io_failure("write", &self.path, &error))?;
-        }
-        self.last_line = self.buffer.len();
-        self.last_key.clear();
-        self.last_key.extend_from_slice(key);
-        self.push_line(row);
-        self.rows += 1;
-        Ok(())
-    }
-
-    fn push_line(&mut self, row: &[u8]) {
+    /// Takes the next row.
+    fn put(&mut self, row: &[u8]) -> Result<(), Failure> {
         if let Some(newest) = &mut self.newest {
             newest.see(row);
         }
-        self.buffer.extend_from_slice(row);
-        self.buffer.push(b'\n');
+        self.encoder.row(row, &mut self.buffer)?;
+        self.rows += 1;
+        if self.buffer.len() >= WRITE_BYTES { self.write() } else { Ok(()) }
     }
 
-    /// Hashes and writes all lines; none of them can be replaced any more.
-    fn write(&mut self) -> io::Result<()> {
+    /// Hashes and writes what is in the buffer.
+    fn write(&mut self) -> Result<(), Failure> {
         self.hasher.update(&self.buffer);
-        self.file.write_all(&self.buffer)?;
+        self.file.write_all(&self.buffer).map_err(|error| io_failure("write", &self.path, &error))?;
         self.bytes += self.buffer.len() as u64;
         self.buffer.clear();
         Ok(())
@@ -205,18 +128,13 @@ impl PartFile {
 
     /// Writes what is left and makes it durable.
     fn finish(mut self) -> Result<FinishedFile, Failure> {
-        self.write().map_err(|error| io_failure("write", &self.path, &error))?;
+        self.encoder.finish(&mut self.buffer)?;
+        self.write()?;
         harvester_actors::crash_point!("finish.written");
         self.file.sync_all().map_err(|error| io_failure("sync", &self.path, &error))?;
         harvester_actors::crash_point!("finish.synced");
         let newest = self.newest.and_then(|newest| newest.0);
-        Ok(FinishedFile {
-            hasher: self.hasher,
-            rows: self.rows,
-            bytes: self.bytes,
-            duplicates: self.duplicates,
-            newest,
-        })
+        Ok(FinishedFile { sha256: names::hex(&self.hasher.finalize()), rows: self.rows, bytes: self.bytes, newest })
     }
 }
 
@@ -234,28 +152,11 @@ mod tests {
     use super::{
         super::{
             conformance::{Pages, header, page_of, plan, spilled, stream},
+            duplicates::replaces,
             spool::SpoolLog,
         },
         *,
     };
-
-    #[test]
-    fn the_newest_row_is_found_by_times_that_can_be_compared() {
-        let mut newest = Newest::default();
-        for (row, expected) in [
-            (r#"{"id":"a"}"#, None),
-            (r#"{"id":"a","lastUpdated":7}"#, None),
-            (r#"{"id":"a","lastUpdated":"2024-01-02T00:00:00.000"}"#, Some("2024-01-02T00:00:00.000")),
-            (r#"{"id":"a","lastUpdated":"2024-01-01T00:00:00.000"}"#, Some("2024-01-02T00:00:00.000")),
-            (r#"{"id":"a","lastUpdated":"2024-01-03T00:00:00.000+0000"}"#, Some("2024-01-02T00:00:00.000")),
-            (r#"{"id":"a","lastUpdated":"2024-99-03T00:00:00.000"}"#, Some("2024-01-02T00:00:00.000")),
-            (r#"{"id":"a","lastUpdated":"zzz"}"#, Some("2024-01-02T00:00:00.000")),
-            (r#"{"uid":"a","deletedAt":"2024-01-04T00:00:00.000"}"#, Some("2024-01-04T00:00:00.000")),
-        ] {
-            newest.see(row.as_bytes());
-            assert_eq!(newest.0.as_deref(), expected, "{row}");
-        }
-    }
 
     /// A row whose key is its `id`.
     fn row(id: &str, time: u8) -> String {
@@ -305,7 +206,13 @@ mod tests {
         let ids: Vec<_> = rows.iter().map(|(id, _)| *id).collect();
         let work = pages.prepare("20260101T000000Z", stream("s"), &ids);
         let reader = spool.reader().unwrap();
-        let finisher = StreamFinisher { reader, scratch_dir: &spool_dir, out_dir: &out_dir, work: &work };
+        let finisher = StreamFinisher {
+            reader,
+            scratch_dir: &spool_dir,
+            out_dir: &out_dir,
+            format: FileFormat::Ndjson,
+            work: &work,
+        };
         let done = finisher.prepare().unwrap();
         let text = std::fs::read_to_string(out_dir.join("s.ndjson.part")).unwrap();
         assert_eq!(done.sha256, names::hex(&Sha256::digest(text.as_bytes())));
@@ -385,7 +292,13 @@ mod tests {
         let work = Pages::default().prepare("20260101T000000Z", stream("s"), &[PassId(0)]);
         let work = Prepare { pages: Arc::new(Broken), ..work };
         let reader = spool.reader().unwrap();
-        let finisher = StreamFinisher { reader, scratch_dir: dir.path(), out_dir: dir.path(), work: &work };
+        let finisher = StreamFinisher {
+            reader,
+            scratch_dir: dir.path(),
+            out_dir: dir.path(),
+            format: FileFormat::Ndjson,
+            work: &work,
+        };
         assert_eq!(finisher.prepare().unwrap_err().class, FailureClass::Damaged);
     }
 

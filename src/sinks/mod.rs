@@ -26,6 +26,8 @@
 //! | `spool.discard.before`, `.removed` | around the removal of the spool |
 
 mod disk;
+mod duplicates;
+mod encode;
 mod file_spool;
 mod files;
 mod finish;
@@ -49,6 +51,7 @@ mod conformance;
 pub use frame::fuzz_header;
 
 pub(crate) use disk::{create_dirs, probe, recreate, sync_dir};
+pub use encode::FileFormat;
 pub use file_spool::FileSpool;
 pub use files::{FilesSettings, FilesTarget};
 pub use verify::{FileMismatch, Problem, Verification, Whose, is_of_another_job, is_unpublished, verify};

@@ -12,9 +12,6 @@ use sha2::{Digest, Sha256};
 /// Longer names are cut to this length before they get `-` and 8 hex digits of the whole name's SHA-256.
 pub(crate) const FILE_STEM_CHARS_MAX: usize = 100;
 
-/// What follows a stream's name in its file's name.
-pub(crate) const SUFFIX: &str = ".ndjson";
-
 /// All bytes but `[A-Za-z0-9._-]`.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'.').remove(b'_').remove(b'-');
 
@@ -43,11 +40,6 @@ pub(crate) fn file_stem(name: &str) -> String {
     cut
 }
 
-/// Name of a stream's finished file, relative to the sink's folder.
-pub(crate) fn file_name(stream: &str) -> String {
-    file_stem(stream) + SUFFIX
-}
-
 /// Lower-case hex.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len() * 2);
@@ -60,6 +52,7 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::encode::FileFormat;
     use std::path::{Component, Path};
 
     use proptest::prelude::*;
@@ -84,7 +77,7 @@ mod tests {
             (&long, "x".repeat(100) + "-" + &long_digest + ".ndjson"),
         ];
         for (stream, file) in cases {
-            assert_eq!(file_name(stream), file);
+            assert_eq!(FileFormat::Ndjson.file_name(stream), file);
         }
     }
 
@@ -102,7 +95,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_name_leads_out_of_its_folder(name in ".*") {
-            let file = file_name(&name);
+            let file = FileFormat::Ndjson.file_name(&name);
             let parts: Vec<_> = Path::new(&file).components().collect();
             prop_assert_eq!(parts.len(), 1);
             prop_assert!(matches!(parts[0], Component::Normal(_)));
@@ -112,7 +105,7 @@ mod tests {
 
         #[test]
         fn two_names_never_share_a_file(a in "[./%a-]{0,6}", b in "[./%a-]{0,6}") {
-            prop_assert_eq!(a == b, file_name(&a) == file_name(&b));
+            prop_assert_eq!(a == b, FileFormat::Ndjson.file_name(&a) == FileFormat::Ndjson.file_name(&b));
         }
     }
 }

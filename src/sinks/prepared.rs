@@ -21,7 +21,7 @@ use harvester_actors::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{disk, finish::PART_SUFFIX, names};
+use super::{disk, encode::FileFormat, finish::PART_SUFFIX};
 
 /// What the name of a record ends with.
 pub(super) const SUFFIX: &str = ".done";
@@ -56,8 +56,8 @@ struct Written {
 
 impl PreparedRecord {
     /// The record of what is to be prepared, in `dir`; the file itself is in `out_dir`.
-    pub(super) fn of(dir: &Path, out_dir: &Path, work: &Prepare) -> Self {
-        let file = names::file_name(&work.stream.name);
+    pub(super) fn of(dir: &Path, out_dir: &Path, format: FileFormat, work: &Prepare) -> Self {
+        let file = format.file_name(&work.stream.name);
         PreparedRecord {
             path: dir.join(format!("{}.{file}{SUFFIX}", work.run_id)),
             part: out_dir.join(format!("{file}{PART_SUFFIX}")),
@@ -162,7 +162,12 @@ mod tests {
         }
 
         fn record(&self) -> PreparedRecord {
-            PreparedRecord::of(&self.dir.path().join("spool"), &self.dir.path().join("out"), &self.work)
+            PreparedRecord::of(
+                &self.dir.path().join("spool"),
+                &self.dir.path().join("out"),
+                FileFormat::Ndjson,
+                &self.work,
+            )
         }
 
         fn part(&self) -> PathBuf {

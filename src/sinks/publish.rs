@@ -36,8 +36,8 @@ use tracing::warn;
 
 use super::{
     disk::{self, io_failure},
+    encode::FileFormat,
     finish::PART_SUFFIX,
-    names,
 };
 
 /// Name of the manifest.
@@ -142,11 +142,12 @@ fn foreign(path: &Path) -> Failure {
 pub(crate) fn check_foreign<'a>(
     dir: &Path,
     job: &str,
+    format: FileFormat,
     streams: impl IntoIterator<Item = &'a str>,
 ) -> Result<(), Failure> {
     let ours = OwnManifests::read(dir, job)?;
     for stream in streams {
-        let file = names::file_name(stream);
+        let file = format.file_name(stream);
         check_file(dir, &file, &ours)?;
         check_scratch(&dir.join(part_of(&file)))?;
     }
@@ -272,7 +273,8 @@ fn part_of(file: &str) -> String {
 
 /// Fails unless a stream's file can be published, or has been.
 fn check_prepared(dir: &Path, run_id: &str, stream: &ManifestStream, ours: &OwnManifests) -> Result<(), Failure> {
-    if !stream.file.ends_with(names::SUFFIX) || stream.file.contains(['/', '\0']) {
+    let is_known = FileFormat::ALL.iter().any(|format| stream.file.ends_with(format.suffix()));
+    if !is_known || stream.file.contains(['/', '\0']) {
         return Err(Failure::new(FailureClass::Bug, "a file of the manifest has no name that a stream can have"));
     }
     // An older run's file may have the same length.
@@ -384,9 +386,9 @@ mod tests {
         let prepared: Vec<(&str, PreparedStream)> = streams
             .iter()
             .map(|(name, content)| {
-                let file = names::file_name(name);
+                let file = FileFormat::Ndjson.file_name(name);
                 fs::write(dir.join(part_of(&file)), content).unwrap();
-                let sha256 = names::hex(&Sha256::digest(content.as_bytes()));
+                let sha256 = super::super::names::hex(&Sha256::digest(content.as_bytes()));
                 let rows = content.lines().count() as u64;
                 (*name, PreparedStream { file, rows, bytes: content.len() as u64, sha256, duplicates: 0, newest: None })
             })
@@ -449,7 +451,7 @@ mod tests {
                 fs::write(dir.path().join(MANIFEST_PART), serde_json::to_vec(&manifest).unwrap()).unwrap();
                 fs::write(dir.path().join("manifest.json.part.new"), b"{").unwrap();
                 for (name, _) in &NEW_STREAMS[..renamed] {
-                    let file = names::file_name(name);
+                    let file = FileFormat::Ndjson.file_name(name);
                     fs::rename(dir.path().join(part_of(&file)), dir.path().join(file)).unwrap();
                 }
                 let half = Problem::HalfPublished { run_id: NEW.to_owned() };
@@ -472,7 +474,7 @@ mod tests {
         let manifest = prepare(dir.path(), "20260101T120000Z", NEW_STREAMS);
         fs::write(dir.path().join(MANIFEST_PART), serde_json::to_vec(&manifest).unwrap()).unwrap();
         for name in ["a", "c"] {
-            let file = names::file_name(name);
+            let file = FileFormat::Ndjson.file_name(name);
             fs::rename(dir.path().join(part_of(&file)), dir.path().join(file)).unwrap();
         }
         let manifest = prepare(dir.path(), NEW, NEW_STREAMS);
@@ -509,7 +511,7 @@ mod tests {
             assert_eq!((failure.message, failure.next.is_some()), (message, true), "{what}");
             assert_eq!(contents(dir.path()), before, "{what}");
             let streams = NEW_STREAMS.iter().map(|(name, _)| *name);
-            let early = check_foreign(dir.path(), JOB, streams);
+            let early = check_foreign(dir.path(), JOB, FileFormat::Ndjson, streams);
             assert_eq!(early.is_err(), *file != REJECTS, "{what}, seen when the run starts");
         }
     }
@@ -517,9 +519,9 @@ mod tests {
     #[test]
     fn a_free_or_missing_folder_is_not_foreign() {
         let dir = published_before();
-        check_foreign(dir.path(), JOB, ["a", "b", "c"]).unwrap();
-        check_foreign(&dir.path().join("missing"), JOB, ["a"]).unwrap();
-        assert!(check_foreign(dir.path(), "another-job", ["x"]).is_err());
+        check_foreign(dir.path(), JOB, FileFormat::Ndjson, ["a", "b", "c"]).unwrap();
+        check_foreign(&dir.path().join("missing"), JOB, FileFormat::Ndjson, ["a"]).unwrap();
+        assert!(check_foreign(dir.path(), "another-job", FileFormat::Ndjson, ["x"]).is_err());
     }
 
     #[test]
@@ -589,7 +591,9 @@ mod tests {
                     fs::create_dir(&path).unwrap()
                 }
                 let before = contents(dir.path());
-                let failure = check_foreign(dir.path(), JOB, NEW_STREAMS.iter().map(|(name, _)| *name)).unwrap_err();
+                let failure =
+                    check_foreign(dir.path(), JOB, FileFormat::Ndjson, NEW_STREAMS.iter().map(|(name, _)| *name))
+                        .unwrap_err();
                 assert!(failure.message.contains(name), "{name}: {failure}");
                 assert_eq!(contents(dir.path()), before);
             }

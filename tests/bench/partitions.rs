@@ -18,7 +18,7 @@ use std::{
 
 use dhis2_harvester::{
     checkpoints::SledStore,
-    sinks::{FileSpool, FilesSettings, FilesTarget},
+    sinks::{FileFormat, FileSpool, FilesSettings, FilesTarget},
 };
 use futures_util::future::LocalBoxFuture;
 use harvester_actors::{
@@ -173,7 +173,7 @@ fn phase(dir: &Path, partitions: u64, splits: u64, stop_at: u64, what: &str) {
     });
     let report = actix::System::new().block_on(async {
         let spool = Arc::new(FileSpool::new(dir.join("spool")));
-        let settings = FilesSettings { job: "bench".to_owned(), out_dir: dir.join("out") };
+        let settings = FilesSettings { job: "bench".to_owned(), out_dir: dir.join("out"), format: FileFormat::Ndjson };
         let source = FakeSource { partitions, splits, fetched: AtomicU64::new(0), stop_at, stop };
         harvest::run(Harvest {
             job: "bench".to_owned(),
