@@ -38,7 +38,7 @@ use crate::{
     plan::PlanBuilder,
     report::{Manifest, Outcome},
     retry::RetryPolicy,
-    sink::{KeyMask, KeySet, KeyVisitor, Prepare, PreparedStream, Recovered, Spool, Target},
+    sink::{Cancel, KeyMask, KeySet, KeyVisitor, Prepare, PreparedStream, Recovered, Spool, Target},
     source::{PageSize, Source},
     supervisor::StopRequest,
 };
@@ -773,6 +773,7 @@ impl Spool for FakeSink {
         self: Arc<Self>,
         pages: Arc<dyn PageIndex>,
         sets: Vec<KeySet>,
+        _: Cancel,
         mut visit: KeyVisitor,
     ) -> BoxFuture<'static, Result<(), Failure>> {
         Box::pin(async move {

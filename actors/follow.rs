@@ -19,7 +19,7 @@ use crate::{
     checkpoint_store::PageIndex,
     failure::Failure,
     partition::{NewPartition, Pass, PassId, Stream, StreamId, Yield},
-    sink::{KeyMask, KeySet, Spool},
+    sink::{Cancel, KeyMask, KeySet, Spool},
 };
 
 /// What showed that a stream is complete.
@@ -84,6 +84,8 @@ pub struct Keys {
     pub spool: Arc<dyn Spool>,
     /// Where the pages of each pass are.
     pub pages: Arc<dyn PageIndex>,
+    /// Says when to give up.
+    pub cancel: Cancel,
 }
 
 impl Keys {
@@ -93,7 +95,7 @@ impl Keys {
         sets: Vec<KeySet>,
         visit: impl FnMut(&[u8], KeyMask) + Send + 'static,
     ) -> BoxFuture<'static, Result<(), Failure>> {
-        Arc::clone(&self.spool).each_key(Arc::clone(&self.pages), sets, Box::new(visit))
+        Arc::clone(&self.spool).each_key(Arc::clone(&self.pages), sets, self.cancel.clone(), Box::new(visit))
     }
 }
 

@@ -9,7 +9,7 @@
 //! Fetching is done by the actors; everything else happens once, in order, and reads as such. What the numbers of the streams
 //! mean is decided in `accounts`.
 
-use std::{collections::BTreeMap, future::Future, sync::Arc};
+use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
 
 use actix::prelude::*;
 use actix_rt::Arbiter;
@@ -41,6 +41,9 @@ use crate::{
     supervisor::{EndRun, FetchEnd, Shutdown, StartFetching, StopRequest, Supervisor, SupervisorParts},
     writer::{ExtendPlan, Writer},
 };
+
+/// How long a stop waits for what follows of a stream: keys that are being compared end with the next one, a request need not.
+const FOLLOW_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The parts of a job that decide about rows, as a flat map of key and value.
 pub type Fingerprint = BTreeMap<String, String>;
@@ -318,19 +321,21 @@ impl Run {
         }
     }
 
-    /// Waits for work on a blocking thread; a stop cancels it, and it is over when this returns.
+    /// Waits for work on a blocking thread; a stop cancels it and waits until it is over, at most for `timeout`.
     async fn unless_cancelled<T>(
         &self,
         cancel: &Cancel,
-        work: impl Future<Output = Result<T, Failure>>,
+        timeout: Duration,
+        work: impl Future<Output = T>,
     ) -> Result<T, RunError> {
         let mut work = std::pin::pin!(work);
         tokio::select! {
-            done = &mut work => Ok(done?),
+            done = &mut work => Ok(done),
             stop = self.stopped() => {
                 cancel.cancel();
+                self.harvest.source.close();
                 // What it came to is found again by the next start.
-                let _ = work.await;
+                let _ = tokio::time::timeout(timeout, work).await;
                 Err(RunError::Stopped(stop))
             }
         }
@@ -415,14 +420,16 @@ impl Run {
     /// Asks what follows of what is known of each stream that may still need something. Whether anything does.
     async fn follow(&mut self, pipeline: &Pipeline) -> Result<bool, RunError> {
         let asked = self.accounts.ask_about()?;
-        let run = &*self;
+        let (run, cancel) = (&*self, Cancel::default());
+        let facts = |harvest, id| run.facts(harvest, id, cancel.clone());
+        let facts = &facts;
         let following = stream::iter(asked).map(|id| async move {
-            let followed = run.asked(move |harvest| harvest.source.follow(run.facts(harvest, id))).await;
+            let followed = run.asked(move |harvest| harvest.source.follow(facts(harvest, id))).await;
             (id, followed)
         });
         let at_once = self.harvest.fetchers.max(1) as usize;
         let mut followed: Vec<(StreamId, Result<Followed, Failure>)> =
-            self.unless_stopped(following.buffer_unordered(at_once).collect()).await?;
+            self.unless_cancelled(&cancel, FOLLOW_TIMEOUT, following.buffer_unordered(at_once).collect()).await?;
         followed.sort_by_key(|(id, _)| *id);
         let mut piece = PlanPiece::default();
         let mut next_pass = PassId(self.accounts.known()?.plan.passes.len() as u32);
@@ -462,7 +469,7 @@ impl Run {
     }
 
     /// What is known of a stream.
-    fn facts<'a>(&'a self, harvest: &'a Harvest, id: StreamId) -> StreamFacts<'a> {
+    fn facts<'a>(&'a self, harvest: &'a Harvest, id: StreamId, cancel: Cancel) -> StreamFacts<'a> {
         let checkpoint = self.accounts.checkpoint.as_ref().expect("streams are asked about once there is a plan");
         let account = self.accounts.streams.get(&id);
         let passes = checkpoint.plan.passes_of(id).map(|(pass_id, pass)| PassFacts {
@@ -477,7 +484,7 @@ impl Run {
             passes: passes.collect(),
             next_pass: PassId(checkpoint.plan.passes.len() as u32),
             duplicates: self.accounts.duplicates(id),
-            keys: Keys { spool: Arc::clone(&harvest.spool), pages: Arc::clone(&harvest.store).pages() },
+            keys: Keys { spool: Arc::clone(&harvest.spool), pages: Arc::clone(&harvest.store).pages(), cancel },
         }
     }
 
@@ -521,7 +528,8 @@ impl Run {
                 cancel: cancel.clone(),
             };
             let preparing = Arc::clone(&self.harvest.target).prepare(work);
-            let prepared = self.unless_cancelled(&cancel, preparing).await?;
+            // The lock of the state folder is held until the last write is over.
+            let prepared = self.unless_cancelled(&cancel, Duration::MAX, preparing).await??;
             crash_point!("finish.prepared");
             self.accounts.prepared.insert(id, prepared);
         }

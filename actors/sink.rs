@@ -55,11 +55,13 @@ pub trait Spool: Send + Sync {
     /// Reads what could not be taken of a page.
     fn rejects(self: Arc<Self>, frame: FrameRange) -> BoxFuture<'static, Result<Vec<Reject>, Failure>>;
 
-    /// Hands every key of `sets` to `visit`, in the order of their bytes, each once, with the sets that have it.
+    /// Hands every key of `sets` to `visit`, in the order of their bytes, each once, with the sets that have it. Ends soon
+    /// with an error once `cancel` says so.
     fn each_key(
         self: Arc<Self>,
         pages: Arc<dyn PageIndex>,
         sets: Vec<KeySet>,
+        cancel: Cancel,
         visit: KeyVisitor,
     ) -> BoxFuture<'static, Result<(), Failure>>;
 

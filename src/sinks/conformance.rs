@@ -516,7 +516,7 @@ async fn keys(spool: &Arc<dyn Spool>, pages: &Pages, sets: &[&[u32]]) -> Vec<(St
         })
     };
     let sets = sets.iter().map(|passes| KeySet(passes.iter().copied().map(PassId).collect())).collect();
-    spool.clone().each_key(Arc::new(pages.clone()), sets, visit).await.unwrap();
+    spool.clone().each_key(Arc::new(pages.clone()), sets, Cancel::default(), visit).await.unwrap();
     std::mem::take(&mut *seen.lock().unwrap())
 }
 

@@ -9,7 +9,7 @@ use harvester_actors::{
     failure::{Failure, FailureClass},
     page::{FrameRange, Page, Reject, Span},
     partition::{Partition, PartitionId, PlanPiece},
-    sink::{KeySet, KeyVisitor, Recovered, Spool},
+    sink::{Cancel, KeySet, KeyVisitor, Recovered, Spool},
 };
 use tokio::task::spawn_blocking;
 
@@ -83,9 +83,10 @@ impl Spool for FileSpool {
         self: Arc<Self>,
         pages: Arc<dyn PageIndex>,
         sets: Vec<KeySet>,
+        cancel: Cancel,
         visit: KeyVisitor,
     ) -> BoxFuture<'static, Result<(), Failure>> {
-        blocking(self, move |spool| keys::each_key(&spool.log, &*pages, &sets, visit))
+        blocking(self, move |spool| keys::each_key(&spool.log, &*pages, &sets, &cancel, visit))
     }
 
     fn discard(self: Arc<Self>) -> BoxFuture<'static, Result<(), Failure>> {

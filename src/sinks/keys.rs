@@ -15,10 +15,11 @@ pub(super) fn each_key(
     spool: &SpoolLog,
     pages: &dyn PageIndex,
     sets: &[KeySet],
+    cancel: &Cancel,
     mut visit: impl FnMut(&[u8], KeyMask),
 ) -> Result<(), Failure> {
     let reader: SpoolReader = spool.reader()?;
-    let mut sorter = Sorter::new(spool.dir(), &Cancel::default());
+    let mut sorter = Sorter::new(spool.dir(), cancel);
     let mut buffer = Vec::new();
     for (bit, set) in sets.iter().enumerate() {
         let mask: [KeyMask; 1] = [1 << bit];
@@ -108,7 +109,7 @@ mod tests {
             }
             let sets: Vec<_> = sets.into_iter().map(|set| KeySet(set.into_iter().map(PassId).collect())).collect();
             let mut found = Vec::new();
-            each_key(&spool, &index, &sets, |key, mask| found.push((key.to_vec(), mask))).unwrap();
+            each_key(&spool, &index, &sets, &Cancel::default(), |key, mask| found.push((key.to_vec(), mask))).unwrap();
             prop_assert_eq!(found, expected.into_iter().collect::<Vec<_>>());
         }
     }
