@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Fetching is done by the actors; everything else happens once, in order, and reads as such. What the numbers of the streams
-//! mean is decided in [`accounts`](crate::accounts).
+//! mean is decided in `accounts`.
 
 use std::{collections::BTreeMap, future::Future, sync::Arc};
 
