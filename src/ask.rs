@@ -1,6 +1,6 @@
 //! What needs the source but no run: one question (`get`), a plan, a check. Nothing is kept, nothing is resumed.
 
-use std::{cell::RefCell, future::Future, ops::ControlFlow, path::PathBuf, time::Duration};
+use std::{cell::RefCell, future::Future, ops::ControlFlow, time::Duration};
 
 use dhis2::{
     Client, Error,
@@ -22,10 +22,10 @@ use tokio::{sync::watch, time::Instant};
 use url::Url;
 
 use crate::{
-    assemble::{SourceClient, extract},
+    assemble::{Server, SourceClient, extract},
     exit_code::StopReason,
     extract::{Contact, Walk, WalkedPage, classify},
-    job::{Credentials, Job, Limits},
+    job::{Credentials, Job},
     observe::{
         finding::Finding,
         log,
@@ -52,13 +52,7 @@ const ZONE_STEP_MS: i64 = 15 * 60 * 1_000;
 /// One question.
 pub(crate) struct GetRequest {
     /// The server.
-    pub(crate) url: Url,
-    /// Certificates besides the system's.
-    pub(crate) ca_file: Option<PathBuf>,
-    /// How hard it may be worked; `outage` is how long to be patient.
-    pub(crate) limits: Limits,
-    /// Who asks.
-    pub(crate) credentials: Credentials,
+    pub(crate) server: Server,
     /// Path and query below `/api/`.
     pub(crate) path: String,
     /// All pages, as NDJSON, in place of one answer as it is.
@@ -76,14 +70,8 @@ pub(crate) type Write<'a> = dyn FnMut(&[u8]) -> ControlFlow<()> + 'a;
 /// As classified; a failure after the first bytes is final, since they cannot be taken back.
 pub(crate) fn get(request: GetRequest, write: &mut Write<'_>) -> Result<(), Failure> {
     actix::System::new().block_on(async move {
-        let connected = SourceClient::with_limits(
-            &request.url,
-            request.ca_file.as_deref(),
-            &request.limits,
-            &request.credentials,
-            false,
-        )?;
-        let outage = request.limits.outage;
+        let connected = SourceClient::new(&request.server, false)?;
+        let outage = request.server.limits.outage;
         let stop = request.stop.clone();
         let asked = async {
             if request.all {
@@ -281,7 +269,7 @@ pub(crate) fn plan(
     actix::System::new().block_on(async {
         let extracts = job.extracts.iter().map(|wanted| extract(wanted).map_err(|error| error.into_failure()));
         let extracts = extracts.collect::<Result<Vec<_>, _>>()?;
-        let connected = connected(job, credentials)?;
+        let connected = SourceClient::new(&Server::of(job, credentials), false)?;
         let source = connected.source(extracts, job.limits.in_flight, Default::default());
         let planned = async {
             let (outage, last_answer) = (job.limits.outage, || connected.last_answer());
@@ -307,7 +295,7 @@ pub(crate) fn check(job: &Job, credentials: &Credentials) -> Vec<Finding> {
         vec![Finding::error(subject, outcome_of(failure.class), failure.message, next)]
     };
     actix::System::new().block_on(async {
-        let connected = match connected(job, credentials) {
+        let connected = match SourceClient::new(&Server::of(job, credentials), false) {
             Ok(connected) => connected,
             Err(failure) => return bad("source", failure),
         };
@@ -391,11 +379,6 @@ fn clock(server_date: &str, now_utc: DateTime) -> Option<Finding> {
     } else {
         Finding::ok("clock", format!("within {} s of the server's", off.as_secs().max(1)))
     })
-}
-
-/// A client for the job's source.
-fn connected(job: &Job, credentials: &Credentials) -> Result<SourceClient, Failure> {
-    SourceClient::with_limits(&job.source.url, job.source.ca_file.as_deref(), &job.limits, credentials, false)
 }
 
 /// Sends a request until it succeeds, fails for good, or the source has been gone for `outage`.

@@ -19,6 +19,7 @@ use harvester_actors::{
 };
 use jiff::Timestamp;
 use tokio::{sync::watch, time::Instant};
+use url::Url;
 
 use crate::{
     checkpoints::SledStore,
@@ -180,7 +181,7 @@ impl RunSetup {
     /// Builds the harvest.
     fn harvest(&self, request: RunRequest) -> Result<(Harvest, Arc<OutageProbe>, Share), StartError> {
         let job = request.job;
-        let source_client = SourceClient::new(&job, &request.credentials, self.cold_start)?;
+        let source_client = SourceClient::new(&Server::of(&job, &request.credentials), self.cold_start)?;
         let extracts = job.extracts.iter().map(extract).collect::<Result<Vec<_>, _>>()?;
         let watermarks =
             Watermarks { system_id: self.record.system_id.clone(), of_streams: self.record.watermarks_for(&job) };
@@ -277,6 +278,27 @@ fn check_target(job: &Job, target: &FilesTarget) -> Result<(), Failure> {
     target.check_foreign(streams.iter().map(String::as_str)).map_err(elsewhere)
 }
 
+/// What is asked, by whom, and within which limits.
+#[derive(Clone, Debug)]
+pub(crate) struct Server {
+    /// Its base url.
+    pub(crate) url: Url,
+    /// Certificates in addition to the system's.
+    pub(crate) ca_file: Option<PathBuf>,
+    /// Limits on the load put on it; `outage` is how long a command without a run waits for it.
+    pub(crate) limits: job::Limits,
+    /// Credentials of the user.
+    pub(crate) credentials: Credentials,
+}
+
+impl Server {
+    /// The source of a job.
+    pub(crate) fn of(job: &Job, credentials: &Credentials) -> Self {
+        let job::SourceSettings { url, ca_file, .. } = job.source.clone();
+        Server { url, ca_file, limits: job.limits.clone(), credentials: credentials.clone() }
+    }
+}
+
 /// The client of a source, behind the limiter of its origin. Not connected yet.
 pub(crate) struct SourceClient {
     /// The job's share of the budget; what is held by the client alone is none.
@@ -292,23 +314,12 @@ pub(crate) struct SourceClient {
 }
 
 impl SourceClient {
-    /// A client for the job's source. Sends nothing.
-    fn new(job: &Job, credentials: &Credentials, cold_start: bool) -> Result<Self, StartError> {
-        Self::with_limits(&job.source.url, job.source.ca_file.as_deref(), &job.limits, credentials, cold_start)
-            .map_err(StartError::from)
-    }
-
-    /// A client for a server. Sends nothing.
+    /// Sends nothing.
     ///
     /// # Errors
     /// `Rejected` when url, credentials or certificate file cannot be used.
-    pub(crate) fn with_limits(
-        url: &url::Url,
-        ca_file: Option<&Path>,
-        limits: &job::Limits,
-        credentials: &Credentials,
-        cold_start: bool,
-    ) -> Result<Self, Failure> {
+    pub(crate) fn new(server: &Server, cold_start: bool) -> Result<Self, Failure> {
+        let Server { url, ca_file, limits, credentials } = server;
         let mut builder = Client::builder(url.as_str())
             .connect_timeout(limits.connect_timeout)
             .first_byte_timeout(limits.first_byte_timeout)

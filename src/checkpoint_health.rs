@@ -13,7 +13,7 @@ use harvester_actors::{
     checkpoint::Checkpoint,
     checkpoint_store::CheckpointStore as _,
     failure::{Failure, FailureClass},
-    report::Outcome,
+    report::{Outcome, outcome_of},
 };
 
 use crate::{
@@ -142,9 +142,10 @@ fn judge(job: &Job, spool: Option<&SpoolFile>, loaded: Loaded) -> Finding {
         },
         Loaded::Failed(failure) => {
             let next = failure.next.unwrap_or(restart);
-            match failure.class {
-                FailureClass::Damaged => damaged(failure.message, next),
-                _ => Finding::error(SUBJECT, Outcome::Storage, failure.message, next),
+            if failure.class == FailureClass::Damaged {
+                damaged(failure.message, next)
+            } else {
+                Finding::error(SUBJECT, outcome_of(failure.class), failure.message, next)
             }
         }
         Loaded::TooLarge(len) => Finding::warning(

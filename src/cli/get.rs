@@ -8,7 +8,6 @@ use std::{
 
 use clap::Args;
 use harvester_actors::report::Outcome;
-use url::Url;
 
 use super::{
     check::OUTAGE,
@@ -16,8 +15,9 @@ use super::{
 };
 use crate::{
     ask::{self, GetRequest},
+    assemble::Server,
     exit_code,
-    job::{CredentialSource, Credentials, Limits, SecretSource, base_url},
+    job::{CredentialSource, Limits, SecretSource, base_url},
     service::{Signals, open_files},
 };
 
@@ -59,41 +59,28 @@ pub(super) struct GetArgs {
     token_env: Option<String>,
 }
 
-/// Where to ask, and as whom.
-#[derive(Debug)]
-struct Target {
-    /// The server.
-    url: Url,
-    /// Certificates besides the system's.
-    ca_file: Option<PathBuf>,
-    /// How hard it may be worked.
-    limits: Limits,
-    /// Who asks.
-    credentials: Credentials,
-}
-
 /// Runs the command.
 pub(super) fn get(args: &GetArgs, ctx: &CommandContext) -> u8 {
-    let target = match &args.job {
+    let server = match &args.job {
         Some(path) => ctx.job(path).and_then(|job| {
             let (credentials, warning) = ctx.credentials(&job)?;
             for warning in job.warnings.iter().chain(&warning) {
                 tracing::warn!("{warning}");
             }
-            Ok(Target { url: job.source.url, ca_file: job.source.ca_file, limits: job.limits, credentials })
+            Ok(Server::of(&job, &credentials))
         }),
         None => match by_flags(args) {
-            Ok(target) => target,
+            Ok(server) => server,
             Err(message) => return ctx.usage_error(&message, "see `harvester get --help`"),
         },
     };
-    let mut target = match target {
-        Ok(target) => target,
+    let mut server = match server {
+        Ok(server) => server,
         Err(error) => return ctx.report_error(&error),
     };
-    ctx.redactor.hide(&target.credentials);
-    target.limits.outage = target.limits.outage.min(OUTAGE);
-    let path = match ask::api_path(&args.path, &target.url) {
+    ctx.redactor.hide(&server.credentials);
+    server.limits.outage = server.limits.outage.min(OUTAGE);
+    let path = match ask::api_path(&args.path, &server.url) {
         Ok(path) => path,
         Err(message) => {
             return ctx.usage_error(&message, "PATH is relative to /api: system/info, or dataElements?fields=id");
@@ -120,15 +107,7 @@ pub(super) fn get(args: &GetArgs, ctx: &CommandContext) -> u8 {
             ControlFlow::Break(())
         }
     };
-    let request = GetRequest {
-        url: target.url,
-        ca_file: target.ca_file,
-        limits: target.limits,
-        credentials: target.credentials,
-        path,
-        all: args.all,
-        stop: signals.stop.clone(),
-    };
+    let request = GetRequest { server, path, all: args.all, stop: signals.stop.clone() };
     let asked = ask::get(request, &mut write);
     let flushed = stdout.flush();
     drop(stdout);
@@ -150,8 +129,8 @@ pub(super) fn get(args: &GetArgs, ctx: &CommandContext) -> u8 {
     }
 }
 
-/// The target that the flags describe; the outer error is a usage error.
-fn by_flags(args: &GetArgs) -> Result<Result<Target, CommandError>, String> {
+/// The server that the flags describe; the outer error is a usage error.
+fn by_flags(args: &GetArgs) -> Result<Result<Server, CommandError>, String> {
     let url = base_url(args.url.as_deref().unwrap_or_default()).map_err(|message| message.replace("`url`", "--url"))?;
     let source = match (&args.username, &args.token_env) {
         (Some(username), _) => {
@@ -164,6 +143,6 @@ fn by_flags(args: &GetArgs) -> Result<Result<Target, CommandError>, String> {
     let environment = |name: &str| CommandContext::environment(name);
     Ok(source
         .resolve(&environment)
-        .map(|(credentials, _)| Target { url, ca_file: None, limits: Limits::default(), credentials })
+        .map(|(credentials, _)| Server { url, ca_file: None, limits: Limits::default(), credentials })
         .map_err(|error| CommandError::new(Outcome::Invalid, error.problem, error.next)))
 }

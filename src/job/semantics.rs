@@ -557,7 +557,14 @@ fn stream_clashes<'n>(
                     Names::Named(_) => own_names.push(("namespaces", number, span)),
                 }
             }
-            _ => {}
+            // Their streams have names of their own, or cannot be those that all collections or namespaces have.
+            ExtractSettings::Metadata { .. }
+            | ExtractSettings::DataStore { .. }
+            | ExtractSettings::DataValues { .. }
+            | ExtractSettings::Tracker { .. }
+            | ExtractSettings::Analytics { .. }
+            | ExtractSettings::SqlView { .. }
+            | ExtractSettings::CompleteRegistrations { .. } => {}
         }
     }
     for (key, number, span) in own_names {
