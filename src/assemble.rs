@@ -24,10 +24,8 @@ use url::Url;
 use crate::{
     checkpoints::SledStore,
     exit_code::StopReason,
-    extract::{
-        Contact, Dhis2Source, Extract, LimiterGate, MetadataExtract, OutageProbe, SourceGate, Watermarks, classify,
-    },
-    job::{self, Collections, Credentials, Job, differences},
+    extract::{Contact, Dhis2Source, Extract, LimiterGate, OutageProbe, SourceGate, Watermarks, classify},
+    job::{self, Credentials, Job, differences},
     job_record::JobRecord,
     observe::report,
     service::lock::{LockError, StateLock},
@@ -407,26 +405,7 @@ fn remove_checkpoint(folder: &Path) -> Result<(), StartError> {
 /// The source's form of an extract.
 pub(crate) fn extract(extract: &job::ExtractSettings) -> Result<Extract, StartError> {
     match extract {
-        job::ExtractSettings::Metadata {
-            collections,
-            fields,
-            filters,
-            page_size,
-            incremental,
-            include_deleted,
-            stream,
-        } => Ok(Extract::Metadata(MetadataExtract {
-            collections: match collections {
-                Collections::All => None,
-                Collections::Named(names) => Some(names.clone()),
-            },
-            fields: fields.clone(),
-            filters: filters.clone(),
-            page_size: *page_size,
-            incremental: *incremental,
-            include_deleted: *include_deleted,
-            stream: stream.clone(),
-        })),
+        job::ExtractSettings::Metadata(settings) => Ok(Extract::Metadata(settings.clone())),
         // `Job::check_supported` refuses these with their line; this is for callers that did not ask it.
         other @ (job::ExtractSettings::DataValues { .. }
         | job::ExtractSettings::Tracker { .. }

@@ -14,16 +14,17 @@ use serde_json::Value;
 
 use super::{
     deleted_objects::{self, DeletedSelection},
-    metadata::{MetadataExtract, MetadataSelection},
+    metadata::MetadataSelection,
     metadata_follow, metadata_pages,
     source::{SourceContext, Unfetched},
 };
+use crate::job::MetadataSettings;
 
 /// What a job wants, kind by kind.
 #[derive(Clone, Debug)]
 pub(crate) enum Extract {
     /// Metadata collections.
-    Metadata(MetadataExtract),
+    Metadata(MetadataSettings),
 }
 
 impl Extract {
@@ -35,14 +36,14 @@ impl Extract {
         plan: &mut PlanBuilder<'_>,
     ) -> Result<(), Failure> {
         match self {
-            Extract::Metadata(extract) => extract.plan(source, identity, plan).await,
+            Extract::Metadata(settings) => settings.plan(source, identity, plan).await,
         }
     }
 
     /// Whether it wants only what changed since the last complete run.
     pub(super) fn is_incremental(&self) -> bool {
         match self {
-            Extract::Metadata(extract) => extract.incremental,
+            Extract::Metadata(settings) => settings.incremental,
         }
     }
 }

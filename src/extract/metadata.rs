@@ -25,6 +25,7 @@ use harvester_actors::{
 use serde::{Deserialize, Serialize};
 
 use super::{deleted_objects, kind::Selection, server_clock::OVERLAP_HOURS, source::SourceContext};
+use crate::job::{Collections, MetadataSettings};
 
 /// The first version whose lists are paged by the database.
 const PAGED_SINCE: u16 = 31;
@@ -44,25 +45,6 @@ const RANGE_PAGES_LONG: u64 = 32;
 /// The most ranges for each fetcher. The shorter the ranges, the shorter the time at the end in which some fetchers have
 /// nothing left to do and others wait before they ask again.
 const RANGES_PER_FETCHER_MAX: u64 = 8;
-
-/// What a job wants of metadata.
-#[derive(Clone, Debug)]
-pub(crate) struct MetadataExtract {
-    /// Which collections; `None` for all that the server offers.
-    pub(crate) collections: Option<Vec<String>>,
-    /// As the API takes them.
-    pub(crate) fields: String,
-    /// As the API takes them.
-    pub(crate) filters: Vec<String>,
-    /// Rows a page.
-    pub(crate) page_size: u32,
-    /// Only what changed since the last complete run.
-    pub(crate) incremental: bool,
-    /// Deletions too.
-    pub(crate) include_deleted: bool,
-    /// The stream's name, where it is not the collection's.
-    pub(crate) stream: Option<String>,
-}
 
 /// What one partition fetches.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -121,24 +103,24 @@ struct Size {
     cuts: Vec<String>,
 }
 
-impl MetadataExtract {
-    /// Adds this extract's streams and partitions to `plan`.
-    pub(crate) async fn plan(
+impl MetadataSettings {
+    /// Adds the streams and partitions of this extract to `plan`.
+    pub(super) async fn plan(
         &self,
         source: &SourceContext<'_>,
         identity: &SourceIdentity,
         plan: &mut PlanBuilder<'_>,
     ) -> Result<(), Failure> {
-        let optional = self.collections.is_none();
+        let optional = self.collections == Collections::All;
         let mut schemas = Vec::new();
         if optional || self.include_deleted {
             schemas = source.with_retries(|client| async move { client.schemas().await }).await?;
         }
         let candidates = match &self.collections {
-            Some(names) => {
+            Collections::Named(names) => {
                 names.iter().map(|name| Candidate { name: name.clone(), endpoint: None }).collect::<Vec<_>>()
             }
-            None => offered(&schemas, plan),
+            Collections::All => offered(&schemas, plan),
         };
         let is_paged = identity.minor >= PAGED_SINCE;
         let sizes = stream::iter(&candidates).map(|candidate| async {
@@ -263,7 +245,7 @@ impl MetadataExtract {
         let stream = Stream {
             name: name.clone(),
             expected_rows: size.total,
-            optional: self.collections.is_none(),
+            optional: self.collections == Collections::All,
             watermark: identity.server_date.clone().filter(|_| self.incremental),
         };
         let pass = plan.add_stream(stream, Selection::Metadata(whole.clone()).to_value())?;
@@ -303,7 +285,7 @@ impl MetadataExtract {
         plan: &mut PlanBuilder<'_>,
     ) -> Result<(), Failure> {
         let wanted = |schema: &&Schema| match (&self.collections, schema.collection()) {
-            (Some(names), Some((name, _))) => names.iter().any(|wanted| wanted == name),
+            (Collections::Named(names), Some((name, _))) => names.iter().any(|wanted| wanted == name),
             _ => false,
         };
         let classes: Vec<&str> = schemas.iter().filter(wanted).filter_map(|schema| schema.klass.as_deref()).collect();

@@ -20,5 +20,4 @@ pub(crate) use classify::{Contact, classify};
 pub(crate) use gate::{LimiterGate, SourceGate};
 pub(crate) use keyset::{Walk, WalkedPage};
 pub(crate) use kind::Extract;
-pub(crate) use metadata::MetadataExtract;
 pub(crate) use source::{Dhis2Source, OutageProbe, Watermarks};

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{
     AnalyticsKind, Collections, CommonOptions, Compression, Confirm, CredentialSource, ExtractSettings, Format, Job,
-    Names, Roots, TrackerFields, TrackerScope,
+    MetadataSettings, Names, Roots, TrackerFields, TrackerScope,
 };
 
 /// Characters of a value that a sentence quotes.
@@ -47,7 +47,7 @@ impl Job {
 /// Keys of an extract that decide about its rows.
 fn semantic_keys(extract: &ExtractSettings) -> Vec<(&'static str, String)> {
     match extract {
-        ExtractSettings::Metadata {
+        ExtractSettings::Metadata(MetadataSettings {
             collections,
             fields,
             filters,
@@ -55,7 +55,7 @@ fn semantic_keys(extract: &ExtractSettings) -> Vec<(&'static str, String)> {
             incremental,
             include_deleted,
             stream,
-        } => {
+        }) => {
             let collections = match collections {
                 Collections::All => "*".to_owned(),
                 Collections::Named(names) => sorted(names),

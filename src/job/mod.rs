@@ -142,23 +142,7 @@ impl Default for Limits {
 #[derive(Clone, Debug, PartialEq)]
 pub enum ExtractSettings {
     /// Metadata collections.
-    Metadata {
-        /// Which.
-        collections: Collections,
-        /// As the API takes them; holds `id`.
-        fields: String,
-        /// As the API takes them; all must hold.
-        filters: Vec<String>,
-        /// Rows a page: 1 to 100 000.
-        page_size: u32,
-        /// Only what changed since the last complete run.
-        incremental: bool,
-        /// Deletions too, where the API tells them.
-        include_deleted: bool,
-        /// The stream's name where the file gives one (then there is exactly one collection); `None`: each
-        /// collection's rows go to a stream of the collection's name.
-        stream: Option<String>,
-    },
+    Metadata(MetadataSettings),
     /// Aggregate data values.
     DataValues {
         /// Which data sets.
@@ -243,6 +227,26 @@ pub enum ExtractSettings {
         /// Options of every kind.
         common: CommonOptions,
     },
+}
+
+/// Metadata collections.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct MetadataSettings {
+    /// Which.
+    pub collections: Collections,
+    /// As the API takes them; holds `id`.
+    pub fields: String,
+    /// As the API takes them; all must hold.
+    pub filters: Vec<String>,
+    /// Rows a page: 1 to 100 000.
+    pub page_size: u32,
+    /// Only what changed since the last complete run.
+    pub incremental: bool,
+    /// Deletions too, where the API tells them.
+    pub include_deleted: bool,
+    /// The stream's name where the file gives one (then there is exactly one collection); `None`: each
+    /// collection's rows go to a stream of the collection's name.
+    pub stream: Option<String>,
 }
 
 /// Options of every kind of extract.
@@ -381,7 +385,7 @@ impl ExtractSettings {
     /// The word behind `kind =`.
     pub fn kind(&self) -> &'static str {
         match self {
-            ExtractSettings::Metadata { .. } => "metadata",
+            ExtractSettings::Metadata(_) => "metadata",
             ExtractSettings::DataValues { .. } => "data_values",
             ExtractSettings::Tracker { kind: TrackerKind::Events, .. } => "events",
             ExtractSettings::Tracker { kind: TrackerKind::Enrollments, .. } => "enrollments",
@@ -399,9 +403,9 @@ impl ExtractSettings {
     pub fn streams(&self) -> Vec<String> {
         let or = |common: &CommonOptions, own: String| vec![common.stream.clone().unwrap_or(own)];
         match self {
-            ExtractSettings::Metadata { stream: Some(stream), .. } => vec![stream.clone()],
-            ExtractSettings::Metadata { collections: Collections::Named(collections), .. } => collections.clone(),
-            ExtractSettings::Metadata { collections: Collections::All, .. } => Vec::new(),
+            ExtractSettings::Metadata(MetadataSettings { stream: Some(stream), .. }) => vec![stream.clone()],
+            ExtractSettings::Metadata(MetadataSettings { collections: Collections::Named(names), .. }) => names.clone(),
+            ExtractSettings::Metadata(MetadataSettings { collections: Collections::All, .. }) => Vec::new(),
             ExtractSettings::DataValues { common, .. } => or(common, "dataValues".to_owned()),
             ExtractSettings::Tracker { kind, scope, common, .. } => {
                 let (TrackerScope::Program(of) | TrackerScope::TrackedEntityType(of)) = scope;
@@ -430,7 +434,7 @@ impl ExtractSettings {
     /// Whether only what changed since the last complete run is wanted.
     pub fn is_incremental(&self) -> bool {
         match self {
-            ExtractSettings::Metadata { incremental, .. } => *incremental,
+            ExtractSettings::Metadata(metadata) => metadata.incremental,
             ExtractSettings::DataValues { common, .. }
             | ExtractSettings::Tracker { common, .. }
             | ExtractSettings::Analytics { common, .. }

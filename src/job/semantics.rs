@@ -10,8 +10,8 @@ use url::{Host, Url};
 
 use super::{
     AnalyticsKind, Collections, CommonOptions, Compression, Confirm, CredentialSource, ExtractSettings, Format, Job,
-    Limits, Names, Roots, Secret, SecretSource, SinkSettings, SourceSettings, SplitLevel, TrackerFields, TrackerKind,
-    TrackerScope,
+    Limits, MetadataSettings, Names, Roots, Secret, SecretSource, SinkSettings, SourceSettings, SplitLevel,
+    TrackerFields, TrackerKind, TrackerScope,
     check::{CheckState, kind_of},
     diagnostic::{hint, nearest},
     document::{Node, Value},
@@ -411,7 +411,7 @@ fn metadata(node: &Node, common: CommonOptions, page_size: u32, state: &mut Chec
     let collections =
         if collections.iter().any(|name| name == "*") { Collections::All } else { Collections::Named(collections) };
     one_stream(node, matches!(&collections, Collections::Named(names) if names.len() == 1), "collections", state);
-    Some(ExtractSettings::Metadata {
+    Some(ExtractSettings::Metadata(MetadataSettings {
         collections,
         fields,
         filters: texts(node, "filters").unwrap_or_default(),
@@ -419,7 +419,7 @@ fn metadata(node: &Node, common: CommonOptions, page_size: u32, state: &mut Chec
         incremental: common.incremental,
         include_deleted: common.include_deleted,
         stream: common.stream,
-    })
+    }))
 }
 
 /// `stream` names one file: it needs an extract that gives one.
@@ -533,7 +533,7 @@ fn stream_clashes<'n>(
             }
             taken.entry(stream).or_insert(number);
         }
-        if let (ExtractSettings::Metadata { include_deleted: true, .. }, Some(written)) =
+        if let (ExtractSettings::Metadata(MetadataSettings { include_deleted: true, .. }), Some(written)) =
             (extract, node.get("include_deleted"))
         {
             match taken.get(DELETIONS) {
@@ -547,7 +547,7 @@ fn stream_clashes<'n>(
             }
         }
         match extract {
-            ExtractSettings::Metadata { stream: None, collections, .. } => match collections {
+            ExtractSettings::Metadata(MetadataSettings { stream: None, collections, .. }) => match collections {
                 Collections::All => drop(all.entry("collections").or_insert((number, span))),
                 Collections::Named(_) => own_names.push(("collections", number, span)),
             },
@@ -558,7 +558,7 @@ fn stream_clashes<'n>(
                 }
             }
             // Their streams have names of their own, or cannot be those that all collections or namespaces have.
-            ExtractSettings::Metadata { .. }
+            ExtractSettings::Metadata(_)
             | ExtractSettings::DataStore { .. }
             | ExtractSettings::DataValues { .. }
             | ExtractSettings::Tracker { .. }

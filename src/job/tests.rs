@@ -45,7 +45,10 @@ fn a_right_file_gives_a_job_with_every_default_filled_in() {
     assert_eq!(job.limits, Limits::default());
     assert_eq!(job.limits.requests_per_second, 200);
     assert_eq!(job.limits.outage, Duration::from_secs(600));
-    let ExtractSettings::Metadata { collections, fields, page_size, stream, .. } = &job.extracts[0] else { panic!() };
+    let ExtractSettings::Metadata(MetadataSettings { collections, fields, page_size, stream, .. }) = &job.extracts[0]
+    else {
+        panic!()
+    };
     assert_eq!(*collections, Collections::Named(vec!["organisationUnits".to_owned(), "dataElements".to_owned()]));
     assert_eq!((fields.as_str(), *page_size, stream), (":owner", 1000, &None));
     assert_eq!(job.sink.directory, Path::new("out/{run}"));
