@@ -36,11 +36,11 @@
 //!
 //! | to add | write | the compiler then asks for |
 //! |---|---|---|
-//! | a kind of data | a file in `src/extract/`, a documented job in `jobs/`, a route in the stand-in | a variant of `Extract` and of `Selection` (`src/extract/kind.rs`) with an arm in each `match`; a block in `src/job/file.rs` and its meaning; the arm in `assemble::extract` |
-//! | a file format | a file in `src/sinks/` that is an `Encode` | its arm where `finish` chooses the encoder |
+//! | a kind of data | a file in `src/extract/`, its request in `src/dhis2/`, a documented job in `jobs/`, a route in the stand-in | a variant of `Extract` and of `Selection` (`src/extract/kind.rs`) with an arm in each `match`; a block in `src/job/file.rs` and its meaning; the arm in `assemble::extract`; its word in `CAPABILITIES` (`src/job/load.rs`), which a test asks for |
+//! | a file format | a file in `src/sinks/` that is an `Encode` | arms of `FileFormat` (`src/sinks/encode.rs`), of `job::Format` in `fingerprint` and `assemble`; its word in `src/job/file.rs` and `semantics.rs` |
 //! | a target | a file in `src/sinks/` that is a [`sink::Target`], and a bench in `sinks/conformance.rs` | its arm in `assemble` |
-//! | a failure class | a variant of [`failure::FailureClass`] | its word, its retry ([`retry`]), its outcome ([`report::outcome_of`]), and each place that decides by class |
-//! | a command | a file in `src/cli/` | a variant of `Command` and its arm |
+//! | a failure class | a variant of [`failure::FailureClass`] | its word, its retry ([`retry`]), its outcome ([`report::outcome_of`]), and the kinds that decide by class; what belongs to it is decided in `src/extract/classify.rs` |
+//! | a command | a file in `src/cli/`, what it asks in `src/ask.rs` | a variant of `Command` and its arm; a test asks for its examples |
 //! | a metric or a screen | a file in `src/observe/` that is an `Observer`, given each event and the sums so far | its line in `cli/run.rs`; an event that it needs is a variant of [`events::Event`] and an arm in `Progress` and in each observer |
 
 #[doc(hidden)]

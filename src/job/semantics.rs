@@ -281,12 +281,29 @@ fn sink(node: &Node, state: &mut CheckState) -> SinkSettings {
     if let (Some(written), true) = (node.get("directory"), rest.contains(['{', '}'])) {
         state.add(&written.span, "`directory` knows one placeholder: {run}, the start of the run");
     }
-    SinkSettings {
-        directory: directory.into(),
-        format: Format::Ndjson,
-        compression: Compression::None,
-        files: flag(node, "files"),
-    }
+    // The schema knows the words; one that it allows and this does not must not become another.
+    let mut unknown = |key: &str| {
+        if let Some(written) = node.get(key)
+            && !state.diagnostics.iter().any(|diagnostic| diagnostic.span == written.span)
+        {
+            state.add(&written.span, format!("this program cannot write this `{key}` yet"));
+        }
+    };
+    let format = match text(node, "format") {
+        None | Some("ndjson") => Format::Ndjson,
+        Some(_) => {
+            unknown("format");
+            Format::Ndjson
+        }
+    };
+    let compression = match text(node, "compression") {
+        None | Some("none") => Compression::None,
+        Some(_) => {
+            unknown("compression");
+            Compression::None
+        }
+    };
+    SinkSettings { directory: directory.into(), format, compression, files: flag(node, "files") }
 }
 
 /// One extract.

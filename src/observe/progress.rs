@@ -107,7 +107,18 @@ impl Progress {
             Event::Pace(pace) if pace.requests == self.pace.requests => {}
             Event::Pace(_) | Event::PartitionReturned { .. } | Event::PartitionFailed { .. } => self.moved_at = now,
             Event::SourceWaitedFor { .. } => self.moved_at = now,
-            _ => {
+            Event::Recovered { .. }
+            | Event::SourceIdentified(_)
+            | Event::PlanReady { .. }
+            | Event::PlanExtended { .. }
+            | Event::PageWritten { .. }
+            | Event::SpanCommitted { .. }
+            | Event::PartitionFinished(_)
+            | Event::FetcherDied { .. }
+            | Event::Reconciled { .. }
+            | Event::Finishing { .. }
+            | Event::Stopping { .. }
+            | Event::RunEnded(_) => {
                 (self.answered_at, self.moved_at) = (now, now);
                 self.asked_again = None;
                 self.gives_up = None;

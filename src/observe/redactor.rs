@@ -141,7 +141,15 @@ impl Redactor {
                 }
             }
             Event::RunEnded(report) => *report = Arc::new(self.report(report)),
-            _ => {}
+            // Without a text, as above.
+            Event::Recovered { rebuilt: None, .. }
+            | Event::PageWritten { .. }
+            | Event::PlanExtended { .. }
+            | Event::SpanCommitted { .. }
+            | Event::PartitionFinished(_)
+            | Event::FetcherDied { .. }
+            | Event::Reconciled { .. }
+            | Event::Finishing { .. } => {}
         }
         event
     }

@@ -126,7 +126,21 @@ impl SystemdObserver {
                 let writes_files = matches!(progress.phase, Phase::Finishing(_));
                 is_new || writes_files || has_wait_with_end()
             }
-            _ => true,
+            Event::Recovered { .. }
+            | Event::SourceWaitedFor { .. }
+            | Event::SourceIdentified(_)
+            | Event::PlanReady { .. }
+            | Event::PlanExtended { .. }
+            | Event::PageWritten { .. }
+            | Event::SpanCommitted { .. }
+            | Event::PartitionFinished(_)
+            | Event::PartitionReturned { .. }
+            | Event::PartitionFailed { .. }
+            | Event::FetcherDied { .. }
+            | Event::Reconciled { .. }
+            | Event::Finishing { .. }
+            | Event::Stopping { .. }
+            | Event::RunEnded(_) => true,
         };
         if shows_life {
             state.alive = now;

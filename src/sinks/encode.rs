@@ -20,9 +20,6 @@ pub enum FileFormat {
 }
 
 impl FileFormat {
-    /// All of them.
-    pub(super) const ALL: [FileFormat; 1] = [FileFormat::Ndjson];
-
     /// What follows a stream's name in its file's name.
     pub(super) fn suffix(self) -> &'static str {
         match self {

@@ -158,7 +158,7 @@ impl Target for FilesTarget {
     fn publish(self: Arc<Self>, manifest: Manifest, rejects: Vec<Reject>) -> BoxFuture<'static, Result<(), Failure>> {
         blocking(self, move |target| {
             target.check_own_folder(&manifest.run_id, false)?;
-            publish::publish(&target.out_dir(&manifest.run_id), &manifest, &rejects)
+            publish::publish(&target.out_dir(&manifest.run_id), target.settings.format, &manifest, &rejects)
         })
     }
 

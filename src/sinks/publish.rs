@@ -195,7 +195,7 @@ fn check_file(dir: &Path, file: &str, ours: &OwnManifests) -> Result<bool, Failu
 }
 
 /// See `Target::publish`.
-pub(crate) fn publish(dir: &Path, manifest: &Manifest, rejects: &[Reject]) -> Result<(), Failure> {
+pub(crate) fn publish(dir: &Path, format: FileFormat, manifest: &Manifest, rejects: &[Reject]) -> Result<(), Failure> {
     disk::create_dirs(dir).map_err(|error| io_failure("create", dir, &error))?;
     let ours = OwnManifests::read(dir, &manifest.job)?;
     let files: BTreeSet<&str> = manifest.streams.values().map(|stream| stream.file.as_str()).collect();
@@ -203,7 +203,7 @@ pub(crate) fn publish(dir: &Path, manifest: &Manifest, rejects: &[Reject]) -> Re
         return Err(Failure::new(FailureClass::Bug, "two streams of the manifest share a file"));
     }
     for stream in manifest.streams.values() {
-        check_prepared(dir, &manifest.run_id, stream, &ours)?;
+        check_prepared(dir, &manifest.run_id, format, stream, &ours)?;
     }
     let old_rejects = check_rejects(dir, !rejects.is_empty(), &ours)?;
     for old in [&ours.present, &ours.half].into_iter().flatten().flat_map(|old| old.streams.values()) {
@@ -272,9 +272,14 @@ fn part_of(file: &str) -> String {
 }
 
 /// Fails unless a stream's file can be published, or has been.
-fn check_prepared(dir: &Path, run_id: &str, stream: &ManifestStream, ours: &OwnManifests) -> Result<(), Failure> {
-    let is_known = FileFormat::ALL.iter().any(|format| stream.file.ends_with(format.suffix()));
-    if !is_known || stream.file.contains(['/', '\0']) {
+fn check_prepared(
+    dir: &Path,
+    run_id: &str,
+    format: FileFormat,
+    stream: &ManifestStream,
+    ours: &OwnManifests,
+) -> Result<(), Failure> {
+    if !stream.file.ends_with(format.suffix()) || stream.file.contains(['/', '\0']) {
         return Err(Failure::new(FailureClass::Bug, "a file of the manifest has no name that a stream can have"));
     }
     // An older run's file may have the same length.
@@ -407,7 +412,7 @@ mod tests {
     fn published_before() -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
         let manifest = prepare(dir.path(), OLD, OLD_STREAMS);
-        publish(dir.path(), &manifest, &[reject()]).unwrap();
+        publish(dir.path(), FileFormat::Ndjson, &manifest, &[reject()]).unwrap();
         dir
     }
 
@@ -460,9 +465,9 @@ mod tests {
                 if prepared_again {
                     prepare(dir.path(), NEW, NEW_STREAMS);
                 }
-                publish(dir.path(), &manifest, &[]).unwrap();
+                publish(dir.path(), FileFormat::Ndjson, &manifest, &[]).unwrap();
                 assert_is_new(dir.path(), &format!("{renamed} renamed, prepared again: {prepared_again}"));
-                publish(dir.path(), &manifest, &[]).unwrap();
+                publish(dir.path(), FileFormat::Ndjson, &manifest, &[]).unwrap();
                 assert_is_new(dir.path(), "published twice");
             }
         }
@@ -478,7 +483,7 @@ mod tests {
             fs::rename(dir.path().join(part_of(&file)), dir.path().join(file)).unwrap();
         }
         let manifest = prepare(dir.path(), NEW, NEW_STREAMS);
-        publish(dir.path(), &manifest, &[]).unwrap();
+        publish(dir.path(), FileFormat::Ndjson, &manifest, &[]).unwrap();
         assert_is_new(dir.path(), "after --restart");
     }
 
@@ -505,7 +510,7 @@ mod tests {
             let manifest = prepare(dir.path(), NEW, NEW_STREAMS);
             intrude(dir.path());
             let before = contents(dir.path());
-            let failure = publish(dir.path(), &manifest, &[reject()]).unwrap_err();
+            let failure = publish(dir.path(), FileFormat::Ndjson, &manifest, &[reject()]).unwrap_err();
             assert_eq!(failure.class, FailureClass::Local, "{what}");
             let message = format!("`{}` was not written by this job", dir.path().join(file).display());
             assert_eq!((failure.message, failure.next.is_some()), (message, true), "{what}");
@@ -529,7 +534,7 @@ mod tests {
         let dir = published_before();
         fs::write(dir.path().join(REJECTS), "mine\n").unwrap();
         let manifest = prepare(dir.path(), NEW, NEW_STREAMS);
-        publish(dir.path(), &manifest, &[]).unwrap();
+        publish(dir.path(), FileFormat::Ndjson, &manifest, &[]).unwrap();
         assert_eq!(fs::read_to_string(dir.path().join(REJECTS)).unwrap(), "mine\n");
     }
 
@@ -544,7 +549,7 @@ mod tests {
                 Some(len) => fs::OpenOptions::new().write(true).open(part).unwrap().set_len(len).unwrap(),
             }
             let before = contents(dir.path());
-            let failure = publish(dir.path(), &manifest, &[]).unwrap_err();
+            let failure = publish(dir.path(), FileFormat::Ndjson, &manifest, &[]).unwrap_err();
             assert_eq!(failure.class, FailureClass::Local);
             assert_eq!(contents(dir.path()), before);
             assert!(verify(dir.path()).unwrap().is_good(), "the older run is whole");
@@ -558,7 +563,7 @@ mod tests {
         let manifest = prepare(dir.path(), NEW, same_length);
         fs::remove_file(dir.path().join("a.ndjson.part")).unwrap();
         let before = contents(dir.path());
-        assert_eq!(publish(dir.path(), &manifest, &[]).unwrap_err().class, FailureClass::Local);
+        assert_eq!(publish(dir.path(), FileFormat::Ndjson, &manifest, &[]).unwrap_err().class, FailureClass::Local);
         assert_eq!(contents(dir.path()), before);
     }
 
@@ -573,7 +578,7 @@ mod tests {
         fs::write(dir.path().join(part_of(REJECTS)), b"{").unwrap();
         fs::write(dir.path().join("theirs.part"), b"kept").unwrap();
         let manifest = prepare(dir.path(), NEW, NEW_STREAMS);
-        publish(dir.path(), &manifest, &[]).unwrap();
+        publish(dir.path(), FileFormat::Ndjson, &manifest, &[]).unwrap();
         assert_eq!(contents(dir.path()).remove("theirs.part").unwrap(), "kept");
         fs::remove_file(dir.path().join("theirs.part")).unwrap();
         assert_is_new(dir.path(), "after a half published run");
@@ -605,7 +610,7 @@ mod tests {
         let dir = published_before();
         let mut manifest = prepare(dir.path(), NEW, NEW_STREAMS);
         manifest.streams.get_mut("a").unwrap().file = "../a.ndjson".to_owned();
-        assert_eq!(publish(dir.path(), &manifest, &[]).unwrap_err().class, FailureClass::Bug);
+        assert_eq!(publish(dir.path(), FileFormat::Ndjson, &manifest, &[]).unwrap_err().class, FailureClass::Bug);
         fs::write(dir.path().join(MANIFEST), serde_json::to_vec(&manifest).unwrap()).unwrap();
         let problem = verify(dir.path()).unwrap().findings.remove(0).problem;
         assert_eq!(problem, Problem::NotAFile);
