@@ -23,7 +23,7 @@ use crate::{
     events::Event,
     failure::{Failure, FailureClass},
     last_will::send_now,
-    partition::{Partition, PartitionId, StreamId},
+    partition::{Partition, PartitionId, Pass, PassId, StreamId},
     plan::{PartitionSet, PlanChunk},
     reporter::EventSender,
     retry::{RetryDecision, RetryPolicy, RetryState, SourceState, decide_retry},
@@ -109,6 +109,14 @@ pub struct StopLeasing;
 #[rtype(result = "()")]
 pub struct PlanExtended(pub PlanChunk);
 
+/// A further pass of a stream may be fetched; its partitions follow.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "()")]
+pub struct PassAdded {
+    /// The stream that it is of.
+    pub stream: StreamId,
+}
+
 /// Asks what became of the partitions that did not finish.
 #[derive(Debug, Message)]
 #[rtype(result = "PartitionOutcomes")]
@@ -188,15 +196,25 @@ impl Planner {
     /// A planner for what is left of a plan.
     pub fn new(parts: PlannerParts, checkpoint: &Checkpoint) -> Self {
         let plan = &checkpoint.plan;
+        // What follows from rows that came is not optional any more.
+        let is_optional = |id: PassId, pass: &Pass| {
+            plan.stream(pass.stream).optional
+                && plan.passes_of(pass.stream).next().is_some_and(|(first, _)| first == id)
+        };
         let is_done = |chunk: &PlanChunk| {
-            (chunk.first.0..chunk.first.0 + chunk.count).all(|id| checkpoint.finished.contains(PartitionId(id)))
+            (chunk.first.0..chunk.first.0 + chunk.count)
+                .all(|id| checkpoint.positions.finished.contains(PartitionId(id)))
         };
         Planner {
             parts,
-            streams: plan.passes.iter().map(|pass| (pass.stream, plan.stream(pass.stream).optional)).collect(),
+            streams: (0..)
+                .map(PassId)
+                .zip(&plan.passes)
+                .map(|(id, pass)| (pass.stream, is_optional(id, pass)))
+                .collect(),
             unread: plan.chunks.iter().filter(|chunk| !is_done(chunk)).copied().collect(),
             reading: false,
-            finished: checkpoint.finished.clone(),
+            finished: checkpoint.positions.finished.clone(),
             ready: BTreeMap::new(),
             waiting: 0,
             leased: HashMap::new(),
@@ -421,19 +439,10 @@ impl Handler<PlanExtended> for Planner {
     }
 }
 
-/// A further pass of a stream may be fetched; its partitions follow.
-#[derive(Clone, Copy, Debug, Message)]
-#[rtype(result = "()")]
-pub struct PassAdded {
-    /// The stream that it is of.
-    pub stream: StreamId,
-}
-
 impl Handler<PassAdded> for Planner {
     type Result = ();
 
     fn handle(&mut self, PassAdded { stream }: PassAdded, _: &mut Self::Context) {
-        // What follows from rows that came is not optional any more.
         self.streams.push((stream, false));
     }
 }
