@@ -19,7 +19,7 @@ use tokio::{sync::watch, time::Instant};
 
 use crate::{
     accounts::{Accounts, Verdict},
-    checkpoint::RunHeader,
+    checkpoint::{Checkpoint, RunHeader},
     checkpoint_store::CheckpointStore,
     checkpointer::{Checkpointer, CommitAll, CurrentCheckpoint},
     crash_point,
@@ -28,8 +28,8 @@ use crate::{
     follow::{Follow, Followed, Keys, PassFacts, StreamFacts},
     outage::{Wait, retry_until_outage},
     page::Reject,
-    partition::{Partition, PartitionId, Pass, PassId, PlanPiece, SourceIdentity, StreamId, Yield},
-    plan::{PIECE_PARTITIONS_MAX, PlanBuilder, PlanOutlet},
+    partition::{NewPartition, PartitionId, Pass, PassId, PlanPiece, SourceIdentity, StreamId, Yield},
+    plan::{PlanBuilder, PlanOutlet},
     planner::{CurrentOutcomes, PassAdded, Planner, PlannerParts},
     rate_limiter::{CurrentLimiter, RateLimiter},
     recovery,
@@ -269,7 +269,7 @@ impl Run {
             streams: plan.streams.clone().into(),
             left_out: plan.left_out.clone(),
             partitions: u64::from(plan.partitions()),
-            finished: u64::from(checkpoint.finished.len()),
+            finished: u64::from(checkpoint.positions.finished.len()),
             committed: plan.streams().map(|(id, _)| checkpoint.row_totals(id)).collect(),
         });
         Ok(())
@@ -421,8 +421,8 @@ impl Run {
     async fn follow(&mut self, pipeline: &Pipeline) -> Result<bool, RunError> {
         let asked = self.accounts.ask_about()?;
         let (run, cancel) = (&*self, Cancel::default());
-        let facts = |harvest, id| run.facts(harvest, id, cancel.clone());
-        let facts = &facts;
+        let checkpoint = run.accounts.known()?;
+        let facts = &|harvest, id| run.facts(harvest, checkpoint, id, cancel.clone());
         let following = stream::iter(asked).map(|id| async move {
             let followed = run.asked(move |harvest| harvest.source.follow(facts(harvest, id))).await;
             (id, followed)
@@ -431,9 +431,9 @@ impl Run {
         let mut followed: Vec<(StreamId, Result<Followed, Failure>)> =
             self.unless_cancelled(&cancel, FOLLOW_TIMEOUT, following.buffer_unordered(at_once).collect()).await?;
         followed.sort_by_key(|(id, _)| *id);
-        let mut piece = PlanPiece::default();
-        let mut next_pass = PassId(self.accounts.known()?.plan.passes.len() as u32);
-        let planned = next_pass;
+        let plan = &self.accounts.known()?.plan;
+        let (mut next_pass, mut next_partition) = (PassId(plan.passes.len() as u32), plan.partitions());
+        let mut pieces = Vec::new();
         for (id, followed) in followed {
             let Followed { step, reconciled, warnings } = followed?;
             let duplicates = self.accounts.duplicates(id);
@@ -451,26 +451,33 @@ impl Run {
                     account.verdict = None;
                     account.asked_with = None;
                     self.accounts.prepared.remove(&id);
-                    piece.passes.push(Pass { stream: id, yields, selection });
                     // Each kind is asked as if its pass were the only one.
-                    piece.partitions.extend(partitions.into_iter().map(|mut partition| {
-                        partition.pass = next_pass;
-                        partition.at(PartitionId(0))
-                    }));
+                    let partitions = (next_partition..)
+                        .zip(partitions)
+                        .map(|(id, partition)| NewPartition { pass: next_pass, ..partition }.at(PartitionId(id)));
+                    let (passes, partitions) = (vec![Pass { stream: id, yields, selection }], partitions.collect());
+                    let piece = PlanPiece { passes, partitions, ..PlanPiece::default() };
                     next_pass.0 += 1;
+                    next_partition += piece.partitions.len() as u32;
+                    pieces.push(piece);
                 }
             }
         }
-        if next_pass == planned {
-            return Ok(false);
+        let is_more = !pieces.is_empty();
+        for piece in pieces {
+            extend_plan(pipeline, piece).await?;
         }
-        self.extend_plan(pipeline, piece).await?;
-        Ok(true)
+        Ok(is_more)
     }
 
     /// What is known of a stream.
-    fn facts<'a>(&'a self, harvest: &'a Harvest, id: StreamId, cancel: Cancel) -> StreamFacts<'a> {
-        let checkpoint = self.accounts.checkpoint.as_ref().expect("streams are asked about once there is a plan");
+    fn facts<'a>(
+        &'a self,
+        harvest: &'a Harvest,
+        checkpoint: &'a Checkpoint,
+        id: StreamId,
+        cancel: Cancel,
+    ) -> StreamFacts<'a> {
         let account = self.accounts.streams.get(&id);
         let passes = checkpoint.plan.passes_of(id).map(|(pass_id, pass)| PassFacts {
             id: pass_id,
@@ -486,26 +493,6 @@ impl Run {
             duplicates: self.accounts.duplicates(id),
             keys: Keys { spool: Arc::clone(&harvest.spool), pages: Arc::clone(&harvest.store).pages(), cancel },
         }
-    }
-
-    /// Makes passes and their partitions part of the plan, durably enough for a resume to know them.
-    async fn extend_plan(&mut self, pipeline: &Pipeline, mut piece: PlanPiece) -> Result<(), RunError> {
-        for pass in &piece.passes {
-            let added = PassAdded { stream: pass.stream };
-            pipeline.planner.send(added).await.map_err(|_| bug("the planner is gone"))?;
-        }
-        for (id, partition) in (self.accounts.known()?.plan.partitions()..).zip(&mut piece.partitions) {
-            partition.id = PartitionId(id);
-        }
-        let partitions: Vec<Partition> = std::mem::take(&mut piece.partitions);
-        // The passes come with their first partitions: a resume finds a pass without any only if it has none.
-        let mut chunks = partitions.chunks(PIECE_PARTITIONS_MAX);
-        let first = PlanPiece { partitions: chunks.next().unwrap_or_default().to_vec(), ..piece };
-        let others = chunks.map(|chunk| PlanPiece { partitions: chunk.to_vec(), ..PlanPiece::default() });
-        for piece in std::iter::once(first).chain(others) {
-            pipeline.writer.send(ExtendPlan(piece)).await.map_err(|_| bug("the writer is gone"))??;
-        }
-        Ok(())
     }
 
     /// Prepares all streams that there are and that have not been prepared.
@@ -575,6 +562,16 @@ impl Run {
         rejects.extend(self.accounts.failed_partitions());
         Ok(rejects)
     }
+}
+
+/// Makes a pass part of the plan. It is one entry with its partitions: a resume that found a listing without them would take
+/// it for one that lists nothing.
+async fn extend_plan(pipeline: &Pipeline, piece: PlanPiece) -> Result<(), RunError> {
+    for pass in &piece.passes {
+        let added = PassAdded { stream: pass.stream };
+        pipeline.planner.send(added).await.map_err(|_| bug("the planner is gone"))?;
+    }
+    Ok(pipeline.writer.send(ExtendPlan(piece)).await.map_err(|_| bug("the writer is gone"))??)
 }
 
 impl Pipeline {
