@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     failure::{Failure, FailureClass},
     page::{FrameRange, PageCounts, Span},
-    partition::{PartitionId, PassId, PlanPiece, Position, SourceIdentity, StreamId, Yield},
+    partition::{Cursor, PartitionId, PassId, PlanPiece, Position, SourceIdentity, StreamId, Yield},
     plan::{PartitionSet, PlanIndex},
 };
 
@@ -27,11 +27,34 @@ pub struct RunHeader {
     pub source: SourceIdentity,
 }
 
-/// How far one partition has durably come that has begun and not ended.
-#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
-pub struct PartitionState {
-    /// Where it resumes.
-    pub position: Position,
+/// How far each partition has come.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Positions {
+    /// Partitions that have ended.
+    pub finished: PartitionSet,
+    /// Partitions that have begun and not ended.
+    pub open: BTreeMap<PartitionId, Position>,
+}
+
+impl Positions {
+    /// How far a partition has come.
+    pub fn of(&self, partition: PartitionId) -> Position {
+        if self.finished.contains(partition) {
+            return Position { next: Cursor::End, ..Position::default() };
+        }
+        self.open.get(&partition).cloned().unwrap_or_default()
+    }
+
+    /// Takes a page into account.
+    pub fn advance(&mut self, span: &Span) {
+        let position = span.position();
+        if position.is_finished() {
+            self.open.remove(&span.partition);
+            self.finished.insert(span.partition);
+        } else {
+            self.open.insert(span.partition, position);
+        }
+    }
 }
 
 /// The sums over a pass.
@@ -50,10 +73,8 @@ pub struct Checkpoint {
     pub header: RunHeader,
     /// What is fetched, partitions gained since included.
     pub plan: PlanIndex,
-    /// Partitions that have ended.
-    pub finished: PartitionSet,
-    /// Partitions that have begun and not ended.
-    pub open: BTreeMap<PartitionId, PartitionState>,
+    /// How far each partition has durably come.
+    pub positions: Positions,
     /// By [`PassId`], what has been fetched; passes at the end that gave no page may be absent.
     pub totals: Vec<PassTotals>,
     /// How many bytes of the spool this describes.
@@ -66,8 +87,7 @@ impl Checkpoint {
         Checkpoint {
             header,
             plan: PlanIndex::default(),
-            finished: PartitionSet::default(),
-            open: BTreeMap::new(),
+            positions: Positions::default(),
             totals: Vec::new(),
             spool_len,
         }
@@ -91,7 +111,7 @@ impl Checkpoint {
         if span.partition.0 >= self.plan.partitions() || span.pass.0 as usize >= self.plan.passes.len() {
             return Err(damaged(format!("a page names partition {}, which the plan does not have", span.partition)));
         }
-        let before = self.position(span.partition);
+        let before = self.positions.of(span.partition);
         if before.is_finished() || span.seq != before.seq {
             return Err(damaged(format!(
                 "page {} of partition {} follows page {} in the spool",
@@ -99,13 +119,7 @@ impl Checkpoint {
             )));
         }
         self.plan.add_partitions(&span.children, span.frame)?;
-        let position = span.position();
-        if position.is_finished() {
-            self.open.remove(&span.partition);
-            self.finished.insert(span.partition);
-        } else {
-            self.open.insert(span.partition, PartitionState { position });
-        }
+        self.positions.advance(span);
         let place = span.pass.0 as usize;
         if place >= self.totals.len() {
             self.totals.resize(place + 1, PassTotals::default());
@@ -113,14 +127,6 @@ impl Checkpoint {
         self.totals[place].pages += 1;
         self.totals[place].counts.add(&span.counts);
         Ok(())
-    }
-
-    /// How far a partition has come.
-    pub fn position(&self, partition: PartitionId) -> Position {
-        if self.finished.contains(partition) {
-            return Position { next: crate::partition::Cursor::End, ..Position::default() };
-        }
-        self.open.get(&partition).map(|state| state.position.clone()).unwrap_or_default()
     }
 
     /// What has been fetched of a pass.

@@ -10,19 +10,19 @@
 //! between append and reply) is not appended again: the reply says how far the partition really has come. Partitions
 //! that a page brings are in the same entry, so that a split is atomic.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use actix::prelude::*;
 
 use crate::{
-    checkpoint::{Checkpoint, SpoolEntry},
+    checkpoint::{Checkpoint, Positions, SpoolEntry},
     checkpointer::{Checkpointer, EntryWritten},
     crash_point,
     failure::{Failure, FailureClass},
     last_will::send_now,
     page::{Page, Span},
-    partition::{Cursor, PartitionId, PlanPiece, Position},
-    plan::{PartitionSet, PlanChunk},
+    partition::{PartitionId, PlanPiece, Position},
+    plan::PlanChunk,
     planner::PlanExtended,
     sink::Spool,
 };
@@ -51,10 +51,8 @@ pub struct Writer {
     checkpointer: Addr<Checkpointer>,
     /// Leases the partitions that pages bring.
     planner: Recipient<PlanExtended>,
-    /// How far each partition has come that has begun and not ended.
-    open: HashMap<PartitionId, Position>,
-    /// Partitions that have ended.
-    finished: PartitionSet,
+    /// How far each partition has come.
+    positions: Positions,
     /// The place of the next partition.
     next_partition: PartitionId,
 }
@@ -67,28 +65,13 @@ impl Writer {
         planner: Recipient<PlanExtended>,
         checkpoint: &Checkpoint,
     ) -> Self {
-        let open = checkpoint.open.iter().map(|(id, state)| (*id, state.position.clone())).collect();
         let next_partition = PartitionId(checkpoint.plan.partitions());
-        Writer { spool, checkpointer, planner, open, finished: checkpoint.finished.clone(), next_partition }
-    }
-
-    /// How far a partition has come.
-    fn position(&self, partition: PartitionId) -> Position {
-        if self.finished.contains(partition) {
-            return Position { next: Cursor::End, ..Position::default() };
-        }
-        self.open.get(&partition).cloned().unwrap_or_default()
+        Writer { spool, checkpointer, planner, positions: checkpoint.positions.clone(), next_partition }
     }
 
     /// Takes a page into account that has its place; what it brought may be leased from now on.
     fn written(&mut self, span: &Span) {
-        let position = span.position();
-        if position.is_finished() {
-            self.open.remove(&span.partition);
-            self.finished.insert(span.partition);
-        } else {
-            self.open.insert(span.partition, position);
-        }
+        self.positions.advance(span);
         self.extended(span.children.len(), span.frame);
     }
 
@@ -112,7 +95,7 @@ impl Handler<WritePage> for Writer {
     type Result = AtomicResponse<Self, Result<Position, Failure>>;
 
     fn handle(&mut self, WritePage(page): WritePage, _: &mut Self::Context) -> Self::Result {
-        let here = self.position(page.partition);
+        let here = self.positions.of(page.partition);
         if page.seq != here.seq || here.is_finished() {
             return AtomicResponse::new(Box::pin(actix::fut::ready(Ok(here))));
         }
@@ -142,7 +125,7 @@ impl Handler<CurrentPosition> for Writer {
     type Result = Result<Position, Failure>;
 
     fn handle(&mut self, CurrentPosition(partition): CurrentPosition, _: &mut Self::Context) -> Self::Result {
-        Ok(self.position(partition))
+        Ok(self.positions.of(partition))
     }
 }
 

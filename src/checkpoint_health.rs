@@ -121,7 +121,7 @@ fn judge(job: &Job, spool: Option<&SpoolFile>, loaded: Loaded) -> Finding {
                 SUBJECT,
                 format!(
                     "run {run} resumes: {} of {} and {} are there ({})",
-                    count(u64::from(checkpoint.finished.len())),
+                    count(u64::from(checkpoint.positions.finished.len())),
                     plural(u64::from(checkpoint.plan.partitions()), "partition"),
                     plural(rows, "row"),
                     bytes(spool_len)

@@ -248,7 +248,7 @@ pub fn fuzz_value(bytes: &[u8]) {
     }
     read::<PassSums>(&key(PASS, 7), bytes);
     read::<Vec<u64>>(&key(FINISHED, 7), bytes);
-    read::<harvester_actors::checkpoint::PartitionState>(&key(OPEN, 7), bytes);
+    read::<harvester_actors::partition::Position>(&key(OPEN, 7), bytes);
     read::<Totals>(TOTALS, bytes);
     read::<String>(COMPLETED, bytes);
 }

@@ -4,9 +4,9 @@
 //! are older together, as they once were, are no damage: the spool knows the rest.
 
 use harvester_actors::{
-    checkpoint::{Checkpoint, PartitionState, PassTotals, RunHeader},
+    checkpoint::{Checkpoint, PassTotals, RunHeader},
     page::{FrameRange, PageRef},
-    partition::{PartitionId, PassId, PlanPiece},
+    partition::{PartitionId, PassId, PlanPiece, Position},
     plan::PlanChunk,
 };
 use serde::de::DeserializeOwned;
@@ -85,19 +85,19 @@ fn read_partitions(db: &Db, totals: &Totals, checkpoint: &mut Checkpoint) -> Res
         if words.len() != BLOCK_WORDS || from > totals.partitions as usize / 64 {
             return Err(wrong("partitions have ended that the plan does not have"));
         }
-        checkpoint.finished.set_words(from, &words);
+        checkpoint.positions.finished.set_words(from, &words);
     }
     let mut open_pages = 0;
-    for entry in scan::<PartitionState>(db, OPEN) {
-        let (partition, state) = entry?;
+    for entry in scan::<Position>(db, OPEN) {
+        let (partition, position) = entry?;
         let id = PartitionId(partition);
-        if partition >= totals.partitions || state.position.is_finished() || checkpoint.finished.contains(id) {
+        if partition >= totals.partitions || position.is_finished() || checkpoint.positions.finished.contains(id) {
             return Err(wrong("a partition is said to be open that cannot be"));
         }
-        open_pages += u64::from(state.position.seq);
-        checkpoint.open.insert(id, state);
+        open_pages += u64::from(position.seq);
+        checkpoint.positions.open.insert(id, position);
     }
-    if (checkpoint.finished.len(), checkpoint.open.len(), open_pages)
+    if (checkpoint.positions.finished.len(), checkpoint.positions.open.len(), open_pages)
         != (totals.finished, totals.open as usize, totals.open_pages)
     {
         return Err(wrong("the states of its partitions do not add up to its totals"));
@@ -138,8 +138,8 @@ fn read_pages(db: &Db, page_values: &[u32], checkpoint: &Checkpoint) -> Result<(
             }
             read += 1;
             for page in decode_pages(&key, &value)? {
-                let is_known = checkpoint.finished.contains(page.partition)
-                    || checkpoint.open.get(&page.partition).is_some_and(|state| page.seq < state.position.seq);
+                let is_known = checkpoint.positions.finished.contains(page.partition)
+                    || checkpoint.positions.open.get(&page.partition).is_some_and(|position| page.seq < position.seq);
                 let FrameRange { from, to } = page.frame;
                 if !is_known || from < end || from >= to || to > checkpoint.spool_len {
                     return Err(wrong("a page does not fit what is known of its partition"));

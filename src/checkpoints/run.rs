@@ -83,7 +83,7 @@ impl LiveRun {
         let known_chunks = self.checkpoint.plan.chunks.len();
         for entry in entries {
             if let SpoolEntry::Page(span) = &**entry {
-                let open = || self.checkpoint.open.get(&span.partition).map(|state| state.position.seq);
+                let open = || self.checkpoint.positions.open.get(&span.partition).map(|position| position.seq);
                 touched.entry(span.partition).or_insert_with(open);
             }
             self.checkpoint.apply(entry)?;
@@ -146,21 +146,21 @@ impl LiveRun {
         let mut blocks = BTreeSet::new();
         for (partition, was_open) in touched {
             self.totals.open_pages -= u64::from(was_open.unwrap_or(0));
-            if let Some(state) = self.checkpoint.open.get(partition) {
-                self.totals.open_pages += u64::from(state.position.seq);
-                writes.put(key(OPEN, partition.0), state)?;
+            if let Some(position) = self.checkpoint.positions.open.get(partition) {
+                self.totals.open_pages += u64::from(position.seq);
+                writes.put(key(OPEN, partition.0), position)?;
             } else {
                 blocks.insert(partition.0 / BLOCK_PARTITIONS);
                 writes.removed.extend(was_open.map(|_| key(OPEN, partition.0)));
             }
         }
         for block in blocks {
-            let words = self.checkpoint.finished.words(block as usize * BLOCK_WORDS, BLOCK_WORDS);
+            let words = self.checkpoint.positions.finished.words(block as usize * BLOCK_WORDS, BLOCK_WORDS);
             writes.put(key(FINISHED, block), &words)?;
         }
-        self.totals.finished = self.checkpoint.finished.len();
+        self.totals.finished = self.checkpoint.positions.finished.len();
         // Partitions are numbered with 32 bits.
-        self.totals.open = u32::try_from(self.checkpoint.open.len()).unwrap_or(u32::MAX);
+        self.totals.open = u32::try_from(self.checkpoint.positions.open.len()).unwrap_or(u32::MAX);
         Ok(())
     }
 }
